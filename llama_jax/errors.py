@@ -1,0 +1,14 @@
+"""Errors that a user can cause: one line that says what came, what was expected, what to try."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend; the command line prints its one line and exits with 2."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """Returns " Did you mean 'x'?" for the choice closest to `word`, or "" if none is close."""
+    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
