@@ -1,0 +1,1 @@
+"""Flax modules from which every model is built."""

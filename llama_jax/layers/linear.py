@@ -1,0 +1,122 @@
+"""Weights whose axes are the letters of an equation.
+
+`Einsum("BTD,DNH->BTNH", N=heads, H=head_dim)(x_BTD)` says the shape of the weight (D is read off the
+input), its fan-in (D), its sharding (D, N, H) and that of the output (B, T, N, H).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from llama_jax.axes import shard
+
+
+class Lettered(struct.PyTreeNode, nn.meta.AxisMetadata):
+    """A parameter with the letters of its axes; `nn.scan` puts the layer axis L in front."""
+
+    value: Any
+    letters: str = struct.field(pytree_node=False)
+
+    def unbox(self) -> Any:
+        """The bare array."""
+        return self.value
+
+    def replace_boxed(self, val: Any) -> "Lettered":
+        """The same letters around another value."""
+        return self.replace(value=val)
+
+    def add_axis(self, index: int, params: dict[Any, Any]) -> "Lettered":
+        """Called by `nn.scan` when it stacks layers."""
+        letter = params[nn.PARTITION_NAME]
+        return self.replace(letters=self.letters[:index] + letter + self.letters[index:])
+
+    def remove_axis(self, index: int, params: dict[Any, Any]) -> "Lettered":
+        """Called by `nn.scan` when it takes one layer."""
+        return self.replace(letters=self.letters[:index] + self.letters[index + 1 :])
+
+
+def lettered(init: Callable, letters: str) -> Callable:
+    """An initializer whose result carries its letters."""
+    return lambda *args: Lettered(init(*args), letters)
+
+
+def fan_in_normal(fan_in: int, scale: float = 1.0) -> Callable:
+    """Truncated normal with standard deviation `scale / sqrt(fan_in)` (LeCun), cut at two sigma."""
+    # 0.8796... is the standard deviation of a unit normal cut at +-2; dividing by it restores the asked one.
+    return nn.initializers.truncated_normal(scale * fan_in**-0.5 / 0.87962566103423978)
+
+
+class Einsum(nn.Module):
+    """A linear map given by an equation "input,weight->output".
+
+    Letters of the weight that the input lacks are given as fields; the others are read off the input.
+    The weight is float32 and is cast to the input's dtype for the product.
+    """
+
+    equation: str
+    bias: bool = False
+    scale: float = 1.0
+    zero: bool = False
+    A: int = 0
+    D: int = 0
+    F: int = 0
+    H: int = 0
+    K: int = 0
+    N: int = 0
+    V: int = 0
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        operands, out = self.equation.split("->")
+        left, right = operands.split(",")
+        if x.ndim != len(left):
+            raise ValueError(f"{self.equation}: the input has shape {x.shape}, {left!r} was expected")
+        sizes = dict(zip(left, x.shape, strict=True))
+        sizes |= {letter: getattr(self, letter, 0) for letter in right if letter not in sizes}
+        if missing := [letter for letter in right if not sizes[letter]]:
+            raise ValueError(f"{self.equation}: give the sizes of {missing}, e.g. {missing[0]}=64")
+        shape = tuple(sizes[letter] for letter in right)
+        fan_in = 1
+        for letter in right:
+            fan_in *= 1 if letter in out else sizes[letter]
+        init = nn.initializers.zeros if self.zero else fan_in_normal(fan_in, self.scale)
+        w = self.param("w", lettered(init, right), shape, jnp.float32)
+        y = jnp.einsum(self.equation, x, w.astype(x.dtype))
+        if self.bias:
+            letters = "".join(letter for letter in out if letter in right)
+            b_shape = tuple(sizes[letter] for letter in letters)
+            b = self.param("b", lettered(nn.initializers.zeros, letters), b_shape, jnp.float32)
+            y = y + _spread(b, letters, out).astype(x.dtype)
+        return shard(y, out)
+
+
+def _spread(b: jax.Array, letters: str, out: str) -> jax.Array:
+    """Gives the bias length-1 axes where `out` has letters that it lacks."""
+    shape = iter(b.shape)
+    return b.reshape([next(shape) if letter in letters else 1 for letter in out])
+
+
+class Embed(nn.Module):
+    """A table of vectors, looked up by id and usable as the output layer (`attend`)."""
+
+    vocab: int
+    width: int
+    # Standard deviation 1/sqrt(D): rows of unit length, and tied logits of unit variance.
+    scale: float = 1.0
+
+    def setup(self):
+        init = nn.initializers.normal(self.scale * self.width**-0.5)
+        self.w = self.param("w", lettered(init, "VD"), (self.vocab, self.width), jnp.float32)
+
+    def __call__(self, ids_BT: Int[Array, "B T"], dtype=jnp.float32) -> Float[Array, "B T D"]:
+        """Looks ids up; an id outside the vocabulary gives NaN, never a neighbour's vector."""
+        return shard(jnp.take(self.w, ids_BT, axis=0, mode="fill").astype(dtype), "BTD")
+
+    def attend(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """Logits against every row of the table."""
+        return shard(jnp.einsum("BTD,VD->BTV", x_BTD, self.w.astype(x_BTD.dtype)), "BTV")

@@ -1,0 +1,66 @@
+"""Normalisation: RMSNorm (Zhang and Sennrich 2019, arXiv:1910.07467), LayerNorm (Ba et al. 2016)."""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from llama_jax.layers.linear import lettered
+
+
+@dataclass(frozen=True)
+class RMSNorm:
+    """Divides by the root of the mean square over the last axis; statistics in float32."""
+
+    eps: float = 1e-5
+
+    def build(self, name: str | None = None, letter: str = "D") -> nn.Module:
+        """A module with one scale a channel."""
+        return RMSNormModule(self, letter, name=name)
+
+
+class RMSNormModule(nn.Module):
+    """See `RMSNorm`."""
+
+    config: RMSNorm
+    letter: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        scale = self.param("scale", lettered(nn.initializers.ones, self.letter), x.shape[-1:], jnp.float32)
+        f = x.astype(jnp.float32)
+        f = f * jax.lax.rsqrt(jnp.mean(f * f, axis=-1, keepdims=True) + self.config.eps)
+        # Cast back before the scale, as Meta's reference does (llama_models/llama3/model.py, RMSNorm).
+        return f.astype(x.dtype) * scale.astype(x.dtype)
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """Subtracts the mean and divides by the standard deviation over the last axis; float32."""
+
+    eps: float = 1e-5
+
+    def build(self, name: str | None = None, letter: str = "D") -> nn.Module:
+        """A module with one scale and one bias a channel."""
+        return LayerNormModule(self, letter, name=name)
+
+
+class LayerNormModule(nn.Module):
+    """See `LayerNorm`."""
+
+    config: LayerNorm
+    letter: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        scale = self.param("scale", lettered(nn.initializers.ones, self.letter), x.shape[-1:], jnp.float32)
+        bias = self.param("bias", lettered(nn.initializers.zeros, self.letter), x.shape[-1:], jnp.float32)
+        f = x.astype(jnp.float32)
+        f = f - jnp.mean(f, axis=-1, keepdims=True)
+        f = f * jax.lax.rsqrt(jnp.mean(f * f, axis=-1, keepdims=True) + self.config.eps)
+        return (f * scale + bias).astype(x.dtype)
+
+
+Norm = RMSNorm | LayerNorm

@@ -1,0 +1,68 @@
+"""Tokens: what every encoder gives and every fusion and decoder takes."""
+
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Tokens:
+    """A batch of sequences of vectors, of any modality.
+
+    Attributes:
+      x: the vectors.
+      valid: which tokens exist; a missing modality is a row of False.
+      positions: coordinates for rotary embedding, (t,) for text and (t, y, x) for images and video.
+      segments: document of each token in packed rows; tokens of other segments are not seen.
+    """
+
+    x: Float[Array, "B T D"]
+    valid: Bool[Array, "B T"]
+    positions: Int[Array, "B T A"]
+    segments: Int[Array, "B T"] | None = None
+
+    def with_x(self, x: Float[Array, "B T D"]) -> "Tokens":
+        """The same tokens after a layer."""
+        return replace(self, x=x)
+
+
+def text_positions(batch: int, length: int) -> Int[Array, "B T 1"]:
+    """0, 1, 2, ... for every row."""
+    return jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None, :, None], (batch, length, 1))
+
+
+def repeat_rows(tokens: Tokens, rows: int) -> Tokens:
+    """Repeats each row so that `rows` consecutive ones share it (several questions of one image).
+
+    Raises:
+      ValueError: `rows` is not a multiple of the rows there are.
+    """
+    have = tokens.x.shape[0]
+    if rows % have:
+        raise ValueError(f"{have} images cannot be shared evenly by {rows} rows of text; {rows} must be a multiple")
+    return jax.tree.map(lambda a: jnp.repeat(a, rows // have, axis=0), tokens)
+
+
+def concatenate(parts: list[Tokens]) -> Tokens:
+    """Puts streams one after another; positions are kept only if all have the same axes."""
+    if len(parts) == 1:
+        return parts[0]
+    axes = max(part.positions.shape[-1] for part in parts)
+
+    def pad(positions):
+        return jnp.pad(positions, ((0, 0), (0, 0), (0, axes - positions.shape[-1])))
+
+    return Tokens(
+        x=jnp.concatenate([part.x for part in parts], axis=1),
+        valid=jnp.concatenate([part.valid for part in parts], axis=1),
+        positions=jnp.concatenate([pad(part.positions) for part in parts], axis=1),
+    )
+
+
+def pool(tokens: Tokens) -> Float[Array, "B D"]:
+    """The mean of the valid tokens; zeros where there are none."""
+    weight = tokens.valid[..., None].astype(tokens.x.dtype)
+    return jnp.sum(tokens.x * weight, axis=1) / jnp.maximum(jnp.sum(weight, axis=1), 1)
