@@ -1,0 +1,63 @@
+# Everything runs from a .venv in this checkout; all that is needed beforehand is Python >= 3.11 and make.
+# A file .venv/.with-<extra> says that the extra is installed; editing pyproject.toml makes it stale.
+
+VENV := .venv
+BIN := $(VENV)/bin
+base := $(VENV)/.with-base
+with = $(foreach extra,$(1),$(VENV)/.with-$(extra))
+
+PYTEST := $(BIN)/python -m pytest -q
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test parity aot lint format clean
+.DELETE_ON_ERROR:
+# Two pips at once would spoil one environment.
+.NOTPARALLEL:
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: $(base)  ## Build .venv with what llama_jax needs at run time
+	@echo "Ready: $(BIN)/llama-jax --help"
+
+demo: $(call with,demo)  ## Pre-train, fine-tune and ask questions about pictures (15 minutes)
+	$(BIN)/llama-jax demo
+
+test: $(call with,demo test)  ## Run the tests (8 minutes)
+	$(PYTEST) tests
+
+parity: $(call with,demo test parity)  ## Compare with torch implementations (8 minutes)
+	$(PYTEST) tests/parity
+
+aot: $(call with,demo test aot)  ## Compile for TPU and GPU without having either
+	$(PYTEST) tests/aot
+
+lint: $(call with,demo test)  ## Check format, style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright
+
+format: $(call with,test)  ## Put the code into the house's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## Remove .venv and caches, keep runs/
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis
+
+# `import ensurepip` fails where a system Python comes without its venv package.
+$(VENV)/.made:
+	@for python in $(PYTHON) python3 python3.11 python3.12 python3.13 python3.14; do \
+	    if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	        echo "Building $(VENV) with $$($$python --version)"; \
+	        $$python -m venv $(VENV) && touch $@; exit; \
+	    fi; \
+	done; \
+	echo "No Python >= 3.11 with the venv module was found (tried python3, python3.11 to python3.14)." \
+	     "Install one, or name it: make setup PYTHON=/path/to/python3" >&2; \
+	exit 1
+
+# -qq hides pip's progress and warnings; errors are shown, and pip's exit status stops make.
+$(VENV)/.with-%: pyproject.toml | $(VENV)/.made
+	@echo "Installing llama_jax$(if $(filter-out base,$*),[$*]) into $(VENV)"
+	@$(BIN)/python -m pip install -qq --no-input --editable ".$(if $(filter-out base,$*),[$*])"
+	@touch $@

@@ -1,0 +1,28 @@
+"""Eight simulated devices, and the fixtures that several folders of tests share."""
+
+import os
+
+# Before the first import of jax, which reads both. Setting, not defaulting: a GPU or a TPU in the
+# machine must not change what the tests mean.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        *(f for f in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in f),
+        "--xla_force_host_platform_device_count=8",
+    ]
+)
+
+import pytest
+
+
+@pytest.fixture
+def mesh():
+    """Makes a mesh of the first `n` simulated devices: `mesh(4)`, `mesh(8, fsdp=2, tensor=2)`."""
+    import jax
+
+    from llama_jax.axes import make_mesh
+
+    def make(n: int, **axes: int):
+        return make_mesh(**axes, devices=jax.devices()[:n])
+
+    return make
