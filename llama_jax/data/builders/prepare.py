@@ -1,0 +1,109 @@
+"""Prepares our TFDS data sets: once, whole or not at all, and safely when several processes try."""
+
+import contextlib
+import importlib
+import io
+import logging
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llama_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+ENV = "LLAMA_JAX_DATA"
+OURS = {"easy_vqa": "EasyVqa", "kjv": "Kjv"}
+DRAFT = ".preparing-"
+STALE = 3600  # seconds after which a draft must belong to a process that was killed
+
+log = logging.getLogger(__name__)
+
+
+def default_dir() -> Path:
+    """Returns where prepared data lives: $LLAMA_JAX_DATA, else ~/.cache/llama_jax/tfds."""
+    return Path(os.environ.get(ENV) or Path.home() / ".cache" / "llama_jax" / "tfds")
+
+
+def package(module: str, pip_name: str) -> Any:
+    """Imports a package that ships data.
+
+    Raises:
+        UserError: If it is not installed, with the pip command.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and error.name.split(".")[0] != module.split(".")[0]:
+            raise
+        raise UserError(
+            f"package {pip_name!r} is not installed and its data is needed; "
+            "try: pip install 'llama-jax[demo]'"
+        ) from None
+
+
+def prepared(
+    name: str, data_dir: str | os.PathLike[str] | None = None, limit: int | None = None
+) -> "tfds.core.DatasetBuilder":
+    """Returns the builder of one of `OURS` with its files in place.
+
+    The files are written in a folder of this process and then renamed, which either happens or
+    does not. If another process was faster, its files (the same) are used and ours thrown away.
+
+    Args:
+        name: A key of `OURS`.
+        data_dir: Where to keep the files; None for `default_dir()`.
+        limit: Keep only the first examples of each split (for tests).
+
+    Raises:
+        UserError: If the folder cannot be written or a package is missing.
+    """
+    builder_class = getattr(importlib.import_module(f"llama_jax.data.builders.{name}"), OURS[name])
+    root = Path(data_dir) if data_dir else default_dir()
+    builder = builder_class(data_dir=os.fspath(root), limit=limit)
+    final = Path(os.fspath(builder.data_path))
+    if (final / "dataset_info.json").exists():
+        return builder
+    log.info("Preparing %s in %s (once)", name, root)
+    draft = None
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        _sweep(root)
+        draft = Path(tempfile.mkdtemp(prefix=f"{DRAFT}{name}-", dir=root))
+        writer = builder_class(data_dir=os.fspath(draft), limit=limit)
+        _build(writer)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.rename(os.fspath(writer.data_path), final)
+        except OSError:
+            if not (final / "dataset_info.json").exists():
+                raise
+    except OSError as error:
+        raise UserError(
+            f"data folder {str(root)!r} cannot be written ({error.strerror or error}); expected a "
+            f"folder with about 20 MB free; try another one with {ENV}=DIR."
+        ) from None
+    finally:
+        if draft is not None:
+            shutil.rmtree(draft, ignore_errors=True)
+    return builder_class(data_dir=os.fspath(root), limit=limit)  # reads the written metadata
+
+
+def _build(builder: "tfds.core.DatasetBuilder") -> None:
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints two lines about downloads
+        builder.download_and_prepare()
+
+
+def _sweep(root: Path) -> None:
+    """Removes drafts of processes that were killed."""
+    for draft in root.glob(f"{DRAFT}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - draft.stat().st_mtime > STALE:
+                shutil.rmtree(draft, ignore_errors=True)
