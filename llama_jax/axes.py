@@ -199,7 +199,9 @@ def _spec(letters: str, table: Table) -> PartitionSpec:
         _known(letter)
         part = where.get(letter)
         if used & set(_tuple(part)):
-            raise ValueError(f"{letters!r} would use mesh axis {part!r} twice; give the axes other letters")
+            raise ValueError(
+                f"{letters!r} would use mesh axis {part!r} twice; give the axes other letters"
+            )
         used |= set(_tuple(part))
         parts.append(part)
     return PartitionSpec(*parts)

@@ -75,7 +75,9 @@ class Einsum(nn.Module):
         operands, out = self.equation.split("->")
         left, right = operands.split(",")
         if x.ndim != len(left):
-            raise ValueError(f"{self.equation}: the input has shape {x.shape}, {left!r} was expected")
+            raise ValueError(
+                f"{self.equation}: the input has shape {x.shape}, {left!r} was expected"
+            )
         sizes = dict(zip(left, x.shape, strict=True))
         sizes |= {letter: getattr(self, letter, 0) for letter in right if letter not in sizes}
         if missing := [letter for letter in right if not sizes[letter]]:

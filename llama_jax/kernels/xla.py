@@ -1,0 +1,99 @@
+"""Attention in plain XLA: the reference, and a form whose memory grows with S but not with T x S."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from llama_jax.kernels.mask import Mask
+
+# Queries handled at once by `chunked`: 256 x 8192 float32 scores of one head are 8 MB.
+CHUNK = 256
+
+
+def dense(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    mask: Mask,
+    *,
+    bias: Float[Array, "N T S"] | None,
+    scale: float,
+    softcap: float | None,
+) -> Float[Array, "B T N H"]:
+    """softmax(scale q k' + bias) v over the keys that the mask shows; float32 inside.
+
+    A query that sees no key gives zeros. Grouped heads share keys without a copy (N = K x G).
+    Source: Vaswani et al. 2017, equation 1; softcap as in Gemma 2 (arXiv:2408.00118).
+    """
+    B, T, N, H = q.shape
+    S, K = k.shape[1:3]
+    q = q.reshape(B, T, K, N // K, H)
+    scores = jnp.einsum("BTKGH,BSKH->BKGTS", q, k, preferred_element_type=jnp.float32) * scale
+    if softcap is not None:
+        scores = softcap * jnp.tanh(scores / softcap)
+    if bias is not None:
+        scores = scores + bias.reshape(K, N // K, T, S)
+    if mask.empty:
+        probs = jax.nn.softmax(scores, axis=-1)
+    else:
+        seen = mask.dense(T, S)[:, None, None]
+        scores = jnp.where(seen, scores, -jnp.inf)
+        top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+        # A row that sees nothing has top = -inf; -inf - -inf would be NaN.
+        probs = jnp.exp(scores - jnp.where(top > -jnp.inf, top, 0.0))
+        total = jnp.sum(probs, axis=-1, keepdims=True)
+        probs = probs / jnp.where(total == 0.0, 1.0, total)
+    out = jnp.einsum(
+        "BKGTS,BSKH->BTKGH", probs.astype(v.dtype), v, preferred_element_type=jnp.float32
+    )
+    return out.reshape(B, T, N, H).astype(q.dtype)
+
+
+def chunked(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    mask: Mask,
+    *,
+    bias: Float[Array, "N T S"] | None,
+    scale: float,
+    softcap: float | None,
+) -> Float[Array, "B T N H"]:
+    """`dense` for CHUNK queries at a time; the backward pass computes the scores again.
+
+    Temporary memory is B x N x CHUNK x S in both directions.
+    """
+    assert bias is None  # refused by the table
+    T = q.shape[1]
+    pad = -T % CHUNK
+    length = T + pad
+    padded = jnp.pad(q, ((0, 0), (0, pad), (0, 0), (0, 0)))
+    padded_mask = _pad_queries(mask, pad)
+
+    @jax.checkpoint
+    def one(start):
+        part = jax.lax.dynamic_slice_in_dim(padded, start, CHUNK, 1)
+        rows = padded_mask.rows(start, CHUNK, length)
+        return dense(part, k, v, rows, bias=None, scale=scale, softcap=softcap)
+
+    out = jax.lax.map(one, jnp.arange(0, length, CHUNK))
+    out = jnp.moveaxis(out, 0, 1).reshape(q.shape[0], length, *q.shape[2:])
+    return out[:, :T]
+
+
+def _pad_queries(mask: Mask, pad: int) -> Mask:
+    def grow(x):
+        return None if x is None else jnp.pad(x, ((0, 0), (0, pad)) + ((0, 0),) * (x.ndim - 2))
+
+    return Mask(
+        causal=mask.causal,
+        window=mask.window,
+        chunk=mask.chunk,
+        prefix=mask.prefix,
+        q_positions=grow(mask.q_positions),
+        k_positions=mask.k_positions,
+        q_segments=grow(mask.q_segments),
+        k_segments=mask.k_segments,
+        k_valid=mask.k_valid,
+        allow=grow(mask.allow),
+    )

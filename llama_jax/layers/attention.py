@@ -1,0 +1,100 @@
+"""Projections around the one attention call; self- and cross-attention alike.
+
+Grouped heads: N query heads share K key/value heads (Ainslie et al. 2023, arXiv:2305.13245).
+"""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+from jaxtyping import Array, Float, Int
+
+from llama_jax.kernels.attention import attention
+from llama_jax.kernels.mask import Mask
+from llama_jax.layers.cache import KV
+from llama_jax.layers.linear import Einsum
+from llama_jax.layers.norm import Norm
+from llama_jax.layers.rope import Rope, rotate
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Multi-head attention with grouped keys.
+
+    Attributes:
+      heads: query heads N.
+      kv_heads: key/value heads K; divides N.
+      head_dim: H.
+      rope: rotary embedding of queries and keys, or None.
+      causal: queries see keys up to their own position.
+      window: only keys nearer than this many positions.
+      chunk: only keys of the query's own chunk of this length.
+      qk_norm: normalisation of each head of q and k before the rotation, or None.
+      scale: of the scores; 1/sqrt(H) by default, 1.0 for T5.
+      bias: whether q, k, v have biases.
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    rope: Rope | None = Rope()
+    causal: bool = False
+    window: int | None = None
+    chunk: int | None = None
+    qk_norm: Norm | None = None
+    scale: float | None = None
+    bias: bool = False
+
+    def __post_init__(self):
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads={self.heads} is not a multiple of kv_heads={self.kv_heads}")
+
+    @property
+    def structure(self) -> Mask:
+        """The static part of this layer's mask."""
+        return Mask(causal=self.causal, window=self.window, chunk=self.chunk)
+
+    def build(self, name: str | None = None) -> "AttentionModule":
+        """The module."""
+        return AttentionModule(self, name=name)
+
+
+class AttentionModule(nn.Module):
+    """See `Attention`. Call `keys` on what is attended to, then the module on what attends."""
+
+    config: Attention
+
+    def setup(self):
+        cfg = self.config
+        self.q = Einsum("BTD,DNH->BTNH", N=cfg.heads, H=cfg.head_dim, bias=cfg.bias)
+        self.k = Einsum("BSD,DKH->BSKH", K=cfg.kv_heads, H=cfg.head_dim, bias=cfg.bias)
+        self.v = Einsum("BSD,DKH->BSKH", K=cfg.kv_heads, H=cfg.head_dim, bias=cfg.bias)
+        if cfg.qk_norm is not None:
+            self.q_norm = cfg.qk_norm.build(letter="H")
+            self.k_norm = cfg.qk_norm.build(letter="H")
+
+    def keys(self, x_BSD: Float[Array, "B S D"], positions_BSA: Int[Array, "B S A"]) -> KV:
+        """Keys and values of a sequence, rotated: what a cache holds."""
+        k_BSKH = self.k(x_BSD)
+        if self.config.qk_norm is not None:
+            k_BSKH = self.k_norm(k_BSKH)
+        if self.config.rope is not None:
+            k_BSKH = rotate(k_BSKH, self.config.rope.angles(positions_BSA, self.config.head_dim))
+        return KV(k_BSKH, self.v(x_BSD))
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BTD: Float[Array, "B T D"],
+        kv: KV,
+        mask: Mask,
+        positions_BTA: Int[Array, "B T A"],
+        bias_NTS: Float[Array, "N T S"] | None = None,
+    ) -> Float[Array, "B T D"]:
+        cfg = self.config
+        q_BTNH = self.q(x_BTD)
+        if cfg.qk_norm is not None:
+            q_BTNH = self.q_norm(q_BTNH)
+        if cfg.rope is not None:
+            q_BTNH = rotate(q_BTNH, cfg.rope.angles(positions_BTA, cfg.head_dim))
+        out_BTNH = attention(q_BTNH, kv.k, kv.v, mask, bias=bias_NTS, scale=cfg.scale)
+        return Einsum("BTNH,NHD->BTD", D=x_BTD.shape[-1], name="o")(out_BTNH)

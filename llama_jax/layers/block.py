@@ -1,0 +1,228 @@
+"""Block: normalisation, self-attention, cross-attention, feed-forward, each with a residual.
+
+x ── norm ─ self-attention ─(+)── norm ─ cross-attention ─(+)── norm ─ feed-forward ─(+)──
+└───────────────────────────┘└──────────────────────────┘└────────────────────────┘
+"""
+
+from dataclasses import dataclass, field
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Bool, Float, Int
+
+from llama_jax.kernels.mask import Mask
+from llama_jax.layers.attention import Attention, AttentionModule
+from llama_jax.layers.cache import KV, LayerCache, write
+from llama_jax.layers.linear import lettered
+from llama_jax.layers.mlp import FeedForward
+from llama_jax.layers.norm import Norm, RMSNorm
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Context:
+    """What all blocks of a stack share in one call.
+
+    Attributes:
+      positions: of the tokens that go through the stack.
+      valid: which of them exist.
+      segments: their documents in packed rows, or None.
+      memory: what cross-attention sees, or None (no memory, or its keys are cached).
+      memory_valid: which memory tokens exist.
+      slot_positions: positions of the cache's slots, or None without a cache.
+      slot_valid: which slots hold a token.
+      index: the slot where this call's first token goes.
+      bias: added to the scores of self-attention.
+      frames: frames of video; tokens are frame by frame.
+    """
+
+    positions: Int[Array, "B T A"]
+    valid: Bool[Array, "B T"]
+    segments: Int[Array, "B T"] | None = None
+    memory: Float[Array, "B S D"] | None = None
+    memory_valid: Bool[Array, "B S"] | None = None
+    slot_positions: Int[Array, "B S"] | None = None
+    slot_valid: Bool[Array, "B S"] | None = None
+    index: Int[Array, ""] | None = None
+    bias: Float[Array, "N T S"] | None = None
+    frames: int = field(default=1, metadata={"static": True})
+
+
+@dataclass(frozen=True)
+class Gated:
+    """Cross-attention whose output is scaled by tanh(gate), a learned scalar that starts at `start`.
+
+    Source: Flamingo (Alayrac et al. 2022, arXiv:2204.14198), section 3.1.2; Llama 3.2-Vision.
+    """
+
+    attention: Attention
+    start: float = 0.0
+
+
+@dataclass(frozen=True)
+class Merged:
+    """No cross-attention of its own: self-attention sees [self; memory] with one softmax (T5Gemma 2)."""
+
+
+Cross = Attention | Gated | Merged
+
+
+@dataclass(frozen=True)
+class Block:
+    """One layer of a Transformer.
+
+    Attributes:
+      attention: self-attention.
+      ffn: feed-forward.
+      cross: how it sees the memory, or None.
+      norm: before each part (pre-norm).
+      post_norm: a second norm after each part, before the residual sum (T5Gemma).
+      dropout: share of a part's output that is dropped in training.
+    """
+
+    attention: Attention
+    ffn: FeedForward
+    cross: Cross | None = None
+    norm: Norm = RMSNorm()
+    post_norm: bool = False
+    dropout: float = 0.0
+
+    def build(self, name: str | None = None) -> "BlockModule":
+        """The module."""
+        return BlockModule(self, name=name)
+
+    def empty_cache(self, batch: int, slots: int, dtype=jnp.float32) -> LayerCache:
+        """A cache of this block that holds nothing yet."""
+        shape = (batch, slots, self.attention.kv_heads, self.attention.head_dim)
+        return LayerCache(own=KV(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)))
+
+
+class BlockModule(nn.Module):
+    """See `Block`."""
+
+    config: Block
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"], cache: LayerCache | None, ctx: Context
+    ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
+        cfg = self.config
+        attn = cfg.attention.build(name="attn")
+        h = self._norm("attn_norm")(x)
+        own = new = attn.keys(h, ctx.positions)
+        mask = cfg.attention.structure & _self_mask(cfg.attention, ctx)
+        if cache is not None:
+            own = new = write(cache.own, new, ctx.index)
+        cross = None if cache is None else cache.cross
+        if isinstance(cfg.cross, Merged):
+            if ctx.memory is not None:
+                cross = attn.keys(ctx.memory, _zeros(ctx.memory))
+            own, mask = _append(own, mask, cross, ctx, x.shape[1])
+        x = self._add(x, attn(h, own, mask, ctx.positions, ctx.bias), "attn")
+
+        if isinstance(cfg.cross, Attention | Gated):
+            gated = isinstance(cfg.cross, Gated)
+            attend = (cfg.cross.attention if gated else cfg.cross).build(name="cross")
+            if ctx.memory is not None:
+                cross = attend.keys(ctx.memory, _zeros(ctx.memory))
+            if cross is not None:
+                x = self._add(x, self._cross(attend, x, cross, ctx), "cross")
+
+        x = self._add(x, cfg.ffn.build(name="ffn")(self._norm("ffn_norm")(x)), "ffn")
+        return x, None if cache is None else LayerCache(own=new, cross=cross)
+
+    def _cross(self, attend: AttentionModule, x: jax.Array, kv: KV, ctx: Context) -> jax.Array:
+        y = attend(self._norm("cross_norm")(x), kv, Mask(k_valid=ctx.memory_valid), ctx.positions)
+        if isinstance(self.config.cross, Gated):
+            init = lettered(nn.initializers.constant(self.config.cross.start), "")
+            y = y * jnp.tanh(self.param("gate", init, (), jnp.float32)).astype(y.dtype)
+        return y
+
+    def _norm(self, name: str) -> nn.Module:
+        return self.config.norm.build(name=name)
+
+    def _add(self, x: jax.Array, y: jax.Array, part: str) -> jax.Array:
+        if self.config.post_norm:
+            y = self._norm(f"{part}_post_norm")(y)
+        if self.config.dropout and self.has_rng("dropout"):
+            keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.config.dropout, y.shape)
+            y = jnp.where(keep, y / (1 - self.config.dropout), 0).astype(y.dtype)
+        return x + y
+
+
+@dataclass(frozen=True)
+class DividedBlock:
+    """Video: attention over time at each patch, then over the patches of each frame, then feed-forward.
+
+    Source: TimeSformer (Bertasius et al. 2021, arXiv:2102.05095), section 3, "divided space-time".
+    """
+
+    temporal: Attention
+    spatial: Attention
+    ffn: FeedForward
+    norm: Norm = RMSNorm()
+
+    def build(self, name: str | None = None) -> "DividedBlockModule":
+        """The module."""
+        return DividedBlockModule(self, name=name)
+
+
+class DividedBlockModule(nn.Module):
+    """See `DividedBlock`."""
+
+    config: DividedBlock
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"], cache: None, ctx: Context
+    ) -> tuple[Float[Array, "B T D"], None]:
+        cfg, frames = self.config, ctx.frames
+        over_time, back = "B (T P) ... -> (B P) T ...", "(B P) T D -> B (T P) D"
+        over_space, back_space = "B (T P) ... -> (B T) P ...", "(B T) P D -> B (T P) D"
+        for name, attention, out, home in (
+            ("temporal", cfg.temporal, over_time, back),
+            ("spatial", cfg.spatial, over_space, back_space),
+        ):
+            h, positions, valid = (
+                rearrange(a, out, T=frames)
+                for a in (cfg.norm.build(name=f"{name}_norm")(x), ctx.positions, ctx.valid)
+            )
+            attn = attention.build(name=name)
+            y = attn(
+                h, attn.keys(h, positions), attention.structure & Mask(k_valid=valid), positions
+            )
+            x = x + rearrange(y, home, B=x.shape[0], T=frames)
+        return x + cfg.ffn.build(name="ffn")(cfg.norm.build(name="ffn_norm")(x)), None
+
+
+AnyBlock = Block | DividedBlock
+
+
+def _self_mask(attention: Attention, ctx: Context) -> Mask:
+    """The data of the self-attention mask: padding and packing, or the slots of the cache."""
+    if ctx.slot_positions is None:
+        return Mask(k_valid=ctx.valid, q_segments=ctx.segments, k_segments=ctx.segments)
+    if not attention.structure.local:
+        return Mask(k_valid=ctx.slot_valid)
+    return Mask(
+        q_positions=ctx.positions[..., 0], k_positions=ctx.slot_positions, k_valid=ctx.slot_valid
+    )
+
+
+def _append(own: KV, mask: Mask, cross: KV | None, ctx: Context, T: int) -> tuple[KV, Mask]:
+    """Puts the memory's keys behind the sequence's own; all queries see the memory."""
+    if cross is None or ctx.memory_valid is None:
+        return own, mask
+    S, M = own.k.shape[1], cross.k.shape[1]
+    seen = mask.dense(T, S)
+    memory = jnp.broadcast_to(ctx.memory_valid[:, None, :], (ctx.memory_valid.shape[0], T, M))
+    seen = jnp.broadcast_to(seen, (memory.shape[0], T, S))
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), own, cross)
+    return both, Mask(allow=jnp.concatenate([seen, memory], axis=2))
+
+
+def _zeros(memory: Float[Array, "B S D"]) -> Int[Array, "B S 1"]:
+    """The memory has no rotary positions of its own: position 0 turns nothing."""
+    return jnp.zeros((*memory.shape[:2], 1), jnp.int32)

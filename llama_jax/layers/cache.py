@@ -1,0 +1,80 @@
+"""The cache of a decoder as an explicit pytree: an argument and a result, never a hidden variable."""
+
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class KV:
+    """Keys and values of one layer; stacked over layers with a leading L inside `Cache`."""
+
+    k: Float[Array, "*L B S K H"]
+    v: Float[Array, "*L B S K H"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LayerCache:
+    """What one block remembers: its own past, and the memory's keys, computed once."""
+
+    own: KV | None = None
+    cross: KV | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Cache:
+    """The state of decoding.
+
+    Attributes:
+      layers: a LayerCache for each block of the stack's pattern, arrays stacked over repeats.
+      index: slots written so far, the same for all rows.
+      positions: position of the token in each slot; -1 where none is.
+      valid: slots that hold a token.
+      memory_valid: tokens of the cross-attended memory that exist, or None without a memory.
+    """
+
+    layers: tuple[LayerCache, ...]
+    index: Int[Array, ""]
+    positions: Int[Array, "B S"]
+    valid: Bool[Array, "B S"]
+    memory_valid: Bool[Array, "B M"] | None = None
+
+    @property
+    def slots(self) -> int:
+        """How many tokens fit."""
+        return self.positions.shape[1]
+
+    def write(self, positions_BT: Int[Array, "B T"], valid_BT: Bool[Array, "B T"]) -> "Cache":
+        """Notes the tokens of this step; their keys are written by the layers."""
+        at = (0, self.index)
+        return replace(
+            self,
+            index=self.index + positions_BT.shape[1],
+            positions=jax.lax.dynamic_update_slice(self.positions, positions_BT, at),
+            valid=jax.lax.dynamic_update_slice(self.valid, valid_BT, at),
+        )
+
+
+def write(kv: KV, new: KV, index: Int[Array, ""]) -> KV:
+    """Puts the keys and values of T new tokens into slots index ... index+T-1."""
+    at = (0, index, 0, 0)
+    return KV(
+        jax.lax.dynamic_update_slice(kv.k, new.k.astype(kv.k.dtype), at),
+        jax.lax.dynamic_update_slice(kv.v, new.v.astype(kv.v.dtype), at),
+    )
+
+
+def empty_slots(
+    batch: int, slots: int
+) -> tuple[Int[Array, ""], Int[Array, "B S"], Bool[Array, "B S"]]:
+    """Index, positions and validity of a cache that holds nothing."""
+    return (
+        jnp.zeros((), jnp.int32),
+        jnp.full((batch, slots), -1, jnp.int32),
+        jnp.zeros((batch, slots), bool),
+    )

@@ -1,0 +1,73 @@
+"""Feed-forward layers: gated (Shazeer 2020, arXiv:2002.05202) and plain."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float
+
+from llama_jax.layers.linear import Einsum
+
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+
+ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+}
+
+
+@dataclass(frozen=True)
+class SwiGLU:
+    """down(silu(gate(x)) * up(x)), LLaMA's feed-forward; other activations give GeGLU and ReGLU."""
+
+    hidden: int
+    activation: Activation = "silu"
+
+    def build(self, name: str | None = None) -> nn.Module:
+        """The module."""
+        return SwiGLUModule(self, name=name)
+
+
+class SwiGLUModule(nn.Module):
+    """See `SwiGLU`."""
+
+    config: SwiGLU
+
+    @nn.compact
+    def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        gate_BTF = Einsum("BTD,DF->BTF", F=self.config.hidden, name="gate")(x_BTD)
+        up_BTF = Einsum("BTD,DF->BTF", F=self.config.hidden, name="up")(x_BTD)
+        hidden_BTF = ACTIVATIONS[self.config.activation](gate_BTF) * up_BTF
+        return Einsum("BTF,FD->BTD", D=x_BTD.shape[-1], name="down")(hidden_BTF)
+
+
+@dataclass(frozen=True)
+class MLP:
+    """down(act(up(x))), the feed-forward of BERT, ViT and the first Transformer."""
+
+    hidden: int
+    activation: Activation = "gelu"
+    bias: bool = False
+
+    def build(self, name: str | None = None) -> nn.Module:
+        """The module."""
+        return MLPModule(self, name=name)
+
+
+class MLPModule(nn.Module):
+    """See `MLP`."""
+
+    config: MLP
+
+    @nn.compact
+    def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        cfg = self.config
+        hidden_BTF = Einsum("BTD,DF->BTF", F=cfg.hidden, bias=cfg.bias, name="up")(x_BTD)
+        hidden_BTF = ACTIVATIONS[cfg.activation](hidden_BTF)
+        return Einsum("BTF,FD->BTD", D=x_BTD.shape[-1], bias=cfg.bias, name="down")(hidden_BTF)
+
+
+FeedForward = SwiGLU | MLP

@@ -1,0 +1,123 @@
+"""Stack: one period of a pattern of blocks, scanned over its repeats.
+
+Llama 1-3 is `Stack((block,), repeats=32)`; Llama 4 a pattern of four; an encoder the same with a
+bidirectional block. One scan keeps compile time and program size flat in depth.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from llama_jax.layers.block import AnyBlock, Block, Context
+from llama_jax.layers.cache import Cache, LayerCache, empty_slots
+from llama_jax.layers.positions import RelativeBias
+
+Remat = Literal["none", "block", "dots"]
+
+# What the backward pass may keep: everything, only block inputs, or the results of matrix products.
+POLICIES = {
+    "block": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A pattern of blocks, `repeats` times.
+
+    Attributes:
+      pattern: the blocks of one period.
+      repeats: periods; layers = len(pattern) x repeats.
+      remat: what the backward pass computes again instead of storing.
+      bias: T5's relative bias, shared by all layers, or None.
+    """
+
+    pattern: tuple[AnyBlock, ...]
+    repeats: int = 1
+    remat: Remat = "none"
+    bias: RelativeBias | None = None
+
+    def build(self, name: str | None = None) -> "StackModule":
+        """The module."""
+        return StackModule(self, name=name)
+
+    def empty_cache(self, batch: int, slots: int, dtype=jnp.float32) -> Cache:
+        """A cache for `slots` tokens a row; every block of the pattern must be a `Block`."""
+        layers = []
+        for block in self.pattern:
+            if not isinstance(block, Block):
+                raise ValueError(f"{type(block).__name__} has no cache; decoders are made of Block")
+            one = block.empty_cache(batch, slots, dtype)
+            layers.append(
+                jax.tree.map(lambda a: jnp.broadcast_to(a, (self.repeats, *a.shape)), one)
+            )
+        return Cache(tuple(layers), *empty_slots(batch, slots))
+
+
+class Period(nn.Module):
+    """One period of the pattern: the body of the scan."""
+
+    pattern: tuple[AnyBlock, ...]
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"], caches: tuple[LayerCache, ...] | None, ctx: Context
+    ) -> tuple[Float[Array, "B T D"], tuple[LayerCache, ...] | None]:
+        after = []
+        for i, block in enumerate(self.pattern):
+            x, cache = block.build(name=f"block_{i}")(x, None if caches is None else caches[i], ctx)
+            after.append(cache)
+        return x, None if caches is None else tuple(after)
+
+
+class StackModule(nn.Module):
+    """See `Stack`."""
+
+    config: Stack
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"], ctx: Context, cache: Cache | None = None
+    ) -> tuple[Float[Array, "B T D"], Cache | None]:
+        cfg = self.config
+        if cache is not None:
+            ctx, cache = _enter(ctx, cache)
+        if cfg.bias is not None:
+            bias = cfg.bias.build(name="bias")
+            q = ctx.positions[0, :, 0]
+            k = q if cache is None else jnp.arange(cache.slots, dtype=jnp.int32)
+            ctx = replace(ctx, bias=bias(q, k))
+        period = Period
+        if cfg.remat != "none":
+            period = nn.remat(Period, policy=POLICIES[cfg.remat], prevent_cse=False)
+        scan = nn.scan(
+            period,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(0, nn.broadcast),
+            length=cfg.repeats,
+            metadata_params={nn.PARTITION_NAME: "L"},
+        )
+        layers = None if cache is None else cache.layers
+        x, layers = scan(cfg.pattern, name="layers")(x, layers, ctx)
+        return x, None if cache is None else replace(cache, layers=layers)
+
+
+def _enter(ctx: Context, cache: Cache) -> tuple[Context, Cache]:
+    """Notes this call's tokens in the cache and shows its slots to the blocks."""
+    index = cache.index
+    cache = cache.write(ctx.positions[..., 0], ctx.valid)
+    if ctx.memory is not None:
+        cache = replace(cache, memory_valid=ctx.memory_valid)
+    ctx = replace(
+        ctx,
+        index=index,
+        slot_positions=cache.positions,
+        slot_valid=cache.valid,
+        memory_valid=cache.memory_valid,
+    )
+    return ctx, cache

@@ -1,0 +1,141 @@
+"""Decoder: a causal language model, alone (LLaMA) or reading a memory through cross-attention (the seed).
+
+Whether it reads a memory is a matter of its blocks: `Block(cross=...)`.
+"""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from llama_jax.layers.block import Context
+from llama_jax.layers.cache import Cache
+from llama_jax.layers.linear import Einsum, Embed
+from llama_jax.layers.norm import Norm, RMSNorm
+from llama_jax.layers.positions import Learned
+from llama_jax.layers.stack import Stack
+from llama_jax.models.tokens import Tokens, text_positions
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Token ids, and perhaps a memory, to logits.
+
+    Attributes:
+      vocab: V.
+      width: D.
+      stack: causal blocks.
+      tied: the embedding is the output layer too.
+      positions: learned positions, or None (rotary ones are in the blocks).
+      norm: before the output layer.
+    """
+
+    vocab: int
+    width: int
+    stack: Stack
+    tied: bool = True
+    positions: Learned | None = None
+    norm: Norm = RMSNorm()
+
+    def build(self, name: str | None = None, embed: Embed | None = None) -> "DecoderModule":
+        """The module; `embed` is a table shared with an encoder."""
+        return DecoderModule(self, embed, name=name)
+
+    def empty_cache(self, batch: int, slots: int, dtype=jnp.float32) -> Cache:
+        """A cache for `slots` tokens of each of `batch` rows."""
+        return self.stack.empty_cache(batch, slots, dtype)
+
+
+class DecoderModule(nn.Module):
+    """See `Decoder`."""
+
+    config: Decoder
+    shared: Embed | None = None
+
+    def setup(self):
+        cfg = self.config
+        self.embed = self.shared or Embed(cfg.vocab, cfg.width)
+        self.stack = cfg.stack.build()
+        self.norm = cfg.norm.build()
+        if cfg.positions is not None:
+            self.positions = cfg.positions.build()
+        if not cfg.tied:
+            self.out = Einsum("BTD,DV->BTV", V=cfg.vocab)
+
+    def __call__(
+        self,
+        ids_BT: Int[Array, "B T"],
+        memory: Tokens | None = None,
+        cache: Cache | None = None,
+        positions_BT: Int[Array, "B T"] | None = None,
+        valid_BT: Bool[Array, "B T"] | None = None,
+        segments_BT: Int[Array, "B T"] | None = None,
+        dtype=jnp.float32,
+    ) -> tuple[Float[Array, "B T V"], Cache | None]:
+        """Logits in float32 for the token after each position.
+
+        Args:
+          ids_BT: the tokens.
+          memory: what cross-attention reads; with a cache, only in the first call.
+          cache: the state after earlier calls; None processes whole sequences.
+          positions_BT: of the tokens; by default they go on from the cache's index.
+          valid_BT: tokens that exist (left-padded prompts); all by default.
+          segments_BT: documents of packed rows.
+          dtype: of the computation.
+
+        Returns:
+          logits, and the cache with these tokens in it.
+        """
+        cfg = self.config
+        x_BTD = self.embed(ids_BT, dtype)
+        if positions_BT is None:
+            positions = text_positions(*ids_BT.shape) + (0 if cache is None else cache.index)
+        else:
+            positions = positions_BT[..., None]
+        if cfg.positions is not None:
+            x_BTD = x_BTD + self.positions(positions, cfg.width).astype(dtype)
+        ctx = Context(
+            positions=positions,
+            valid=jnp.ones(ids_BT.shape, bool) if valid_BT is None else valid_BT,
+            segments=segments_BT,
+            memory=None if memory is None else memory.x,
+            memory_valid=None if memory is None else memory.valid,
+        )
+        x_BTD, cache = self.stack(x_BTD, ctx, cache)
+        x_BTD = self.norm(x_BTD)
+        logits_BTV = self.embed.attend(x_BTD) if cfg.tied else self.out(x_BTD)
+        return logits_BTV.astype(jnp.float32), cache
+
+
+@dataclass(frozen=True)
+class DecoderLM:
+    """A decoder-only language model with the interface that objectives and generation expect."""
+
+    decoder: Decoder
+
+    def build(self, name: str | None = None) -> "DecoderLMModule":
+        """The module."""
+        return DecoderLMModule(self, name=name)
+
+
+class DecoderLMModule(nn.Module):
+    """See `DecoderLM`."""
+
+    config: DecoderLM
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        self.decoder = self.config.decoder.build()
+
+    def decode(
+        self,
+        ids_BT: Int[Array, "B T"],
+        memory: None = None,
+        cache: Cache | None = None,
+        positions_BT: Int[Array, "B T"] | None = None,
+        segments_BT: Int[Array, "B T"] | None = None,
+        valid_BT: Bool[Array, "B T"] | None = None,
+    ) -> tuple[Float[Array, "B T V"], Cache | None]:
+        """See `DecoderModule`; there is no memory."""
+        return self.decoder(ids_BT, None, cache, positions_BT, valid_BT, segments_BT, self.dtype)

@@ -1,0 +1,159 @@
+"""The seed's system: an encoder for each modality, cross-modal fusion, a decoder, and heads.
+
+        ids ── text encoder ────┐             ┌── heads (MLM, NSP, matching, ...)
+     pixels ── vision encoder ──┼── fusion ───┤
+      video ── vision encoder ──┘             └── joined memory ── decoder ── logits
+
+Any combination of modalities: what a batch lacks is an absent key, what an example lacks has no valid token.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Num
+
+from llama_jax.layers.cache import Cache
+from llama_jax.layers.linear import Embed
+from llama_jax.layers.norm import Norm, RMSNorm
+from llama_jax.models.decoder import Decoder
+from llama_jax.models.fusion import Fusion
+from llama_jax.models.heads import AlignHead, LabelHead, MaskedHead, PairHead, TiedHead
+from llama_jax.models.text import TextEncoder
+from llama_jax.models.tokens import Tokens, concatenate
+from llama_jax.models.vision import VisionEncoder
+
+
+@dataclass(frozen=True)
+class Multimodal:
+    """Encoders, fusion, decoder and heads of one width.
+
+    Attributes:
+      text: text encoder; its vocabulary is the decoder's.
+      fusion: how modalities learn of each other.
+      vision: image and video encoder, or None.
+      decoder: reads the joined memory, or None for an encoder alone.
+      masked: head that predicts masked tokens.
+      align: projections into the shared space of the contrastive losses.
+      labels: classes of the classification head.
+      norm: of the memory before the decoder reads it.
+    """
+
+    text: TextEncoder
+    fusion: Fusion
+    vision: VisionEncoder | None = None
+    decoder: Decoder | None = None
+    masked: MaskedHead | TiedHead = MaskedHead()
+    align: AlignHead = AlignHead()
+    labels: LabelHead = LabelHead()
+    norm: Norm = RMSNorm()
+
+    def __post_init__(self):
+        parts = {"text": self.text, "vision": self.vision, "decoder": self.decoder}
+        widths = {name: part.width for name, part in parts.items() if part is not None}
+        if len(set(widths.values())) > 1:
+            raise ValueError(f"widths {widths} must be equal, for fusion adds the streams")
+        if self.decoder is not None and self.decoder.vocab != self.text.vocab:
+            raise ValueError(
+                f"text vocab {self.text.vocab} and decoder vocab {self.decoder.vocab} must be equal, "
+                "for they share the embedding"
+            )
+
+    def build(self, name: str | None = None) -> "MultimodalModule":
+        """The module."""
+        return MultimodalModule(self, name=name)
+
+
+class MultimodalModule(nn.Module):
+    """See `Multimodal`. Only the parts that are called get parameters."""
+
+    config: Multimodal
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        cfg = self.config
+        self.embed = Embed(cfg.text.vocab, cfg.text.width)
+        self.text = cfg.text.build(embed=self.embed)
+        self.fusion = cfg.fusion.build()
+        self.norm = cfg.norm.build()
+        if cfg.vision is not None:
+            self.vision = cfg.vision.build()
+        if cfg.decoder is not None:
+            self.decoder = cfg.decoder.build(embed=self.embed)
+        self.masked_head = cfg.masked.build()
+        self.next_head, self.order_head, self.match_head = (PairHead().build() for _ in range(3))
+        self.label_head = cfg.labels.build()
+        self.align_head = cfg.align.build()
+
+    def encode_text(
+        self,
+        ids_BT: Int[Array, "B T"],
+        valid_BT: Bool[Array, "B T"] | None = None,
+        types_BT: Int[Array, "B T"] | None = None,
+    ) -> Tokens:
+        """Tokens of a text [B,T,D]; the first is `<cls>`."""
+        return self.text(ids_BT, valid_BT, types_BT, dtype=self.dtype)
+
+    def encode_image(
+        self, pixels: Num[Array, "I ... Y X R"], valid_I: Bool[Array, " I"] | None = None
+    ) -> Tokens:
+        """Tokens of images [I,Y,X,R] or videos [I,T,Y,X,R]; [I,P,D]."""
+        if self.config.vision is None:
+            raise ValueError("this model has no vision encoder; give Multimodal(vision=...)")
+        return self.vision(pixels, valid_I, dtype=self.dtype)
+
+    def fuse(self, streams: dict[str, Tokens]) -> dict[str, Tokens]:
+        """Each modality after it has learned of the others; all have the same number of rows."""
+        return self.fusion(streams)
+
+    def join(self, streams: dict[str, Tokens]) -> Tokens:
+        """All streams in one normed memory for the decoder."""
+        joined = concatenate(list(streams.values()))
+        return joined.with_x(self.norm(joined.x))
+
+    def decode(
+        self,
+        ids_BT: Int[Array, "B T"],
+        memory: Tokens | None,
+        cache: Cache | None = None,
+        positions_BT: Int[Array, "B T"] | None = None,
+        segments_BT: Int[Array, "B T"] | None = None,
+        valid_BT: Bool[Array, "B T"] | None = None,
+    ) -> tuple[Float[Array, "B T V"], Cache | None]:
+        """Logits in float32 and the cache; see `DecoderModule`."""
+        if self.config.decoder is None:
+            raise ValueError("this model has no decoder; give Multimodal(decoder=...)")
+        return self.decoder(ids_BT, memory, cache, positions_BT, valid_BT, segments_BT, self.dtype)
+
+    def mlm(self, x_BAD: Float[Array, "B A D"]) -> Float[Array, "B A V"]:
+        """Logits of masked tokens from their vectors."""
+        return self.masked_head(x_BAD, self.embed.w)
+
+    def next(self, x_BD: Float[Array, "B D"]) -> Float[Array, "B A"]:
+        """Next-sentence logits: 0 = next, 1 = random."""
+        return self.next_head(x_BD)
+
+    def order(self, x_BD: Float[Array, "B D"]) -> Float[Array, "B A"]:
+        """Sentence-order logits: 0 = right, 1 = swapped."""
+        return self.order_head(x_BD)
+
+    def match(self, x_BD: Float[Array, "B D"]) -> Float[Array, "B A"]:
+        """Image-text matching logits: 1 = match."""
+        return self.match_head(x_BD)
+
+    def classify(self, x_BD: Float[Array, "B D"]) -> Float[Array, "B A"]:
+        """Logits of the labels."""
+        return self.label_head(x_BD)
+
+    def align(self, modality: str, x_BD: Float[Array, "B D"]) -> Float[Array, "B A"]:
+        """Unit vectors in the shared space."""
+        return self.align_head(modality, x_BD)
+
+    def align_scale(self) -> Float[Array, ""]:
+        """The factor of the similarities."""
+        return self.align_head.scale()
+
+    def align_bias(self) -> Float[Array, ""]:
+        """The offset of the sigmoid loss."""
+        return self.align_head.bias()

@@ -1,0 +1,158 @@
+"""Image and video encoder: an image is a video of one frame.
+
+Pixels are cut into tubelets of t x p x p (ViViT, Arnab et al. 2021, arXiv:2103.15691), each a token with
+coordinates (t, y, x) for the axial rotary embedding. Three kinds of space-time attention:
+joint (all tokens), divided (TimeSformer, `DividedBlock`), factorised (space first, then time).
+"""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax.numpy as jnp
+from einops import rearrange, repeat
+from jaxtyping import Array, Bool, Num
+
+from llama_jax.axes import shard
+from llama_jax.layers.block import Context
+from llama_jax.layers.linear import Einsum
+from llama_jax.layers.norm import Norm, RMSNorm
+from llama_jax.layers.positions import Learned
+from llama_jax.layers.stack import Stack
+from llama_jax.models.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class SpaceTime:
+    """One stack sees all tubelets; with `DividedBlock` in its pattern the attention is divided."""
+
+    stack: Stack
+
+
+@dataclass(frozen=True)
+class Factorised:
+    """A stack within each frame, then one over the frames at each place (ViViT's model 2, unpooled)."""
+
+    space: Stack
+    time: Stack
+
+
+@dataclass(frozen=True)
+class VisionEncoder:
+    """Pixels to Tokens.
+
+    Attributes:
+      width: D.
+      layers: how attention runs over space and time.
+      patch: p, pixels a side.
+      tubelet: t, frames; a video with fewer frames repeats its last one.
+      positions: learned (t, y, x) positions, added to the rotary ones, which alone know no place.
+      merge: patches a side that become one token at the end (Llama 4's pixel shuffle); 1 for none.
+      norm: after the last block.
+    """
+
+    width: int
+    layers: SpaceTime | Factorised
+    patch: int = 8
+    tubelet: int = 1
+    positions: Learned | None = None
+    merge: int = 1
+    norm: Norm = RMSNorm()
+
+    def build(self, name: str | None = None) -> "VisionEncoderModule":
+        """The module."""
+        return VisionEncoderModule(self, name=name)
+
+
+class VisionEncoderModule(nn.Module):
+    """See `VisionEncoder`."""
+
+    config: VisionEncoder
+
+    @nn.compact
+    def __call__(
+        self,
+        pixels: Num[Array, "I ... Y X R"],
+        valid_I: Bool[Array, " I"] | None = None,
+        dtype=jnp.float32,
+    ) -> Tokens:
+        """Encodes images [I,Y,X,R] or videos [I,T,Y,X,R].
+
+        Args:
+          pixels: uint8 (0 to 255) or floats already in -1 to 1.
+          valid_I: rows that exist; all by default.
+          dtype: of the computation.
+
+        Raises:
+          ValueError: sides that the patches do not divide.
+        """
+        cfg = self.config
+        video = pixels if pixels.ndim == 5 else pixels[:, None]
+        if video.dtype == jnp.uint8:
+            video = video.astype(dtype) / 127.5 - 1
+        I, frames, Y, X, _ = video.shape
+        side = cfg.patch * cfg.merge
+        if Y % side or X % side:
+            raise ValueError(
+                f"an image of {Y} x {X} pixels is not cut evenly by patches of {cfg.patch}, merged {cfg.merge} a side; resize it to multiples of {side}"
+            )
+        if short := -frames % cfg.tubelet:
+            video = jnp.concatenate([video, jnp.repeat(video[:, -1:], short, axis=1)], axis=1)
+        x_ITYXA = rearrange(
+            video.astype(dtype),
+            "I (T t) (Y p) (X q) R -> I T Y X (t p q R)",
+            t=cfg.tubelet,
+            p=cfg.patch,
+            q=cfg.patch,
+        )
+        grid = x_ITYXA.shape[1:4]
+        x_BTA = rearrange(x_ITYXA, "I T Y X A -> I (T Y X) A")
+        x_BTD = Einsum("BTA,AD->BTD", D=cfg.width, name="patches")(x_BTA)
+        positions = _coordinates(I, grid)
+        if cfg.positions is not None:
+            x_BTD = x_BTD + cfg.positions.build(name="positions")(positions, cfg.width).astype(
+                dtype
+            )
+        valid = jnp.ones((I,), bool) if valid_I is None else valid_I
+        tokens = Tokens(x_BTD, repeat(valid, "I -> I T", T=x_BTD.shape[1]), positions)
+        tokens = self._attend(tokens, frames=grid[0])
+        if cfg.merge > 1:
+            tokens = self._merge(tokens, grid)
+        return tokens.with_x(shard(cfg.norm.build(name="norm")(tokens.x), "BTD"))
+
+    def _attend(self, tokens: Tokens, frames: int) -> Tokens:
+        layers = self.config.layers
+        ctx = Context(positions=tokens.positions, valid=tokens.valid, frames=frames)
+        if isinstance(layers, SpaceTime):
+            return tokens.with_x(layers.stack.build(name="stack")(tokens.x, ctx)[0])
+        x = tokens.x
+        for name, stack, out, back in (
+            ("space", layers.space, "B (T P) ... -> (B T) P ...", "(B T) P D -> B (T P) D"),
+            ("time", layers.time, "B (T P) ... -> (B P) T ...", "(B P) T D -> B (T P) D"),
+        ):
+            inner = Context(
+                positions=rearrange(tokens.positions, out, T=frames),
+                valid=rearrange(tokens.valid, out, T=frames),
+            )
+            h, _ = stack.build(name=name)(rearrange(x, out, T=frames), inner)
+            x = rearrange(h, back, B=x.shape[0], T=frames)
+        return tokens.with_x(x)
+
+    def _merge(self, tokens: Tokens, grid: tuple[int, ...]) -> Tokens:
+        T, Y, X = grid
+        m = self.config.merge
+        fold = "B (T Y m X n) ... -> B (T Y X) (m n) ..."
+        sizes = {"T": T, "Y": Y // m, "X": X // m, "m": m, "n": m}
+        x_BTA = rearrange(rearrange(tokens.x, fold, **sizes), "B T M D -> B T (M D)")
+        return Tokens(
+            Einsum("BTA,AD->BTD", D=self.config.width, name="merge")(x_BTA),
+            rearrange(tokens.valid, fold, **sizes)[:, :, 0],
+            rearrange(tokens.positions, fold, **sizes)[:, :, 0] // jnp.array([1, m, m]),
+        )
+
+
+def _coordinates(rows: int, grid: tuple[int, ...]) -> jnp.ndarray:
+    """(t, y, x) of every patch, frame by frame and row by row: [rows, T*Y*X, 3]."""
+    mesh = jnp.stack(
+        jnp.meshgrid(*(jnp.arange(n, dtype=jnp.int32) for n in grid), indexing="ij"), -1
+    )
+    return repeat(mesh, "T Y X A -> I (T Y X) A", I=rows)
