@@ -1,0 +1,27 @@
+"""Objectives: values that mix: `losses({"mlm": MLM("documents"), "itc": ITC("captions")})`."""
+
+from llama_jax.objectives.alignment import ITC, ITM, RollITM, SigmoidITC
+from llama_jax.objectives.base import Acts, Loss, Objective, View, check, losses
+from llama_jax.objectives.classify import Classify
+from llama_jax.objectives.language import Caption, CausalLM, Seq2Seq
+from llama_jax.objectives.masked import MLM, NSP, SOP
+
+__all__ = [
+    "ITC",
+    "ITM",
+    "MLM",
+    "NSP",
+    "SOP",
+    "Acts",
+    "Caption",
+    "CausalLM",
+    "Classify",
+    "Loss",
+    "Objective",
+    "RollITM",
+    "Seq2Seq",
+    "SigmoidITC",
+    "View",
+    "check",
+    "losses",
+]

@@ -1,0 +1,221 @@
+"""What all objectives share: how they are summed, and the towers that they look at.
+
+On a first reading see `losses`. An objective is a frozen dataclass, called with `acts`; what it
+reads from `acts` is computed on first use while tracing, so objectives share passes:
+
+    step(model, batch, key):  MLM   -> acts["documents"].text ----> one text pass
+                              NSP   -> acts["documents"].text --/
+                              ITC   -> acts["captions"].text, .image
+                              ITM   -> acts["captions"].text, .image, one fused pass of its own
+
+`nn.init(losses(objectives), model)(...)` therefore creates exactly the heads in use.
+"""
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from llama_jax.errors import UserError, nearest
+from llama_jax.models.tokens import Tokens, repeat_rows
+
+Sum = tuple[Float[Array, ""], Float[Array, ""]]
+Batch = Mapping[str, Mapping[str, Any]]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Loss:
+    """A sum, what to divide it by, and (sum, count) of each metric; all float32 scalars.
+
+    Sums over the global batch and not means, so that packing, padding, sharding and accumulation
+    cannot change the weight of an example.
+    """
+
+    sum: Float[Array, ""]
+    count: Float[Array, ""]
+    metrics: dict[str, Sum] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Reads one stream of the batch and gives a Loss.
+
+    Attributes:
+      on: name of the stream.
+      weight: factor of its mean in the total.
+    """
+
+    on: str
+    weight: float = 1.0
+
+    # Compares rows with each other: averaging over micro-batches would be another loss.
+    contrastive: ClassVar[bool] = False
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Fields that the stream must have."""
+        raise NotImplementedError
+
+    def __call__(self, acts: "Acts") -> Loss:
+        """The loss over the whole batch."""
+        raise NotImplementedError
+
+
+def losses(
+    objectives: Mapping[str, Objective],
+) -> Callable[[Any, Batch, jax.Array], tuple[Float[Array, ""], dict[str, Loss]]]:
+    """Makes the function (model, batch, key) -> (total, a Loss each).
+
+    total = sum over k of weight_k sum_k / max(count_k, 1). The model is a bound module; use it as
+    `nn.apply(losses(objectives), model)(params, batch, key)`.
+
+    Raises:
+      UserError: from the function, while tracing, if a stream or a field is missing.
+    """
+
+    def compute(model, batch: Batch, key: jax.Array):
+        check(objectives, batch)
+        acts = Acts(model, batch, key)  # Here and not outside: a memo that outlives a trace leaks.
+        found = {name: objective(acts.named(name)) for name, objective in objectives.items()}
+        total = jnp.zeros((), jnp.float32)
+        for name, objective in objectives.items():
+            total += objective.weight * found[name].sum / jnp.maximum(found[name].count, 1)
+        return total, found
+
+    return compute
+
+
+def check(objectives: Mapping[str, Objective], batch: Batch) -> None:
+    """Checks that the batch has every stream and field that the objectives read.
+
+    Raises:
+      UserError: names the objective, the stream and the missing field.
+    """
+    for name, objective in objectives.items():
+        what = f"objective {name!r} ({type(objective).__name__})"
+        if objective.on not in batch:
+            raise UserError(
+                f"{what} reads stream {objective.on!r}, the data has {_listed(batch)}; "
+                f"set `on` or add the stream.{nearest(objective.on, batch)}"
+            )
+        have = batch[objective.on]
+        if missing := [need for need in objective.needs if need not in have]:
+            raise UserError(
+                f"{what} needs {_listed(objective.needs)}; stream {objective.on!r} has "
+                f"{_listed(have)} and lacks {_listed(missing)}; change the stream's task"
+            )
+
+
+def _listed(names) -> str:
+    return ", ".join(names) or "nothing"
+
+
+class Acts:
+    """The activations of one step: `acts["captions"].image`; and `acts.key`, one an objective."""
+
+    def __init__(self, model: Any, batch: Batch, key: jax.Array):
+        self.model = model
+        self.key = key
+        self._views = {stream: View(model, fields, stream) for stream, fields in batch.items()}
+
+    def __getitem__(self, stream: str) -> "View":
+        if stream not in self._views:
+            raise UserError(
+                f"no stream {stream!r} in the batch, which has {_listed(self._views)}."
+                + nearest(stream, self._views)
+            )
+        return self._views[stream]
+
+    def named(self, name: str) -> "Acts":
+        """The same activations with a key of its own for the objective `name`."""
+        other = object.__new__(Acts)
+        other.model, other._views = self.model, self._views
+        # crc32 and not hash(): the latter differs from process to process.
+        other.key = jax.random.fold_in(self.key, zlib.crc32(name.encode()))
+        return other
+
+
+class View:
+    """One stream of the batch: its fields by `view["next"]`, its towers as properties."""
+
+    def __init__(self, model: Any, fields: Mapping[str, Any], stream: str = ""):
+        self.model = model
+        self.fields = fields
+        self.stream = stream
+
+    def __getitem__(self, name: str) -> jax.Array:
+        if name not in self.fields:
+            raise UserError(f"stream {self.stream!r} has no {name!r}, only {_listed(self.fields)}")
+        return self.fields[name]
+
+    @cached_property
+    def rows(self) -> int:
+        """B: rows of text, or of decoder ids, or of images, whichever comes first."""
+        for name in ("text", "decoder_input", "image", "video"):
+            if name in self.fields:
+                return self.fields[name].shape[0]
+        raise UserError(f"stream {self.stream!r} has no text and no image: {_listed(self.fields)}")
+
+    @cached_property
+    def valid(self) -> Float[Array, " B"]:
+        """1 for real rows, 0 for those that fill the last batch of an evaluation."""
+        if "row_valid" in self.fields:
+            return self.fields["row_valid"].astype(jnp.float32)
+        return jnp.ones((self.rows,), jnp.float32)
+
+    @cached_property
+    def text(self) -> Tokens:
+        """The text encoder's output, [B,T,D]."""
+        fields = self.fields
+        return self.model.encode_text(
+            self["text"], fields.get("text_valid"), fields.get("text_types")
+        )
+
+    @cached_property
+    def image(self) -> Tokens:
+        """The image encoder's output, [I,T,D]; of the video if the stream has no image."""
+        if "image" not in self.fields and "video" in self.fields:
+            return self.video
+        return self.model.encode_image(self["image"], self.fields.get("image_valid"))
+
+    @cached_property
+    def video(self) -> Tokens:
+        """The image encoder's output for the video, [I,T,D]."""
+        return self.model.encode_image(self["video"], self.fields.get("video_valid"))
+
+    @cached_property
+    def streams(self) -> dict[str, Tokens]:
+        """The modalities that the stream has, each with B rows."""
+        names = [name for name in ("text", "image", "video") if name in self.fields]
+        return {name: repeat_rows(getattr(self, name), self.rows) for name in names}
+
+    @cached_property
+    def fused(self) -> dict[str, Tokens]:
+        """Every modality after it has looked at the others."""
+        return self.model.fuse(self.streams)
+
+    @cached_property
+    def memory(self) -> Tokens | None:
+        """What the decoder reads; None if the stream has only decoder ids."""
+        return self.model.join(self.fused) if self.streams else None
+
+    @cached_property
+    def logits(self) -> Float[Array, "B T V"]:
+        """The decoder's logits, float32, with every modality of the stream in its memory."""
+        return self.decode(self.memory)
+
+    def decode(self, memory: Tokens | None) -> Float[Array, "B T V"]:
+        """The decoder's logits for `decoder_input` and this memory."""
+        logits_BTV, _ = self.model.decode(
+            self["decoder_input"],
+            memory,
+            positions_BT=self.fields.get("positions"),
+            segments_BT=self.fields.get("segments"),
+        )
+        return logits_BTV

@@ -1,0 +1,42 @@
+"""Classification of a row: sentiment, topic, kind of image."""
+
+from dataclasses import dataclass
+
+from llama_jax.errors import UserError
+from llama_jax.models.tokens import pool
+from llama_jax.objectives.base import Acts, Loss, Objective
+from llama_jax.objectives.masked import label_loss
+
+
+@dataclass(frozen=True)
+class Classify(Objective):
+    """Cross-entropy of `label` from the text's first token, or the mean image token without text.
+
+    With several modalities the tokens are the fused ones.
+
+    Attributes:
+      labels: number of classes; checked against the model's head. 0 takes the head's.
+    """
+
+    labels: int = 0
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The label; text, image or video are read if they are there."""
+        return ("label",)
+
+    def __call__(self, acts: Acts) -> Loss:
+        """Sum over labelled rows; metric `accuracy`."""
+        view = acts[self.on]
+        streams = view.fused if len(view.streams) > 1 else view.streams
+        if not streams:
+            raise UserError(f"Classify on {self.on!r} needs text, image or video beside the label")
+        first = next(iter(streams))
+        x_BD = streams[first].x[:, 0] if first == "text" else pool(streams[first])
+        logits_BA = view.model.classify(x_BD)
+        if self.labels not in (0, logits_BA.shape[-1]):
+            raise UserError(
+                f"Classify(labels={self.labels}), but the model's head has {logits_BA.shape[-1]}; "
+                "give both the same number"
+            )
+        return label_loss(logits_BA, view["label"], view.valid)

@@ -1,0 +1,99 @@
+"""Generation: next-token losses of a decoder, with or without something to read."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from llama_jax.kernels.cross_entropy import cross_entropy
+from llama_jax.objectives.base import Acts, Loss, Objective, View
+
+_TARGETS = ("decoder_input", "target", "target_weights")
+
+
+@dataclass(frozen=True)
+class Seq2Seq(Objective):
+    """Cross-entropy of the target given all of the stream's modalities (teacher forcing).
+
+    Sutskever et al. 2014; the decoder ids are the target shifted right. Over a stream of the task
+    `Denoise` this is T5's span corruption (arXiv:1910.10683).
+
+    Attributes:
+      label_smoothing: share of the target spread over the vocabulary; Vaswani et al. 2017 used 0.1.
+      z_loss: coefficient of log(Z)^2.
+    """
+
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Decoder ids, targets and their weights."""
+        return _TARGETS
+
+    def __call__(self, acts: Acts) -> Loss:
+        """Sum over target tokens; metrics `accuracy` a token and `exact` a row."""
+        view = acts[self.on]
+        weights_BT = view["target_weights"] * view.valid[:, None]
+        return decoder_loss(
+            self.logits(view), view["target"], weights_BT, self.label_smoothing, self.z_loss
+        )
+
+    def logits(self, view: View) -> Float[Array, "B T V"]:
+        """What the decoder says after reading every modality of the stream."""
+        return view.logits
+
+
+@dataclass(frozen=True)
+class CausalLM(Seq2Seq):
+    """Next-token prediction without a memory; packed rows by `segments` and `positions`."""
+
+    def logits(self, view: View) -> Float[Array, "B T V"]:
+        """What the decoder says on its own."""
+        return view.decode(None)
+
+
+@dataclass(frozen=True)
+class Caption(Seq2Seq):
+    """Cross-entropy of a caption given the image alone, even if the stream has text to encode."""
+
+    source: str = "image"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The picture and the caption."""
+        return (self.source, *_TARGETS)
+
+    def logits(self, view: View) -> Float[Array, "B T V"]:
+        """What the decoder says after seeing the picture."""
+        if tuple(view.streams) == (self.source,):
+            return view.logits  # The passes may be shared with another objective.
+        fused = view.model.fuse({self.source: view.streams[self.source]})
+        return view.decode(view.model.join(fused))
+
+
+def decoder_loss(
+    logits_BTV: Float[Array, "B T V"],
+    target_BT: jax.Array,
+    weights_BT: Float[Array, "B T"],
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> Loss:
+    """Cross-entropy over tokens, with the share of right tokens and of rows right throughout."""
+    total, count = cross_entropy(logits_BTV, target_BT, weights_BT, label_smoothing, z_loss)
+    real_BT = weights_BT > 0
+    right_BT = jnp.argmax(logits_BTV, axis=-1) == target_BT
+    row_B = jnp.any(real_BT, axis=-1)
+    exact_B = jnp.all(right_BT | ~real_BT, axis=-1) & row_B
+    return Loss(
+        total,
+        count,
+        {
+            "accuracy": (
+                jnp.sum(right_BT & real_BT, dtype=jnp.float32),
+                jnp.sum(real_BT, dtype=jnp.float32),
+            ),
+            "exact": (jnp.sum(exact_B, dtype=jnp.float32), jnp.sum(row_B, dtype=jnp.float32)),
+        },
+    )

@@ -1,0 +1,95 @@
+"""BERT's two objectives, ALBERT's sentence order, and masked tokens with a picture in sight."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from llama_jax.axes import shard
+from llama_jax.errors import UserError, nearest
+from llama_jax.kernels.cross_entropy import accuracy, cross_entropy
+from llama_jax.objectives.base import Acts, Loss, Objective
+
+_SOURCES = ("text", "fused")
+
+
+@dataclass(frozen=True)
+class MLM(Objective):
+    """Predicts the tokens that the data masked: -(1/|M|) sum over i in M of log p(x_i | x~).
+
+    Devlin et al. 2018 (arXiv:1810.04805). Only the masked positions reach the vocabulary. With
+    `source="fused"` the tokens have looked at the stream's images first (image-grounded MLM).
+    """
+
+    source: str = "text"
+
+    def __post_init__(self):
+        if self.source not in _SOURCES:
+            raise UserError(
+                f"MLM source={self.source!r} is not one of {', '.join(_SOURCES)}."
+                + nearest(self.source, _SOURCES)
+            )
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Corrupted text, and the positions, ids and weights to predict."""
+        return ("text", "mlm_positions", "mlm_targets", "mlm_weights")
+
+    def __call__(self, acts: Acts) -> Loss:
+        """Sum over masked tokens; metric `accuracy`."""
+        view = acts[self.on]
+        tokens = view.text if self.source == "text" else view.fused["text"]
+        x_BAD = gather_positions(tokens.x, view["mlm_positions"])
+        logits_BAV = view.model.mlm(x_BAD)
+        weights_BA = view["mlm_weights"] * view.valid[:, None]
+        total, count = cross_entropy(logits_BAV, view["mlm_targets"], weights_BA)
+        return Loss(
+            total, count, {"accuracy": accuracy(logits_BAV, view["mlm_targets"], weights_BA)}
+        )
+
+
+@dataclass(frozen=True)
+class NSP(Objective):
+    """Does sentence B follow A? 0 = it does, 1 = it is random. Devlin et al. 2018."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Two sentences in one text, and whether the second follows."""
+        return ("text", "next")
+
+    def __call__(self, acts: Acts) -> Loss:
+        """Sum over pairs; metric `accuracy`."""
+        view = acts[self.on]
+        return label_loss(view.model.next(view.text.x[:, 0]), view["next"], view.valid)
+
+
+@dataclass(frozen=True)
+class SOP(Objective):
+    """Are two consecutive segments in order (0) or swapped (1)? ALBERT, arXiv:1909.11942."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Two segments in one text, and whether they are swapped."""
+        return ("text", "order")
+
+    def __call__(self, acts: Acts) -> Loss:
+        """Sum over pairs; metric `accuracy`."""
+        view = acts[self.on]
+        return label_loss(view.model.order(view.text.x[:, 0]), view["order"], view.valid)
+
+
+def gather_positions(
+    x_BTD: Float[Array, "B T D"], positions_BA: jax.Array
+) -> Float[Array, "B A D"]:
+    """The vectors at the given positions of each row."""
+    return shard(jnp.take_along_axis(x_BTD, positions_BA[..., None], axis=1), "BAD")
+
+
+def label_loss(
+    logits_BA: Float[Array, "B A"], label_B: jax.Array, weights_B: Float[Array, " B"]
+) -> Loss:
+    """Cross-entropy and accuracy of one label a row; a label below 0 is unknown and is left out."""
+    weights_B = jnp.where(label_B >= 0, weights_B, 0)
+    total, count = cross_entropy(logits_BA, label_B, weights_B)
+    return Loss(total, count, {"accuracy": accuracy(logits_BA, label_B, weights_B)})
