@@ -48,6 +48,11 @@ MESH_AXES = ("data", "fsdp", "tensor", "context", "expert")
 Table = tuple[tuple[str, str | tuple[str, ...]], ...]
 
 
+def _known(letter: str) -> None:
+    if letter not in LETTERS:
+        raise ValueError(f"unknown axis letter {letter!r}; the alphabet is {''.join(LETTERS)}")
+
+
 @dataclass(frozen=True)
 class Rules:
     """Which mesh axes split which letter; a letter that is absent is replicated."""
@@ -209,8 +214,3 @@ def _spec(letters: str, table: Table) -> PartitionSpec:
 
 def _tuple(part: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return () if part is None else (part,) if isinstance(part, str) else tuple(part)
-
-
-def _known(letter: str) -> None:
-    if letter not in LETTERS:
-        raise ValueError(f"unknown axis letter {letter!r}; the alphabet is {''.join(LETTERS)}")

@@ -144,6 +144,8 @@ def _check(q, k, v, mask: Mask) -> None:
         )
     if not q.dtype == k.dtype == v.dtype:
         raise ValueError(f"q, k, v are {q.dtype}, {k.dtype}, {v.dtype}; cast them to one type")
+    if mask.parts and sum(mask.parts) != k.shape[1]:
+        raise ValueError(f"mask parts {mask.parts} do not add up to the {k.shape[1]} keys")
     if not mask.local and mask.q_positions is not None:
         raise ValueError(
             "positions without a causal, window or chunk mask have no effect; drop them or set causal"

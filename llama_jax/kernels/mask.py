@@ -31,6 +31,8 @@ class Mask:
       causal: keys at positions up to the query's.
       window: keys nearer than this many positions (on both sides unless causal).
       chunk: keys of the query's own chunk of this length (Llama 4).
+      parts: lengths of runs of keys that are summed apart and then together, so that a run without
+        a valid key changes no bit of the result (XLA backends; it hides no key).
       prefix: [B]; keys at positions below it are seen whatever `causal` says (prefix language model).
       q_positions: [B, T]; default 0, 1, ... T-1.
       k_positions: [B, S]; default 0, 1, ... S-1.
@@ -43,6 +45,7 @@ class Mask:
     causal: bool = _static(False)
     window: int | None = _static(None)
     chunk: int | None = _static(None)
+    parts: tuple[int, ...] = _static(())
     prefix: Int[Array, " B"] | None = None
     q_positions: Int[Array, "B T"] | None = None
     k_positions: Int[Array, "B S"] | None = None
@@ -69,7 +72,8 @@ class Mask:
     @property
     def empty(self) -> bool:
         """Whether every query sees every key."""
-        return not self.local and all(getattr(self, f.name) is None for f in fields(self))
+        data = (f.name for f in fields(self) if not f.metadata.get("static"))
+        return not self.local and all(getattr(self, name) is None for name in data)
 
     def __and__(self, other: "Mask") -> "Mask":
         """Both masks at once.
@@ -82,7 +86,9 @@ class Mask:
             a, b = getattr(self, f.name), getattr(other, f.name)
             if f.name == "causal":
                 continue
-            if a is None or b is None:
+            if f.name == "parts":
+                merged["parts"] = a or b
+            elif a is None or b is None:
                 merged[f.name] = b if a is None else a
             elif f.name == "window":
                 merged[f.name] = min(a, b)

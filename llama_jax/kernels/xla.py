@@ -1,5 +1,11 @@
 """Attention in plain XLA: the reference, and a form whose memory grows with S but not with T x S."""
 
+import functools
+import itertools
+import operator
+from collections.abc import Iterable
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -41,12 +47,25 @@ def dense(
         top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
         # A row that sees nothing has top = -inf; -inf - -inf would be NaN.
         probs = jnp.exp(scores - jnp.where(top > -jnp.inf, top, 0.0))
-        total = jnp.sum(probs, axis=-1, keepdims=True)
+        total = _sum(jnp.sum(run, axis=-1, keepdims=True) for run in _runs(probs, -1, mask.parts))
         probs = probs / jnp.where(total == 0.0, 1.0, total)
-    out = jnp.einsum(
-        "BKGTS,BSKH->BTKGH", probs.astype(v.dtype), v, preferred_element_type=jnp.float32
+    runs = zip(_runs(probs.astype(v.dtype), -1, mask.parts), _runs(v, 1, mask.parts), strict=True)
+    out = _sum(
+        jnp.einsum("BKGTS,BSKH->BTKGH", p, part, preferred_element_type=jnp.float32)
+        for p, part in runs
     )
     return out.reshape(B, T, N, H).astype(q.dtype)
+
+
+def _runs(x: jax.Array, axis: int, parts: tuple[int, ...]) -> list[jax.Array]:
+    """Cuts the key axis into the runs that are summed apart."""
+    if len(parts) < 2:
+        return [x]
+    return jnp.split(x, list(itertools.accumulate(parts))[:-1], axis=axis)
+
+
+def _sum(parts: Iterable[jax.Array]) -> jax.Array:
+    return functools.reduce(operator.add, parts)
 
 
 def chunked(
@@ -85,15 +104,9 @@ def _pad_queries(mask: Mask, pad: int) -> Mask:
     def grow(x):
         return None if x is None else jnp.pad(x, ((0, 0), (0, pad)) + ((0, 0),) * (x.ndim - 2))
 
-    return Mask(
-        causal=mask.causal,
-        window=mask.window,
-        chunk=mask.chunk,
-        prefix=mask.prefix,
+    return replace(
+        mask,
         q_positions=grow(mask.q_positions),
-        k_positions=mask.k_positions,
         q_segments=grow(mask.q_segments),
-        k_segments=mask.k_segments,
-        k_valid=mask.k_valid,
         allow=grow(mask.allow),
     )

@@ -4,6 +4,7 @@ x ── norm ─ self-attention ─(+)── norm ─ cross-attention ─(+)─
 └───────────────────────────┘└──────────────────────────┘└────────────────────────┘
 """
 
+import itertools
 from dataclasses import dataclass, field
 
 import flax.linen as nn
@@ -36,6 +37,8 @@ class Context:
       index: the slot where this call's first token goes.
       bias: added to the scores of self-attention.
       frames: frames of video; tokens are frame by frame.
+      parts: lengths of the streams joined in this sequence (see `Mask.parts`).
+      memory_parts: the same for the memory.
     """
 
     positions: Int[Array, "B T A"]
@@ -48,6 +51,8 @@ class Context:
     index: Int[Array, ""] | None = None
     bias: Float[Array, "N T S"] | None = None
     frames: int = field(default=1, metadata={"static": True})
+    parts: tuple[int, ...] = field(default=(), metadata={"static": True})
+    memory_parts: tuple[int, ...] = field(default=(), metadata={"static": True})
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ class BlockModule(nn.Module):
         cross = None if cache is None else cache.cross
         if isinstance(cfg.cross, Merged):
             if ctx.memory is not None:
-                cross = attn.keys(ctx.memory, _zeros(ctx.memory))
+                cross = _memory_keys(attn, ctx.memory, ctx.memory_parts)
             own, mask = _append(own, mask, cross, ctx, x.shape[1])
         x = self._add(x, attn(h, own, mask, ctx.positions, ctx.bias), "attn")
 
@@ -126,7 +131,7 @@ class BlockModule(nn.Module):
             gated = isinstance(cfg.cross, Gated)
             attend = (cfg.cross.attention if gated else cfg.cross).build(name="cross")
             if ctx.memory is not None:
-                cross = attend.keys(ctx.memory, _zeros(ctx.memory))
+                cross = _memory_keys(attend, ctx.memory, ctx.memory_parts)
             if cross is not None:
                 x = self._add(x, self._cross(attend, x, cross, ctx), "cross")
 
@@ -134,7 +139,7 @@ class BlockModule(nn.Module):
         return x, None if cache is None else LayerCache(own=new, cross=cross)
 
     def _cross(self, attend: AttentionModule, x: jax.Array, kv: KV, ctx: Context) -> jax.Array:
-        y = attend(self._norm("cross_norm")(x), kv, Mask(k_valid=ctx.memory_valid), ctx.positions)
+        y = attend(self._norm("cross_norm")(x), kv, _memory_mask(ctx), ctx.positions)
         if isinstance(self.config.cross, Gated):
             init = lettered(nn.initializers.constant(self.config.cross.start), "")
             y = y * jnp.tanh(self.param("gate", init, (), jnp.float32)).astype(y.dtype)
@@ -203,12 +208,21 @@ AnyBlock = Block | DividedBlock
 def _self_mask(attention: Attention, ctx: Context) -> Mask:
     """The data of the self-attention mask: padding and packing, or the slots of the cache."""
     if ctx.slot_positions is None:
-        return Mask(k_valid=ctx.valid, q_segments=ctx.segments, k_segments=ctx.segments)
+        return Mask(
+            k_valid=ctx.valid,
+            q_segments=ctx.segments,
+            k_segments=ctx.segments,
+            parts=ctx.parts,
+        )
     if not attention.structure.local:
         return Mask(k_valid=ctx.slot_valid)
     return Mask(
         q_positions=ctx.positions[..., 0], k_positions=ctx.slot_positions, k_valid=ctx.slot_valid
     )
+
+
+def _memory_mask(ctx: Context) -> Mask:
+    return Mask(k_valid=ctx.memory_valid, parts=ctx.memory_parts)
 
 
 def _append(own: KV, mask: Mask, cross: KV | None, ctx: Context, T: int) -> tuple[KV, Mask]:
@@ -220,9 +234,19 @@ def _append(own: KV, mask: Mask, cross: KV | None, ctx: Context, T: int) -> tupl
     memory = jnp.broadcast_to(ctx.memory_valid[:, None, :], (ctx.memory_valid.shape[0], T, M))
     seen = jnp.broadcast_to(seen, (memory.shape[0], T, S))
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), own, cross)
-    return both, Mask(allow=jnp.concatenate([seen, memory], axis=2))
+    parts = (*(ctx.parts or (S,)), *(ctx.memory_parts or (M,)))
+    return both, Mask(allow=jnp.concatenate([seen, memory], axis=2), parts=parts)
 
 
-def _zeros(memory: Float[Array, "B S D"]) -> Int[Array, "B S 1"]:
-    """The memory has no rotary positions of its own: position 0 turns nothing."""
-    return jnp.zeros((*memory.shape[:2], 1), jnp.int32)
+def _memory_keys(
+    attention: AttentionModule, memory: Float[Array, "B S D"], parts: tuple[int, ...]
+) -> KV:
+    """The memory's keys and values, stream by stream.
+
+    A matrix product over more rows may round its rows differently, so each stream has a product of
+    its own: then a stream that is absent changes no bit of the others. The memory has no rotary
+    positions of its own; position 0 turns nothing.
+    """
+    streams = jnp.split(memory, list(itertools.accumulate(parts))[:-1], axis=1)
+    keys = [attention.keys(x, jnp.zeros((*x.shape[:2], 1), jnp.int32)) for x in streams]
+    return keys[0] if len(keys) == 1 else jax.tree.map(lambda *a: jnp.concatenate(a, 1), *keys)

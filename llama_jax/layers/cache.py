@@ -1,6 +1,6 @@
 """The cache of a decoder as an explicit pytree: an argument and a result, never a hidden variable."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,7 @@ class Cache:
       positions: position of the token in each slot; -1 where none is.
       valid: slots that hold a token.
       memory_valid: tokens of the cross-attended memory that exist, or None without a memory.
+      memory_parts: lengths of the streams joined in the memory.
     """
 
     layers: tuple[LayerCache, ...]
@@ -43,6 +44,7 @@ class Cache:
     positions: Int[Array, "B S"]
     valid: Bool[Array, "B S"]
     memory_valid: Bool[Array, "B M"] | None = None
+    memory_parts: tuple[int, ...] = field(default=(), metadata={"static": True})
 
     @property
     def slots(self) -> int:

@@ -112,12 +112,13 @@ def _enter(ctx: Context, cache: Cache) -> tuple[Context, Cache]:
     index = cache.index
     cache = cache.write(ctx.positions[..., 0], ctx.valid)
     if ctx.memory is not None:
-        cache = replace(cache, memory_valid=ctx.memory_valid)
+        cache = replace(cache, memory_valid=ctx.memory_valid, memory_parts=ctx.memory_parts)
     ctx = replace(
         ctx,
         index=index,
         slot_positions=cache.positions,
         slot_valid=cache.valid,
         memory_valid=cache.memory_valid,
+        memory_parts=cache.memory_parts,
     )
     return ctx, cache

@@ -101,6 +101,7 @@ class DecoderModule(nn.Module):
             segments=segments_BT,
             memory=None if memory is None else memory.x,
             memory_valid=None if memory is None else memory.valid,
+            memory_parts=() if memory is None else memory.parts,
         )
         x_BTD, cache = self.stack(x_BTD, ctx, cache)
         x_BTD = self.norm(x_BTD)

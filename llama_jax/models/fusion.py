@@ -49,7 +49,7 @@ class ConcatModule(nn.Module):
             kind = self.param(f"kind_{m}", init, tokens.x.shape[-1:], jnp.float32)
             marked.append(tokens.with_x(tokens.x + kind.astype(tokens.x.dtype)))
         joined = concatenate(marked)
-        ctx = Context(positions=joined.positions, valid=joined.valid)
+        ctx = Context(positions=joined.positions, valid=joined.valid, parts=joined.parts)
         x, _ = self.config.stack.build(name="stack")(joined.x, ctx)
         fused, start = {}, 0
         for m, tokens in streams.items():
@@ -89,7 +89,9 @@ class ReadingModule(nn.Module):
         ctx = Context(positions=tokens.positions, valid=tokens.valid)
         if others := [other for m, other in streams.items() if m != cfg.reader]:
             memory = concatenate(others)
-            ctx = replace(ctx, memory=memory.x, memory_valid=memory.valid)
+            ctx = replace(
+                ctx, memory=memory.x, memory_valid=memory.valid, memory_parts=memory.parts
+            )
         x, _ = cfg.stack.build(name="stack")(tokens.x, ctx)
         return {**streams, cfg.reader: tokens.with_x(x)}
 

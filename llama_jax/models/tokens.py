@@ -1,6 +1,6 @@
 """Tokens: what every encoder gives and every fusion and decoder takes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,14 @@ class Tokens:
       valid: which tokens exist; a missing modality is a row of False.
       positions: coordinates for rotary embedding, (t,) for text and (t, y, x) for images and video.
       segments: document of each token in packed rows; tokens of other segments are not seen.
+      parts: lengths of the streams that were joined into this one; () for a single one.
     """
 
     x: Float[Array, "B T D"]
     valid: Bool[Array, "B T"]
     positions: Int[Array, "B T A"]
     segments: Int[Array, "B T"] | None = None
+    parts: tuple[int, ...] = field(default=(), metadata={"static": True})
 
     def with_x(self, x: Float[Array, "B T D"]) -> "Tokens":
         """The same tokens after a layer."""
@@ -61,6 +63,7 @@ def concatenate(parts: list[Tokens]) -> Tokens:
         x=jnp.concatenate([part.x for part in parts], axis=1),
         valid=jnp.concatenate([part.valid for part in parts], axis=1),
         positions=jnp.concatenate([pad(part.positions) for part in parts], axis=1),
+        parts=tuple(part.x.shape[1] for part in parts),
     )
 
 
