@@ -1,0 +1,35 @@
+"""Data: sources, tasks, and the loader that turns streams into batches. NumPy only, no JAX."""
+
+from llama_jax.data.loader import Loader, Stream, one_pass
+from llama_jax.data.sources import ImageFolder, JsonLines, PlainText, Tfds, texts
+from llama_jax.data.transforms import (
+    Captions,
+    Denoise,
+    Describe,
+    Labels,
+    LanguageModel,
+    Masking,
+    Questions,
+    SentencePairs,
+    Seq2Seq,
+)
+
+__all__ = [
+    "Captions",
+    "Denoise",
+    "Describe",
+    "ImageFolder",
+    "JsonLines",
+    "Labels",
+    "LanguageModel",
+    "Loader",
+    "Masking",
+    "PlainText",
+    "Questions",
+    "SentencePairs",
+    "Seq2Seq",
+    "Stream",
+    "Tfds",
+    "one_pass",
+    "texts",
+]

@@ -1,0 +1,135 @@
+"""Files and arrays to uint8 pixels, within limits that are checked before anything is decoded."""
+
+import io
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llama_jax.errors import UserError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+MAX_PIXELS = 64 * 2**20  # 8192 x 8192: 200 MB as RGB
+MAX_BYTES = 64 * 2**20
+
+
+def decode(image: Any, size: int | None = None, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Returns an image as uint8 [Y, X, 3].
+
+    Args:
+        image: A path, the bytes of a file, a Pillow image, or an array [Y, X] or [Y, X, 1|3|4]
+            (uint8 as it is, floats in 0..1).
+        size: Resize to size x size (the aspect is not kept); None leaves it.
+        max_pixels: Refuse larger images, before they are decoded.
+
+    Raises:
+        UserError: If it is no image, of another format, or too large.
+    """
+    from PIL import Image
+
+    if isinstance(image, np.ndarray):
+        return _resize(_from_array(image), size)
+    if isinstance(image, Image.Image):
+        _check_pixels(image.size, "the image", max_pixels)
+        return _resize(np.asarray(image.convert("RGB")), size)
+    data, what = _read(image)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of large images; ours is the limit
+            with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+                _check_pixels(opened.size, what, max_pixels)
+                pixels_YXR = np.asarray(opened.convert("RGB"))
+    except UserError:
+        raise
+    except Image.DecompressionBombError:  # Pillow's own, larger limit
+        raise UserError(_too_large(what, max_pixels)) from None
+    except Exception:  # whatever a hostile file makes a decoder say is not for the user's eyes
+        raise UserError(
+            f"{what} is not an image that can be read; expected {_formats()}; "
+            "try opening and saving it again with an image program."
+        ) from None
+    return _resize(pixels_YXR, size)
+
+
+def frames(video_TYXR: Any, count: int, size: int | None = None) -> np.ndarray:
+    """Returns `count` frames, evenly spread over the video, as uint8 [count, Y, X, 3].
+
+    Each is the middle of one of `count` equal pieces; a shorter video repeats frames.
+
+    Args:
+        video_TYXR: An array of frames [T, Y, X, R], or a sequence of what `decode` takes.
+        count: Frames to keep.
+        size: Resize each to size x size; None leaves them.
+
+    Raises:
+        UserError: If there is no frame.
+    """
+    total = len(video_TYXR)
+    if total == 0 or (isinstance(video_TYXR, np.ndarray) and video_TYXR.ndim != 4):
+        shape = getattr(video_TYXR, "shape", (total,))
+        raise UserError(f"a video of shape {tuple(shape)} came; expected [frames, Y, X, colours].")
+    picks = ((np.arange(count) + 0.5) * total / count).astype(int)
+    return np.stack([decode(video_TYXR[int(t)], size) for t in picks])
+
+
+def _read(image: Any) -> tuple[bytes, str]:
+    """Returns a file's bytes and what to call it in a message."""
+    if isinstance(image, bytes | bytearray | memoryview):
+        data, what = bytes(image), "the image"
+    elif isinstance(image, str | os.PathLike):
+        path = Path(image)
+        what = f"image {str(path)!r}"
+        try:
+            if path.stat().st_size > MAX_BYTES:
+                raise UserError(
+                    f"{what} is larger than {MAX_BYTES >> 20} MB; try a smaller version of it."
+                )
+            data = path.read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"{what} cannot be read ({error.strerror}); expected a file with {_formats()}."
+            ) from None
+    else:
+        raise UserError(
+            f"an image came as {type(image).__name__}; expected a path, bytes or an array."
+        )
+    if len(data) > MAX_BYTES:
+        raise UserError(f"{what} is larger than {MAX_BYTES >> 20} MB; try a smaller version of it.")
+    return data, what
+
+
+def _from_array(image: np.ndarray) -> np.ndarray:
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
+        raise UserError(
+            f"an image array of shape {image.shape} came; expected [Y, X, 3], [Y, X, 1] or [Y, X]."
+        )
+    if np.issubdtype(image.dtype, np.floating):
+        image = np.clip(np.round(image * 255), 0, 255)
+    image = image[..., :3].astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
+
+
+def _resize(image_YXR: np.ndarray, size: int | None) -> np.ndarray:
+    from PIL import Image
+
+    if size is None or image_YXR.shape[:2] == (size, size):
+        return image_YXR
+    resized = Image.fromarray(image_YXR).resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(resized)
+
+
+def _check_pixels(size: tuple[int, int], what: str, max_pixels: int) -> None:
+    if size[0] * size[1] > max_pixels:
+        raise UserError(f"{_too_large(what, max_pixels)} It has {size[0]} x {size[1]}.")
+
+
+def _too_large(what: str, max_pixels: int) -> str:
+    return f"{what} has more than {max_pixels:,} pixels, the limit; try a smaller version of it."
+
+
+def _formats() -> str:
+    return "PNG, JPEG, WebP or GIF"

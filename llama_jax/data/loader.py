@@ -1,0 +1,232 @@
+"""Streams to batches: shuffled, sharded by host, and resumable to the batch.
+
+What an example becomes depends on (seed, epoch, example id) only, and which examples make up a
+batch on (seed, step) only. So a batch is a pure function of its step: hosts cut it into shares,
+a restart continues with the next number, and neither changes what the model sees.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from llama_jax.data.rows import Batch, Examples, Fields, Task
+from llama_jax.data.sources import Source
+from llama_jax.errors import UserError
+from llama_jax.text.tokenizer import Tokenizer
+
+THREADS = 2
+AHEAD = 4  # batches made in advance
+LAST_STEP = 2**31
+SHUFFLE = 2**32 - 1  # stands where an example id would, in the key of an epoch's order
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """One source of examples in a run.
+
+    Attributes:
+        source: Where examples come from.
+        task: What is made of them.
+        batch: Text rows B a step, over all hosts.
+        seed: Changes order, masks and the share that `fraction` keeps.
+        fraction: Share of the source's rows to use (documents, pictures with all their
+            questions); a smaller share is part of a larger one.
+    """
+
+    source: Source
+    task: Task
+    batch: int
+    seed: int = 0
+    fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        if self.batch < 1 or not 0 < self.fraction <= 1:
+            raise UserError(
+                f"batch={self.batch}, fraction={self.fraction}; expected a positive batch and a "
+                "fraction above 0 and at most 1."
+            )
+
+    def fields(self, tokenizer: Tokenizer) -> Fields:
+        """Returns the shape and dtype of each field of the global batch, without opening data."""
+        return self.task.fields(self.batch, tokenizer)
+
+
+class Loader:
+    """An endless iterator over batches of all streams: `dict[stream, dict[field, array]]`."""
+
+    def __init__(
+        self,
+        streams: Mapping[str, Stream],
+        tokenizer: Tokenizer,
+        seed: int = 0,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        """Opens the sources.
+
+        Args:
+            streams: By name.
+            tokenizer: For all texts.
+            seed: Of the run.
+            process_index: Which host this is.
+            process_count: How many share each batch; each gets a contiguous part of its rows.
+
+        Raises:
+            UserError: If a source cannot be opened or a batch cannot be shared out.
+        """
+        self.seed, self.step = seed, 0
+        self._iterator: Any = None
+        self._feeds = {
+            name: _Feed(name, stream, tokenizer, seed, process_index, process_count)
+            for name, stream in streams.items()
+        }
+
+    def __iter__(self) -> "Loader":
+        """Returns itself; iteration goes on where it stands."""
+        return self
+
+    def __next__(self) -> dict[str, Batch]:
+        """Returns the next batch, this host's rows."""
+        if self._iterator is None:
+            self._iterator = self._start()
+        batch = next(self._iterator)
+        self.step += 1
+        return batch
+
+    def batch(self, step: int) -> dict[str, Batch]:
+        """Returns the batch of any step, without moving."""
+        return {name: feed(step) for name, feed in self._feeds.items()}
+
+    def state(self) -> dict[str, int]:
+        """Returns what `restore` needs to go on after the last batch that was given out."""
+        return {"version": 1, "seed": self.seed, "step": self.step}
+
+    def restore(self, state: Mapping[str, int]) -> None:
+        """Continues after the batch at which `state` was taken, on any number of hosts.
+
+        Raises:
+            UserError: If the state belongs to another seed or format.
+        """
+        mine = {"version": 1, "seed": self.seed}
+        if any(state.get(key) != value for key, value in mine.items()):
+            raise UserError(
+                f"the data state {dict(state)} does not fit this run ({mine}); "
+                "expected the same seed; try resuming with the run.json beside the checkpoint."
+            )
+        self.close()
+        self.step = int(state["step"])
+
+    def close(self) -> None:
+        """Stops the threads; the next batch starts them again."""
+        if self._iterator is not None:
+            getattr(self._iterator, "close", lambda: None)()
+        self._iterator = None
+
+    def _start(self) -> Iterator[dict[str, Batch]]:
+        import grain
+
+        steps = grain.MapDataset.range(self.step, LAST_STEP)
+        options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD)
+        return iter(steps.map(self.batch).to_iter_dataset(options))
+
+
+def one_pass(
+    stream: Stream,
+    tokenizer: Tokenizer,
+    batch: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """Yields every example of a stream once, in order, for evaluation.
+
+    Args:
+        stream: What to read; `fraction` counts.
+        tokenizer: For the texts.
+        batch: Rows of a batch; None for the stream's.
+        process_index: Which host this is.
+        process_count: How many share each batch.
+
+    Yields:
+        Batches of one shape with `row_valid` [B] bool: the last is filled up with rows for which
+        it is False, and whose MLM and target weights are zero.
+    """
+    if batch is not None:
+        stream = dataclasses.replace(stream, batch=batch)
+    examples = _examples(stream, tokenizer, once=True)
+    key = _hash(stream.seed)
+    low, high = _share(stream, "evaluation", examples.rows, process_index, process_count)
+    total = stream.batch // examples.rows
+    for start in range(0, len(examples), total):
+        slots = np.arange(start + low, start + high)
+        inside = slots < len(examples)
+        slots = np.where(inside, slots, len(examples) - 1)
+        made = examples.make(slots.tolist(), [_rng(key, 0, int(examples.ids[s])) for s in slots])
+        valid = np.repeat(inside, examples.rows) & made.get("row_valid", True)
+        for name in ("mlm_weights", "target_weights"):
+            if name in made:
+                made[name] = made[name] * valid[:, None].astype(np.float32)
+        yield made | {"row_valid": valid}
+
+
+class _Feed:
+    """This host's rows of one stream, by step."""
+
+    def __init__(
+        self, name: str, stream: Stream, tokenizer: Tokenizer, seed: int, index: int, count: int
+    ):
+        self.examples = _examples(stream, tokenizer, once=False)
+        self.key = _hash(seed, stream.seed, name)
+        self.low, self.high = _share(stream, name, self.examples.rows, index, count)
+        self.total = stream.batch // self.examples.rows
+        self.order = functools.lru_cache(maxsize=4)(self._order)
+
+    def __call__(self, step: int) -> Batch:
+        place = int(step) * self.total + np.arange(self.low, self.high)
+        epochs, places = np.divmod(place, len(self.examples))
+        slots = [
+            int(self.order(e)[p]) for e, p in zip(epochs.tolist(), places.tolist(), strict=True)
+        ]
+        ids = self.examples.ids[slots].tolist()
+        rngs = [_rng(self.key, e, i) for e, i in zip(epochs.tolist(), ids, strict=True)]
+        return self.examples.make(slots, rngs)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return _rng(self.key, epoch, SHUFFLE).permutation(len(self.examples))
+
+
+def _examples(stream: Stream, tokenizer: Tokenizer, once: bool) -> Examples:
+    rows = stream.source.open()
+    stream.fields(tokenizer)  # a batch that does not fit the task is refused here
+    keep = np.arange(len(rows))
+    if stream.fraction < 1:
+        order = _rng(_hash(stream.seed, "fraction"), 0, SHUFFLE).permutation(len(rows))
+        keep = np.sort(order[: max(1, round(stream.fraction * len(rows)))])
+    return stream.task.prepare(rows, tokenizer, keep, once)
+
+
+def _share(stream: Stream, name: str, rows: int, index: int, count: int) -> tuple[int, int]:
+    """Returns this host's range of examples in each global batch."""
+    if stream.batch % (rows * count):
+        unit = rows * count
+        raise UserError(
+            f"stream {name!r}: batch={stream.batch} cannot be shared by {count} hosts with {rows} "
+            f"rows an example; expected a multiple of {unit}; "
+            f"try batch={-(-stream.batch // unit) * unit}."
+        )
+    each = stream.batch // rows // count
+    return index * each, (index + 1) * each
+
+
+def _rng(key: int, epoch: int, example: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=[key, (epoch << 32) + example]))
+
+
+def _hash(*parts: Any) -> int:
+    """Returns a stable 64-bit hash."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")

@@ -1,0 +1,232 @@
+"""What the tasks share: fields and their shapes, padding, and what is worked out only once."""
+
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from llama_jax.data import images
+from llama_jax.data.corrupt import Masking, Vocabulary, mask_tokens
+from llama_jax.data.sources import Rows, get
+from llama_jax.text.tokenizer import Tokenizer
+
+Fields = dict[str, tuple[tuple[int, ...], str]]  # field -> shape, dtype
+Batch = dict[str, np.ndarray]
+Make = Callable[[Sequence[int], Sequence[np.random.Generator]], Batch]
+CACHE_BYTES = 512 * 2**20  # decoded pictures of one source, size and field are kept below this
+
+
+class Task(Protocol):
+    """Turns the rows of a source into fields of a batch; a frozen dataclass."""
+
+    def fields(self, batch: int, tokenizer: Tokenizer) -> Fields:
+        """Returns each field's shape and dtype, without opening data."""
+        ...
+
+    def prepare(
+        self, rows: Rows, tokenizer: Tokenizer, keep: np.ndarray, once: bool = False
+    ) -> "Examples":
+        """Lays out the examples of a pass.
+
+        Args:
+            rows: The opened source.
+            tokenizer: For the texts.
+            keep: Indices of the rows to use (low-data ablations), ascending.
+            once: For evaluation: everything exactly once, nothing sampled that need not be.
+        """
+        ...
+
+
+class Examples:
+    """The examples of a stream.
+
+    Attributes:
+        ids: A number for each, the same whatever share of the source is kept; seeds its rng.
+        rows: Text rows that each gives.
+        make: From slots (indices into `ids`) and their rngs to a batch.
+    """
+
+    def __init__(self, ids: np.ndarray, make: Make, rows: int = 1):
+        """Keeps the three."""
+        self.ids, self.make, self.rows = np.asarray(ids, np.int64), make, rows
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        return len(self.ids)
+
+
+def pad(texts: Sequence[Sequence[int] | np.ndarray], length: int, fill: int = 0) -> np.ndarray:
+    """Stacks texts to int32 [B, length], cut or padded at the end."""
+    padded = np.full((len(texts), length), fill, np.int32)
+    for row, text in zip(padded, texts, strict=True):
+        text = text[:length]
+        row[: len(text)] = text
+    return padded
+
+
+def framed(ids: Sequence[int], tokenizer: Tokenizer, length: int) -> list[int]:
+    """Returns `<cls> ids <sep>`, the ids cut so that it fits in `length`."""
+    return [tokenizer.cls, *ids[: max(0, length - 2)], tokenizer.sep]
+
+
+def text_batch(texts: Sequence[Sequence[int]], length: int) -> Batch:
+    """Returns `text` and `text_valid`."""
+    sizes = np.array([len(text) for text in texts])
+    return {"text": pad(texts, length), "text_valid": np.arange(length) < sizes[:, None]}
+
+
+def text_fields(batch: int, length: int) -> Fields:
+    """The fields of `text_batch`."""
+    return {"text": ((batch, length), "int32"), "text_valid": ((batch, length), "bool")}
+
+
+def decoder_batch(answers: Sequence[Sequence[int]], length: int, tokenizer: Tokenizer) -> Batch:
+    """Returns `decoder_input` (`<bos>` first), `target` (`<eos>` last) and `target_weights`.
+
+    An answer that is too long loses its end and its `<eos>`: the model must not learn to stop
+    where a text was cut.
+    """
+    targets = [[*answer, tokenizer.eos][:length] for answer in answers]
+    sizes = np.array([len(target) for target in targets])
+    return {
+        "decoder_input": pad([[tokenizer.bos, *target[:-1]] for target in targets], length),
+        "target": pad(targets, length),
+        "target_weights": (np.arange(length) < sizes[:, None]).astype(np.float32),
+    }
+
+
+def decoder_fields(batch: int, length: int) -> Fields:
+    """The fields of `decoder_batch`."""
+    return {
+        "decoder_input": ((batch, length), "int32"),
+        "target": ((batch, length), "int32"),
+        "target_weights": ((batch, length), "float32"),
+    }
+
+
+def masked_batch(
+    texts: Sequence[np.ndarray],
+    length: int,
+    rngs: Sequence[np.random.Generator],
+    masking: Masking | None,
+    tokenizer: Tokenizer,
+) -> Batch:
+    """Returns the text fields of rows [n, 2] (ids, words; -1 for special), corrupted if asked."""
+    if masking is None:
+        return text_batch([text[:, 0] for text in texts], length)
+    width = masking.width(length)
+    vocabulary = Vocabulary(tokenizer.mask, tokenizer.reserved, tokenizer.used)
+    rows = [
+        mask_tokens(text, rng, masking, vocabulary, width)
+        for text, rng in zip(texts, rngs, strict=True)
+    ]
+    sizes = np.array([len(positions) for _, positions, _ in rows])
+    return text_batch([ids for ids, _, _ in rows], length) | {
+        "mlm_positions": pad([positions for _, positions, _ in rows], width),
+        "mlm_targets": pad([targets for _, _, targets in rows], width),
+        "mlm_weights": (np.arange(width) < sizes[:, None]).astype(np.float32),
+    }
+
+
+def masked_fields(batch: int, length: int, masking: Masking | None) -> Fields:
+    """The fields of `masked_batch`."""
+    if masking is None:
+        return text_fields(batch, length)
+    shape = (batch, masking.width(length))
+    return text_fields(batch, length) | {
+        "mlm_positions": (shape, "int32"),
+        "mlm_targets": (shape, "int32"),
+        "mlm_weights": (shape, "float32"),
+    }
+
+
+def worded(text: str, tokenizer: Tokenizer) -> np.ndarray:
+    """Returns a text as [n, 2]: ids and word indices."""
+    return np.array(tokenizer.words(text), np.int32).reshape(2, -1).T
+
+
+def special(*ids: int) -> np.ndarray:
+    """Returns special tokens as [n, 2]; word index -1 keeps them from being masked."""
+    return np.array([(i, -1) for i in ids], np.int32)
+
+
+def framed_words(text_T2: np.ndarray, tokenizer: Tokenizer, length: int) -> np.ndarray:
+    """Returns `<cls> text <sep>` as [n, 2], cut so that it fits in `length`."""
+    body = text_T2[: max(0, length - 2)]
+    return np.concatenate([special(tokenizer.cls), body, special(tokenizer.sep)])
+
+
+class Memory:
+    """A function's results by argument; for the few distinct captions, questions and answers."""
+
+    def __init__(self, function: Callable[[Any], Any], limit: int = 200_000):
+        """Remembers up to `limit` results of `function`."""
+        self.function, self.limit, self.known = function, limit, {}
+
+    def __call__(self, argument: Any) -> Any:
+        """Returns function(argument)."""
+        if argument not in self.known:
+            if len(self.known) >= self.limit:
+                self.known.clear()
+            self.known[argument] = self.function(argument)
+        return self.known[argument]
+
+
+class Pictures:
+    """Decoded, resized pictures or clips of a source, kept in memory if they fit.
+
+    The limit is `CACHE_BYTES` for a source, size and field; larger ones are decoded every time.
+    """
+
+    def __init__(self, rows: Rows, field: str, size: int, frames: int = 0):
+        """Decodes nothing yet."""
+        self.rows, self.field, self.size, self.frames = rows, field, size, frames
+        shape = (len(rows), *([frames] if frames else []), size, size, 3)
+        keep = np.prod(shape, dtype=np.int64) <= CACHE_BYTES
+        self.kept = np.empty(shape, np.uint8) if keep else None
+        self.ready = np.zeros(len(rows), bool)
+
+    @classmethod
+    def of(cls, rows: Rows, field: str, size: int, frames: int = 0) -> "Pictures":
+        """Returns the one that tasks over the same rows share."""
+        key = ("pictures", field, size, frames)
+        if key not in rows.memo:
+            rows.memo[key] = cls(rows, field, size, frames)
+        return rows.memo[key]
+
+    def __call__(self, indices: np.ndarray) -> np.ndarray:
+        """Returns uint8 [I, Y, X, 3], or [I, T, Y, X, 3] for clips."""
+        if self.kept is None:
+            return np.stack([self._decode(i) for i in indices])
+        for i in indices[~self.ready[indices]]:
+            self.kept[i] = self._decode(i)
+            self.ready[i] = True
+        return self.kept[indices]
+
+    def _decode(self, index: int) -> np.ndarray:
+        value = get(self.rows[int(index)], self.field, self.rows.name)
+        if self.frames:
+            return images.frames(value, self.frames, self.size)
+        return images.decode(value, self.size)
+
+
+def picture_fields(count: int, size: int, frames: int = 0) -> Fields:
+    """The field that `Pictures` fills: `image`, or `video` if there are frames."""
+    if frames:
+        return {"video": ((count, frames, size, size, 3), "uint8")}
+    return {"image": ((count, size, size, 3), "uint8")}
+
+
+def column(rows: Rows, field: str, keep: np.ndarray) -> list[Any]:
+    """Returns a field of all rows in `keep`, read once."""
+    known = rows.memo.setdefault(("column", field), {})
+    for i in keep.tolist():
+        if i not in known:
+            known[i] = get(rows[i], field, rows.name)
+    return [known[i] for i in keep.tolist()]
+
+
+def identity(text: str) -> int:
+    """Returns a stable 31-bit hash."""
+    return zlib.crc32(text.encode()) & 0x7FFFFFFF

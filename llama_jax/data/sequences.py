@@ -1,0 +1,134 @@
+"""Tasks from one text to another: span corruption, and pairs such as translations."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from llama_jax.data import rows as r
+from llama_jax.data.corrupt import corrupt_spans, span_count, span_lengths
+from llama_jax.data.documents import Documents
+from llama_jax.data.sources import Rows
+from llama_jax.errors import UserError
+from llama_jax.text.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Denoise:
+    """Span corruption (T5): the encoder reads text with holes, the decoder fills them.
+
+    An example is a block of as many tokens as fill the row exactly after corruption (70 for 64);
+    a document's last block may be shorter. Rows are `<cls> text <sep>`; the length rule counts
+    the two as T5 counts its one end token.
+
+    Attributes:
+        length: T of the encoder.
+        rate: Share of tokens that are hidden.
+        mean_span: Mean length of a hole, in tokens.
+        field: A list of sentences or a text; None for "sentences", else "text".
+    """
+
+    length: int = 64
+    rate: float = 0.15
+    mean_span: float = 3.0
+    field: str | None = None
+
+    def lengths(self) -> tuple[int, int]:
+        """Returns the raw tokens of a block and T of the decoder."""
+        return span_lengths(self.length - 1, self.rate, self.mean_span)
+
+    def fields(self, batch: int, tokenizer: Tokenizer) -> r.Fields:
+        """Text and decoder fields."""
+        raw, answer = self.lengths()
+        need = span_count(raw, self.rate, self.mean_span)
+        if need > len(tokenizer.sentinels):
+            raise UserError(
+                f"Denoise(length={self.length}) needs {need} sentinels and the tokenizer has "
+                f"{len(tokenizer.sentinels)}; try a shorter length or training it with "
+                f"sentinels={need}."
+            )
+        return {
+            **r.text_fields(batch, self.length),
+            **r.decoder_fields(batch, answer),
+            "id": ((batch,), "int32"),
+        }
+
+    def prepare(
+        self, rows: Rows, tokenizer: Tokenizer, keep: np.ndarray, once: bool = False
+    ) -> r.Examples:
+        """Cuts every document into blocks."""
+        del once
+        self.fields(1, tokenizer)  # enough sentinels?
+        raw, answer = self.lengths()
+        documents = Documents.of(rows, self.field, tokenizer)
+        texts = [np.concatenate([s[:, 0] for s in documents[int(i)]]) for i in keep]
+        blocks = [text[at : at + raw] for text in texts for at in range(0, len(text), raw)]
+
+        def make(slots: Sequence[int], rngs: Sequence[np.random.Generator]) -> r.Batch:
+            pairs = [
+                corrupt_spans(blocks[s], g, tokenizer.sentinels, self.rate, self.mean_span)
+                for s, g in zip(slots, rngs, strict=True)
+            ]
+            texts = [r.framed(inputs.tolist(), tokenizer, self.length) for inputs, _ in pairs]
+            return {
+                **r.text_batch(texts, self.length),
+                **r.decoder_batch([t.tolist() for _, t in pairs], answer, tokenizer),
+                "id": np.asarray(slots, np.int32),
+            }
+
+        return r.Examples(np.arange(len(blocks)), make)
+
+
+@dataclasses.dataclass(frozen=True)
+class Seq2Seq:
+    """One field to another: translation, summaries, questions, dialogue turns.
+
+    Attributes:
+        source: Field that the encoder reads ("translation.en" goes into a dict).
+        target: Field that the decoder writes.
+        length: T of the encoder.
+        answer_length: T of the decoder.
+        prefix: Text put before the source, such as "translate to German:".
+    """
+
+    source: str = "source"
+    target: str = "target"
+    length: int = 64
+    answer_length: int = 64
+    prefix: str = ""
+
+    def fields(self, batch: int, tokenizer: Tokenizer) -> r.Fields:
+        """Text and decoder fields."""
+        del tokenizer
+        return {
+            **r.text_fields(batch, self.length),
+            **r.decoder_fields(batch, self.answer_length),
+            "id": ((batch,), "int32"),
+        }
+
+    def prepare(
+        self, rows: Rows, tokenizer: Tokenizer, keep: np.ndarray, once: bool = False
+    ) -> r.Examples:
+        """One example a row, read when it is needed."""
+        del once
+        prefix = tokenizer.encode(self.prefix) if self.prefix else []
+
+        def read(index: int) -> tuple[list[int], list[int]]:
+            row = rows[index]
+            ends = [r.get(row, field, rows.name) for field in (self.source, self.target)]
+            read, write = [tokenizer.encode(str(end)) for end in ends]
+            return r.framed([*prefix, *read], tokenizer, self.length), write
+
+        pair = r.Memory(read)
+
+        def make(slots: Sequence[int], rngs: Sequence[np.random.Generator]) -> r.Batch:
+            del rngs
+            index_B = keep[np.asarray(slots)]
+            pairs = [pair(i) for i in index_B.tolist()]
+            return {
+                **r.text_batch([text for text, _ in pairs], self.length),
+                **r.decoder_batch([answer for _, answer in pairs], self.answer_length, tokenizer),
+                "id": index_B.astype(np.int32),
+            }
+
+        return r.Examples(keep, make)

@@ -1,0 +1,26 @@
+"""Every task: what a stream makes of its rows. A task is a frozen dataclass.
+
+`task.fields(batch, tokenizer)` gives shapes and dtypes without opening data; `task.prepare(...)`
+lays out the examples. To add one, write a class with these two methods; nothing lists them.
+"""
+
+from llama_jax.data.corrupt import Masking
+from llama_jax.data.documents import LanguageModel, SentencePairs
+from llama_jax.data.rows import Examples, Fields, Task
+from llama_jax.data.sequences import Denoise, Seq2Seq
+from llama_jax.data.vision import Captions, Describe, Labels, Questions
+
+__all__ = [
+    "Captions",
+    "Denoise",
+    "Describe",
+    "Examples",
+    "Fields",
+    "Labels",
+    "LanguageModel",
+    "Masking",
+    "Questions",
+    "SentencePairs",
+    "Seq2Seq",
+    "Task",
+]

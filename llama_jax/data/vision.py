@@ -1,0 +1,300 @@
+"""Tasks over pictures (or clips) with captions, questions, or a class."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from llama_jax.data import rows as r
+from llama_jax.data.corrupt import Masking
+from llama_jax.data.sources import Rows
+from llama_jax.errors import UserError, nearest
+from llama_jax.text.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Captions:
+    """A picture and its caption `<cls> caption <sep>`, for alignment; `class` is its hash.
+
+    With `mlm` the caption is corrupted, for MLM grounded in the picture.
+
+    Attributes:
+        length: T.
+        mlm: How tokens are hidden; None leaves them.
+        size: Y = X.
+        image: Field of the picture, or of the video if `frames` is not 0.
+        caption: Field of the caption, or of several (one is drawn; the first in evaluation).
+        frames: Frames to take of a video; 0 for a picture.
+    """
+
+    length: int = 24
+    mlm: Masking | None = None
+    size: int = 64
+    image: str = "image"
+    caption: str = "caption"
+    frames: int = 0
+
+    def fields(self, batch: int, tokenizer: Tokenizer) -> r.Fields:
+        """Text, picture and class."""
+        del tokenizer
+        return {
+            **r.masked_fields(batch, self.length, self.mlm),
+            **r.picture_fields(batch, self.size, self.frames),
+            "class": ((batch,), "int32"),
+            "id": ((batch,), "int32"),
+        }
+
+    def prepare(
+        self, rows: Rows, tokenizer: Tokenizer, keep: np.ndarray, once: bool = False
+    ) -> r.Examples:
+        """One example a row."""
+        pictures = r.Pictures.of(rows, self.image, self.size, self.frames)
+        captions = r.column(rows, self.caption, keep)
+        framed = r.Memory(
+            lambda text: r.framed_words(r.worded(text, tokenizer), tokenizer, self.length)
+        )
+
+        def make(slots: Sequence[int], rngs: Sequence[np.random.Generator]) -> r.Batch:
+            index_B = keep[np.asarray(slots)]
+            chosen = [_one(captions[s], g, once) for s, g in zip(slots, rngs, strict=True)]
+            texts = [framed(text) for text in chosen]
+            return {
+                **r.masked_batch(texts, self.length, rngs, self.mlm, tokenizer),
+                _name(self.frames): pictures(index_B),
+                "class": np.array([r.identity(text) for text in chosen], np.int32),
+                "id": index_B.astype(np.int32),
+            }
+
+        return r.Examples(keep, make)
+
+
+@dataclasses.dataclass(frozen=True)
+class Describe:
+    """A picture and a fixed prompt give the caption: the decoder writes it.
+
+    Attributes:
+        length: T of the prompt, `<cls> prompt <sep>`.
+        answer_length: T of the decoder.
+        prompt: The text; empty by default.
+        size: Y = X.
+        image: Field of the picture, or of the video if `frames` is not 0.
+        caption: Field of the caption, or of several.
+        frames: Frames to take of a video; 0 for a picture.
+    """
+
+    length: int = 4
+    answer_length: int = 24
+    prompt: str = ""
+    size: int = 64
+    image: str = "image"
+    caption: str = "caption"
+    frames: int = 0
+
+    def fields(self, batch: int, tokenizer: Tokenizer) -> r.Fields:
+        """Text, picture and decoder fields."""
+        del tokenizer
+        return {
+            **r.text_fields(batch, self.length),
+            **r.picture_fields(batch, self.size, self.frames),
+            **r.decoder_fields(batch, self.answer_length),
+            "id": ((batch,), "int32"),
+        }
+
+    def prepare(
+        self, rows: Rows, tokenizer: Tokenizer, keep: np.ndarray, once: bool = False
+    ) -> r.Examples:
+        """One example a row."""
+        pictures = r.Pictures.of(rows, self.image, self.size, self.frames)
+        captions = r.column(rows, self.caption, keep)
+        encode = r.Memory(tokenizer.encode)
+        prompt = r.framed(tokenizer.encode(self.prompt), tokenizer, self.length)
+
+        def make(slots: Sequence[int], rngs: Sequence[np.random.Generator]) -> r.Batch:
+            index_B = keep[np.asarray(slots)]
+            chosen = [_one(captions[s], g, once) for s, g in zip(slots, rngs, strict=True)]
+            return {
+                **r.text_batch([prompt] * len(index_B), self.length),
+                _name(self.frames): pictures(index_B),
+                **r.decoder_batch([encode(t) for t in chosen], self.answer_length, tokenizer),
+                "id": index_B.astype(np.int32),
+            }
+
+        return r.Examples(keep, make)
+
+
+@dataclasses.dataclass(frozen=True)
+class Questions:
+    """A picture with some of its questions: `<cls> question <sep>`, and the answer to decode.
+
+    An example is a picture; `per_image` of its questions are drawn (some twice if it has fewer)
+    and share the picture, so I = B / per_image. In evaluation every question comes exactly once,
+    and slots that a picture leaves over have `row_valid` False and weights of zero.
+
+    Attributes:
+        length: T of a question.
+        answer_length: T of an answer.
+        per_image: Questions that share a picture.
+        size: Y = X.
+        image: Field of the picture, or of the video if `frames` is not 0.
+        questions: Field of the questions (a list, or one text).
+        answers: Field of their answers.
+        frames: Frames to take of a video; 0 for a picture.
+    """
+
+    length: int = 24
+    answer_length: int = 4
+    per_image: int = 4
+    size: int = 64
+    image: str = "image"
+    questions: str = "questions"
+    answers: str = "answers"
+    frames: int = 0
+
+    def fields(self, batch: int, tokenizer: Tokenizer) -> r.Fields:
+        """Text, picture and decoder fields."""
+        del tokenizer
+        if batch % self.per_image:
+            raise UserError(
+                f"batch={batch} is not a multiple of per_image={self.per_image}; "
+                f"try batch={-(-batch // self.per_image) * self.per_image}."
+            )
+        return {
+            **r.text_fields(batch, self.length),
+            **r.picture_fields(batch // self.per_image, self.size, self.frames),
+            **r.decoder_fields(batch, self.answer_length),
+            "id": ((batch,), "int32"),
+        }
+
+    def prepare(
+        self, rows: Rows, tokenizer: Tokenizer, keep: np.ndarray, once: bool = False
+    ) -> r.Examples:
+        """One example a picture; in evaluation one for each `per_image` of its questions."""
+        everything = np.arange(len(rows))
+        asked = [_listed(q) for q in r.column(rows, self.questions, everything)]
+        told = [_listed(a) for a in r.column(rows, self.answers, everything)]
+        for i, (q, a) in enumerate(zip(asked, told, strict=True)):
+            if len(q) != len(a):
+                raise UserError(f"{rows.name} row {i} has {len(q)} questions, {len(a)} answers.")
+        counts = np.array([len(q) for q in asked])
+        first = np.cumsum(counts) - counts  # number of a picture's first question: its `id`
+        pictures = r.Pictures.of(rows, self.image, self.size, self.frames)
+        ask = r.Memory(lambda q: r.framed(tokenizer.encode(q), tokenizer, self.length))
+        tell = r.Memory(tokenizer.encode)
+        keep = keep[counts[keep] > 0]
+        each = self.per_image
+        groups = -(-counts[keep] // each) if once else np.ones(len(keep), np.int64)
+        picture_E = np.repeat(keep, groups)
+        group_E = np.arange(len(picture_E)) - np.repeat(np.cumsum(groups) - groups, groups)
+
+        def make(slots: Sequence[int], rngs: Sequence[np.random.Generator]) -> r.Batch:
+            index_I = picture_E[np.asarray(slots)]
+            picks, valid = [], []
+            for slot, rng, i in zip(slots, rngs, index_I.tolist(), strict=True):
+                place = np.arange(each) + int(group_E[slot]) * each
+                valid.append(place < counts[i] if once else np.ones(each, bool))
+                order = np.arange(counts[i]) if once else rng.permutation(counts[i])
+                picks.append([(i, int(k)) for k in order[place % counts[i]]])
+            flat = [pick for group in picks for pick in group]
+            valid_B = np.concatenate(valid)
+            batch = {
+                **r.text_batch([ask(asked[i][k]) for i, k in flat], self.length),
+                _name(self.frames): pictures(index_I),
+                **r.decoder_batch(
+                    [tell(told[i][k]) for i, k in flat], self.answer_length, tokenizer
+                ),
+                "id": np.array([first[i] + k for i, k in flat], np.int32),
+            }
+            if once:
+                batch["row_valid"] = valid_B
+                batch["target_weights"] *= valid_B[:, None]
+            return batch
+
+        ids = np.arange(len(picture_E)) if once else picture_E
+        return r.Examples(ids, make, rows=each)
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """Classification of a text, a picture, or both.
+
+    Attributes:
+        length: T of the text.
+        text: Field of the text, or None.
+        image: Field of the picture (or video), or None.
+        label: Field of the class: a number, or a name.
+        names: The classes in order; needed if the field holds names.
+        size: Y = X.
+        frames: Frames to take of a video; 0 for a picture.
+    """
+
+    length: int = 64
+    text: str | None = "text"
+    image: str | None = None
+    label: str = "label"
+    names: tuple[str, ...] = ()
+    size: int = 64
+    frames: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        if self.text is None and self.image is None:
+            raise UserError("Labels needs text= or image=, the field that is to be classified.")
+
+    def fields(self, batch: int, tokenizer: Tokenizer) -> r.Fields:
+        """The inputs there are, and `label`."""
+        del tokenizer
+        return {
+            **(r.text_fields(batch, self.length) if self.text else {}),
+            **(r.picture_fields(batch, self.size, self.frames) if self.image else {}),
+            "label": ((batch,), "int32"),
+            "id": ((batch,), "int32"),
+        }
+
+    def prepare(
+        self, rows: Rows, tokenizer: Tokenizer, keep: np.ndarray, once: bool = False
+    ) -> r.Examples:
+        """One example a row."""
+        del once
+        labels = [self._number(value, rows.name) for value in r.column(rows, self.label, keep)]
+        texts = r.column(rows, self.text, keep) if self.text else None
+        pictures = self.image and r.Pictures.of(rows, self.image, self.size, self.frames)
+        framed = r.Memory(lambda text: r.framed(tokenizer.encode(text), tokenizer, self.length))
+
+        def make(slots: Sequence[int], rngs: Sequence[np.random.Generator]) -> r.Batch:
+            del rngs
+            index_B = keep[np.asarray(slots)]
+            batch = {}
+            if texts is not None:
+                batch |= r.text_batch([framed(texts[s]) for s in slots], self.length)
+            if pictures:
+                batch[_name(self.frames)] = pictures(index_B)
+            batch["label"] = np.array([labels[s] for s in slots], np.int32)
+            return batch | {"id": index_B.astype(np.int32)}
+
+        return r.Examples(keep, make)
+
+    def _number(self, value: Any, where: str) -> int:
+        if isinstance(value, str):
+            if value not in self.names:
+                raise UserError(
+                    f"{where} has the class {value!r}; expected one of names="
+                    f"{self.names!r}.{nearest(value, self.names)}"
+                )
+            return self.names.index(value)
+        return int(value)
+
+
+def _one(captions: str | Sequence[str], rng: np.random.Generator, once: bool) -> str:
+    """Returns the caption, or one of several."""
+    if isinstance(captions, str):
+        return captions
+    return captions[0 if once else int(rng.integers(len(captions)))]
+
+
+def _listed(value: str | Sequence[str]) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _name(frames: int) -> str:
+    return "video" if frames else "image"
