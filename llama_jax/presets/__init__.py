@@ -1,0 +1,50 @@
+"""Presets: functions without arguments that return a Run, found by scanning this folder.
+
+A public function annotated `-> Run` in any module here is a preset; the first line of its docstring
+describes it. The files are only parsed, so listing presets imports no jax.
+"""
+
+import ast
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llama_jax.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from llama_jax.config import Run
+
+
+def _scan() -> dict[str, tuple[str, str]]:
+    """Name -> ("module:function", first line of its docstring)."""
+    found = {}
+    for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
+                continue
+            if node.returns is not None and ast.unparse(node.returns).strip("'\"") == "Run":
+                line = (ast.get_docstring(node) or "").partition("\n")[0]
+                found[node.name] = (f"llama_jax.presets.{path.stem}:{node.name}", line)
+    return found
+
+
+_FOUND = _scan()
+NAMES: dict[str, str] = {name: place for name, (place, _) in _FOUND.items()}
+
+
+def get(name: str) -> "Run":
+    """The Run of a preset.
+
+    Raises:
+      UserError: no preset is called that; the nearest is named.
+    """
+    if name not in NAMES:
+        known = ", ".join(NAMES) or "none"
+        raise UserError(f"no preset {name!r}; there are {known}.{nearest(name, NAMES)}")
+    module, _, function = NAMES[name].partition(":")
+    return getattr(importlib.import_module(module), function)()
+
+
+def describe(name: str) -> str:
+    """The first line of a preset's docstring."""
+    return _FOUND[name][1]

@@ -1,0 +1,1 @@
+"""Training: state, step, optimizer, checkpoints, log and the loop that orders them."""

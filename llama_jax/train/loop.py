@@ -1,0 +1,225 @@
+"""The training loop, read from top to bottom: it only orders what the other files do.
+
+result = train(presets.get("tiny_decoder"), "runs/tiny", steps=200)
+"""
+
+import contextlib
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from llama_jax.axes import using
+from llama_jax.config import Run, to_json
+from llama_jax.data.loader import Loader
+from llama_jax.errors import UserError
+from llama_jax.objectives.base import losses
+from llama_jax.text.tokenizer import Tokenizer
+from llama_jax.train.checkpoint import Checkpoints, saved_steps, start_from
+from llama_jax.train.log import Log, last_metrics
+from llama_jax.train.rundir import RunDir
+from llama_jax.train.signals import Stop, graceful
+from llama_jax.train.state import plan
+from llama_jax.train.step import bind, initializer, make_train_step, put
+
+# So many steps in a row without a finite gradient do not mend themselves.
+HOPELESS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a call of `train` did.
+
+    Attributes:
+      run_dir: where everything was written.
+      step: steps done in all.
+      metrics: of the last logged step, e.g. "loss", "mlm/accuracy".
+      evaluations: what each evaluation found when it last ran here.
+      parameters: how many numbers the model learns.
+      seconds: of this call.
+      stopped: the signal that ended it before its last step, or None.
+    """
+
+    run_dir: Path
+    step: int
+    metrics: dict[str, float | None]
+    evaluations: dict[str, dict[str, float]]
+    parameters: int
+    seconds: float
+    stopped: str | None = None
+
+
+def train(run: Run, run_dir: str | Path, steps: int | None = None, progress: bool = True) -> Result:
+    """Trains `run` in `run_dir`, going on from its newest checkpoint if there is one.
+
+    SIGTERM and SIGINT (Ctrl-C) end it after the step at hand, with a checkpoint.
+
+    Args:
+      run: what to train.
+      run_dir: made if it does not exist; see `RunDir`.
+      steps: in place of `run.steps`.
+      progress: show progress on standard error.
+
+    Raises:
+      UserError: anything that the user can mend; nothing saved before is lost.
+    """
+    run = run if steps is None else dataclasses.replace(run, steps=steps)
+    with RunDir(run_dir) as place, graceful() as stop, contextlib.ExitStack() as at_exit:
+        return _train(run, place, stop, progress, at_exit)
+
+
+def _train(
+    run: Run, place: RunDir, stop: Stop, progress: bool, at_exit: contextlib.ExitStack
+) -> Result:
+    begin = time.perf_counter()
+    resumed = bool(saved_steps(place.checkpoints))
+    if resumed:
+        place.check_same(json.loads(to_json(run)))
+    log = Log(place, run.steps, progress)
+    at_exit.callback(log.close)
+
+    tokenizer = _tokenizer(run, place, resumed)
+    place.write("run.json", to_json(run))
+    loader = Loader(run.data, tokenizer, run.seed, jax.process_index(), jax.process_count())
+    at_exit.callback(loader.close)
+    fields = {name: stream.fields(tokenizer) for name, stream in run.data.items()}
+
+    mesh = run.mesh.build()
+    at_exit.enter_context(using(mesh, run.rules))
+    total = losses(run.objectives)
+    model = run.model.build().clone(dtype=jnp.dtype(run.dtype))
+    init = initializer(model, total, fields)
+    layout = plan(init, run.optimizer, run.steps, mesh, run.rules)
+    place.require_space(layout.bytes)
+
+    checkpoints = Checkpoints(place.checkpoints, run.keep, log.say)
+    # The save that still runs is finished whatever ends the loop.
+    at_exit.callback(checkpoints.finish)
+    checkpoints.clean()
+    saved = {"loader": loader.state(), "tokenizer": place.tokenizer_digest()}
+    if restored := checkpoints.restore(layout.abstract):  # 1. go on
+        state, found = restored
+        if found["tokenizer"] != saved["tokenizer"]:
+            raise UserError(
+                f"{place.tokenizer_json} is not the tokenizer of these checkpoints; restore that "
+                "file"
+            )
+        saved = found
+    else:
+        state = layout.init(run.seed)
+        if run.init_from:  # 2. begin with the weights of another run
+            params = start_from(Path(run.init_from) / "checkpoints", state.params, log.say)
+            state = state.replace(params=params)
+        # else 3. begin from nothing
+    start = int(state.step)
+    log.start(start)
+    evaluations: dict[str, dict[str, float]] = {}
+
+    def result(step: int) -> Result:
+        seconds = time.perf_counter() - begin
+        metrics = last_metrics(place.metrics)
+        return Result(
+            place.path, step, metrics, evaluations, layout.parameters, seconds, stop.signal
+        )
+
+    if start >= run.steps:  # 4. nothing to do
+        log.say(
+            f"step {start} of {run.steps} is already done in {place.path}; give more --steps to "
+            "go on"
+        )
+        return result(start)
+    if start:
+        log.say(f"going on from step {start} in {place.path}")
+    log.say(
+        f"{run.name}: {layout.parameters:,} parameters, {mesh.size} device(s), {run.steps} steps"
+    )
+
+    train_step = make_train_step(
+        layout, bind(model, total), run.optimizer.rate_at(run.steps), run.objectives, run.accumulate
+    )
+    loader.restore(saved["loader"])
+    step, late = start, None
+    for step in range(start + 1, run.steps + 1):
+        # The step before is still at work on the device while the host makes this batch.
+        batch = next(loader)
+        log.count(batch)
+        state, metrics = train_step(state, put(batch, mesh, run.rules))
+        if late is None:
+            jax.block_until_ready(metrics)
+            log.restart()  # the first step compiles, and says nothing about the speed
+        else:
+            _report(log, run, *late)
+        late = step, metrics
+
+        checkpoints.check()
+        last = step == run.steps or stop
+        if last or step % run.save_every == 0:
+            saved["loader"] = loader.state()
+            checkpoints.save(step, state, saved, layout.letters)
+        for name, evaluation in run.evaluations.items():
+            every = evaluation.every or run.eval_every
+            if step == run.steps or (every and step % every == 0 and not stop):
+                with log.pause():
+                    evaluations[name] = evaluation(model, state.params, tokenizer, run)
+                log.evaluation(step, name, evaluations[name])
+        if stop:
+            break
+
+    if late is not None:
+        _report(log, run, *late, last=True)
+    checkpoints.finish()
+    if stop and step < run.steps:
+        log.say(f"{stop.signal}: saved step {step} of {run.steps}; give the same command to go on")
+    else:
+        stop.signal = None
+    return result(step)
+
+
+def _report(log: Log, run: Run, step: int, metrics: dict[str, Any], last: bool = False) -> None:
+    """Waits for a step, one behind the one dispatched, and logs it if due."""
+    if not last and step % run.log_every:
+        jax.block_until_ready(metrics["loss"])
+        return
+    values = {name: value.item() for name, value in jax.device_get(metrics).items()}
+    values = {"loss": values.pop("loss")} | values
+    in_row = values.pop("skipped_in_row")
+    log.metrics(step, values)
+    if in_row >= HOPELESS:
+        raise UserError(
+            f"the last {in_row:.0f} steps to {step} had a loss or gradient that is not finite and "
+            "changed "
+            "nothing; try a lower --optimizer.rate or a longer warmup, from the checkpoint before"
+        )
+
+
+def _tokenizer(run: Run, place: RunDir, resumed: bool) -> Tokenizer:
+    """The tokenizer, saved in the run directory; fine-tuning keeps the one of the weights."""
+    if resumed:
+        return Tokenizer.load(place.tokenizer_json)
+    if run.init_from:
+        tokenizer = Tokenizer.load(Path(run.init_from) / "tokenizer.json")
+    else:
+        tokenizer = run.tokenizer.build([stream.source for stream in run.data.values()])
+    tokenizer.save(place.tokenizer_json)
+    for path, vocab in _vocabularies(run.model):
+        if vocab != tokenizer.vocab:
+            raise UserError(
+                f"{path} is {vocab} and the tokenizer's vocabulary is {tokenizer.vocab}; make "
+                "them equal"
+            )
+    return tokenizer
+
+
+def _vocabularies(config: Any, path: str = "model") -> list[tuple[str, int]]:
+    """Every field called `vocab` in a model's config."""
+    if not dataclasses.is_dataclass(config):
+        return []
+    found = []
+    for field in dataclasses.fields(config):
+        value, here = getattr(config, field.name), f"{path}.{field.name}"
+        found += [(here, value)] if field.name == "vocab" else _vocabularies(value, here)
+    return found

@@ -1,0 +1,147 @@
+"""The run directory: what is in it, who may write to it, and whether a run may go on in it."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from llama_jax.errors import UserError
+
+# What may differ when a run goes on: how long, how often, on which devices. All else changes what
+# the later steps compute, and is refused by name.
+FREE = ("steps", "log_every", "eval_every", "save_every", "keep", "evaluations", "mesh", "rules")
+
+
+class RunDir:
+    """A run directory:
+
+    run.json         the resolved Run
+    tokenizer.json   what turned its text into ids
+    metrics.jsonl    one JSON object a line
+    checkpoints/     one directory a step
+    tensorboard/     the same metrics for TensorBoard
+    lock             held by the process that trains here
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path).absolute()
+        self._lock = None
+
+    run_json = property(lambda self: self.path / "run.json")
+    tokenizer_json = property(lambda self: self.path / "tokenizer.json")
+    metrics = property(lambda self: self.path / "metrics.jsonl")
+    checkpoints = property(lambda self: self.path / "checkpoints")
+    tensorboard = property(lambda self: self.path / "tensorboard")
+
+    def __enter__(self) -> "RunDir":
+        """Makes the directory and takes the lock.
+
+        Raises:
+          UserError: it cannot be written, or another process trains in it.
+        """
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / "lock").open("a+")
+            self._take_lock()
+            probe = self.path / "probe.unfinished"
+            # Written and synced: an overfull or read-only disk often says so only then.
+            with probe.open("wb") as file:
+                file.write(bytes(1 << 16))
+                file.flush()
+                os.fsync(file.fileno())
+            probe.unlink()
+        except OSError as error:
+            self.__exit__()
+            reason = error.strerror or type(error).__name__
+            raise UserError(
+                f"the disk under {self.path} cannot be written ({reason}); give another --run-dir "
+                "or make room"
+            ) from None
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        """Gives the lock back; the kernel does so too when a process dies, however it dies."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _take_lock(self) -> None:
+        assert self._lock is not None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.seek(0)
+            holder = self._lock.read().strip() or "unknown"
+            self._lock.close()
+            self._lock = None
+            raise UserError(
+                f"process {holder} is training in {self.path}; wait for it, stop it, or give "
+                "another --run-dir"
+            ) from None
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+
+    def require_space(self, checkpoint_bytes: int) -> None:
+        """Raises UserError unless one more checkpoint fits on the disk."""
+        free = shutil.disk_usage(self.path).free
+        # Orbax writes next to the older ones; a tenth more for its metadata.
+        if free < 1.1 * checkpoint_bytes:
+            raise UserError(
+                f"a checkpoint needs {checkpoint_bytes / 1e9:.1f} GB and the disk under "
+                f"{self.path} has "
+                f"{free / 1e9:.1f} GB left; make room or give another --run-dir"
+            )
+
+    def check_same(self, run: dict[str, Any]) -> None:
+        """Checks that `run` (as JSON) may go on from the checkpoints that are here.
+
+        Raises:
+          UserError: it differs from run.json in more than `FREE`; every difference is named.
+        """
+        try:
+            before = json.loads(self.run_json.read_text())
+        except (OSError, ValueError):
+            raise UserError(
+                f"{self.path} has checkpoints and no readable run.json; give another --run-dir"
+            ) from None
+        found = [d for d in differences(before, run) if d.split(".")[0].split(" ")[0] not in FREE]
+        if found:
+            raise UserError(
+                f"the run in {self.path} was started with other settings: {'; '.join(found[:5])}"
+                f"{f' and {len(found) - 5} more' if len(found) > 5 else ''}. "
+                "Give the same ones to go on, or another --run-dir"
+            )
+
+    def write(self, name: str, text: str) -> None:
+        """Writes a file whole or not at all."""
+        draft = self.path / f"{name}.unfinished"
+        draft.write_text(text)
+        draft.replace(self.path / name)
+
+    def tokenizer_digest(self) -> str:
+        """SHA-256 of tokenizer.json; ids mean nothing under another tokenizer."""
+        return hashlib.sha256(self.tokenizer_json.read_bytes()).hexdigest()
+
+
+def differences(before: Any, now: Any, path: str = "") -> list[str]:
+    """The places where two JSON values differ, as "optimizer.rate was 0.001, is 0.01"."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = list(before) + [key for key in now if key not in before]
+        found = []
+        for key in keys:
+            there = f"{path}.{key}".lstrip(".")
+            found += differences(before.get(key), now.get(key), there)
+        return found
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = enumerate(zip(before, now, strict=True))
+        return [d for i, (a, b) in pairs for d in differences(a, b, f"{path}.{i}")]
+    return [] if before == now else [f"{path} was {_short(before)}, is {_short(now)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

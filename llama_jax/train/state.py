@@ -1,0 +1,130 @@
+"""TrainState, and the plan of it: shapes and shardings of every leaf before any array exists."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from llama_jax.axes import Rules, weight_sharding
+from llama_jax.errors import UserError
+from llama_jax.layers.linear import Lettered
+from llama_jax.train.optimizer import AdamW, path_name
+
+
+class TrainState(struct.PyTreeNode):
+    """All that one step hands to the next.
+
+    Attributes:
+      step: int32, steps done.
+      skipped: int32, how many of them left the weights alone because something was not finite.
+      skipped_in_row: int32, how many of the last steps did.
+      params: float32 weights, a nested dict.
+      opt_state: optax's; the moments are split over the mesh as their weights are.
+      key: uint32[2], the data of the key from which step n takes `fold_in(key, n)`. It never
+        changes, and as plain numbers it is saved like any array.
+    """
+
+    step: Any
+    skipped: Any
+    skipped_in_row: Any
+    params: Any
+    opt_state: Any
+    key: Any
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a state will look like on a mesh, and how to make it.
+
+    Attributes:
+      abstract: a TrainState of ShapeDtypeStructs, each with its sharding.
+      letters: the axes of every weight, by its path name; saved with each checkpoint, so that it
+        can be read onto a mesh without building the model.
+      transform: the optax chain.
+      init: seed -> TrainState, made in place on the mesh: no device ever holds it whole.
+    """
+
+    abstract: TrainState
+    letters: dict[str, str]
+    transform: optax.GradientTransformation
+    init: Callable[[int], TrainState]
+
+    @property
+    def shardings(self) -> TrainState:
+        """A TrainState of NamedShardings."""
+        return jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the model learns."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.abstract.params))
+
+    @property
+    def bytes(self) -> int:
+        """Size of the state, and so of a checkpoint."""
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.abstract))
+
+
+def plan(
+    init_params: Callable[[jax.Array], Any], optimizer: AdamW, steps: int, mesh: Mesh, rules: Rules
+) -> Plan:
+    """Plans the state of a run; no array is made.
+
+    Args:
+      init_params: key -> nested dict of `Lettered` parameters.
+      optimizer: its dataclass.
+      steps: of the whole run, for the schedule.
+      mesh: where the state will be.
+      rules: which mesh axis splits which letter.
+
+    Raises:
+      UserError: an axis of a weight that the mesh cannot divide.
+    """
+    boxed_params = jax.eval_shape(init_params, jax.random.key(0))
+    transform = optimizer.build(steps, boxed_params)
+
+    def init(seed) -> TrainState:
+        k_params, k_steps = jax.random.split(jax.random.key(seed))
+        params = init_params(k_params)
+        zero = jnp.zeros((), jnp.int32)
+        # optax maps over the boxes, so that moments carry the letters of their weights.
+        opt_state = transform.init(params)
+        return TrainState(zero, zero, zero, params, opt_state, jax.random.key_data(k_steps))
+
+    abstract = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _placed(path, leaf, mesh, rules),
+        jax.eval_shape(init, 0),
+        is_leaf=_is_box,
+    )
+    boxes, _ = jax.tree_util.tree_flatten_with_path(boxed_params, is_leaf=_is_box)
+    letters = {path_name(path): box.letters for path, box in boxes}
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    place = jax.jit(lambda seed: nn.meta.unbox(init(seed)), out_shardings=shardings)
+    return Plan(abstract, letters, transform, place)
+
+
+def _is_box(x: Any) -> bool:
+    return isinstance(x, Lettered)
+
+
+def _placed(path, leaf: Any, mesh: Mesh, rules: Rules) -> jax.ShapeDtypeStruct:
+    """The shape with its sharding; what has no letters (counters, keys) is on every device.
+
+    A restored scalar without a sharding would sit on one device and fail the first step.
+    """
+    if not _is_box(leaf):
+        return jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, PartitionSpec())
+        )
+    value = leaf.value
+    try:
+        sharding = weight_sharding(leaf.letters, value.shape, mesh, rules)
+    except ValueError as error:
+        raise UserError(f"{path_name(path)}: {error}") from None
+    return jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding)
