@@ -1,22 +1,17 @@
-"""What pre-training hides: masked tokens, sentence pairs, spans. Pure NumPy, an explicit rng.
+"""What masked language modelling hides. Pure NumPy, an explicit rng.
 
 A text here is an int array [n, 2]: token id and word index (pieces of one word share an index).
+Sentence pairs are in `pairs.py`, span corruption in `spans.py`.
 
-Sources: google-research/bert `create_pretraining_data.py` (MLM, NSP), Joshi et al. 2020 (spans),
-Lan et al. 2020 (SOP), t5 `random_spans_helper` and `random_spans_noise_mask` (span corruption).
+Sources: google-research/bert `create_pretraining_data.py`; Joshi et al. 2020 (spans).
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from llama_jax.errors import UserError, nearest
-
-Documents = Sequence[Sequence[np.ndarray]]  # documents of sentences, each [n, 2]
-IS_NEXT, RANDOM = 0, 1
-IN_ORDER, SWAPPED = 0, 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,185 +153,3 @@ def _toss(units: list[np.ndarray], rng: np.random.Generator, masking: Masking) -
     """Keeps each unit with probability `rate`."""
     heads = rng.random(len(units)) < masking.rate
     return [unit for unit, head in zip(units, heads, strict=True) if head]
-
-
-class Pair(NamedTuple):
-    """Two segments [n, 2], their label, and how many sentences of the document were used up."""
-
-    first: np.ndarray
-    second: np.ndarray
-    label: int
-    used: int
-
-
-def next_sentence_pair(
-    documents: Documents,
-    document: int,
-    start: int,
-    length: int,
-    rng: np.random.Generator,
-    short: float = 0.1,
-) -> Pair:
-    """Makes one NSP example from the sentence `start` of a document on, as BERT does.
-
-    Sentences fill a chunk up to a target length; the chunk is split at a random sentence; in half
-    of the cases, or when there is only one sentence, the second part comes from a random place of
-    another document instead, and the sentences it replaced are not used up.
-
-    Args:
-        documents: At least two.
-        document: Which document.
-        start: Which sentence of it comes first.
-        length: The most tokens of both segments together.
-        rng: Source of all choices.
-        short: How often the target length is a random shorter one.
-    """
-    chunk, target = _chunk(documents[document], start, length, rng, short)
-    split = 1 if len(chunk) < 2 else int(rng.integers(1, len(chunk)))
-    first = join(chunk[:split])
-    if len(chunk) > 1 and rng.random() < 0.5:
-        second = join(chunk[split:])
-        return Pair(*truncate(first, second, length, rng), IS_NEXT, len(chunk))
-    other = int(rng.integers(len(documents) - 1))
-    other += other >= document
-    sentences = documents[other]
-    begin = int(rng.integers(len(sentences)))
-    size, end = 0, begin
-    while end < len(sentences) and (size < target - len(first) or end == begin):
-        size += len(sentences[end])
-        end += 1
-    second = join(sentences[begin:end])
-    return Pair(*truncate(first, second, length, rng), RANDOM, split)
-
-
-def sentence_order_pair(
-    documents: Documents,
-    document: int,
-    start: int,
-    length: int,
-    rng: np.random.Generator,
-    short: float = 0.1,
-) -> Pair:
-    """Makes one SOP example: two consecutive segments, in half of the cases swapped (ALBERT).
-
-    A chunk of one sentence (the last of a document, or a long one) is split inside it.
-    """
-    chunk, _ = _chunk(documents[document], start, length, rng, short)
-    if len(chunk) > 1:
-        split = int(rng.integers(1, len(chunk)))
-        parts = truncate(join(chunk[:split]), join(chunk[split:]), length, rng)
-    else:
-        whole = chunk[0][:length]
-        split = int(rng.integers(1, len(whole))) if len(whole) > 1 else len(whole)
-        parts = (whole[:split], whole[split:])
-    if rng.random() < 0.5:
-        return Pair(parts[1], parts[0], SWAPPED, len(chunk))
-    return Pair(*parts, IN_ORDER, len(chunk))
-
-
-def join(sentences: Sequence[np.ndarray]) -> np.ndarray:
-    """Joins sentences [n, 2] and renumbers their words, so that none run together."""
-    joined = np.concatenate(sentences)
-    if len(sentences) > 1:
-        tops = np.array([s[-1, 1] + 1 if len(s) else 0 for s in sentences])
-        shift = np.cumsum(tops) - tops
-        joined[:, 1] += np.repeat(shift, [len(s) for s in sentences])
-    return joined
-
-
-def truncate(
-    first: np.ndarray, second: np.ndarray, length: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Shortens the longer of two segments, at a random end each time, until both fit."""
-    spans = [[0, len(first)], [0, len(second)]]
-    for front in rng.random(max(0, len(first) + len(second) - length)) < 0.5:
-        sizes = [end - begin for begin, end in spans]
-        longer = spans[0] if sizes[0] > sizes[1] else spans[1]
-        if front:
-            longer[0] += 1
-        else:
-            longer[1] -= 1
-    return first[slice(*spans[0])], second[slice(*spans[1])]
-
-
-def _chunk(
-    sentences: Sequence[np.ndarray], start: int, length: int, rng: np.random.Generator, short: float
-) -> tuple[Sequence[np.ndarray], int]:
-    """Returns the sentences from `start` that reach the target length, and that length."""
-    target = int(rng.integers(2, length + 1)) if rng.random() < short else length
-    size, end = 0, start
-    while end < len(sentences) and size < target:
-        size += len(sentences[end])
-        end += 1
-    return sentences[start : max(end, start + 1)], target
-
-
-def span_lengths(inputs: int, rate: float = 0.15, mean_span: float = 3.0) -> tuple[int, int]:
-    """Returns how many raw tokens fill exactly `inputs` corrupted ones, and the targets' length.
-
-    Both lengths count the sentinels and one end token: 512 inputs take 568 tokens and give 114
-    targets (t5 `random_spans_helper`).
-    """
-
-    def lengths(tokens: int) -> tuple[int, int]:
-        noise, spans = _noise(tokens, rate, mean_span)
-        return tokens - noise + spans + 1, noise + spans + 1
-
-    tokens = inputs
-    while lengths(tokens + 1)[0] <= inputs:
-        tokens += 1
-    targets = lengths(tokens)[1]
-    if rate == 0.5 and targets > inputs:  # t5 keeps targets within inputs in this one case
-        tokens, targets = tokens - 1, targets - 1
-    return tokens, targets
-
-
-def span_count(tokens: int, rate: float = 0.15, mean_span: float = 3.0) -> int:
-    """Returns how many spans, and so sentinels, `tokens` raw tokens get."""
-    return _noise(tokens, rate, mean_span)[1]
-
-
-def corrupt_spans(
-    ids: np.ndarray,
-    rng: np.random.Generator,
-    sentinels: Sequence[int],
-    rate: float = 0.15,
-    mean_span: float = 3.0,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Replaces spans by sentinels; returns inputs and targets, neither with an end token.
-
-    "a b c d e f" may become "a <extra_0> d e <extra_1>" and "<extra_0> b c <extra_1> f".
-    A text of one token is hidden whole.
-    """
-    length = len(ids)
-    if length < 2:
-        return np.array(sentinels[:1]), np.array([*sentinels[:1], *ids])
-    noise, spans = _noise(length, rate, mean_span)
-    if spans > len(sentinels):
-        raise UserError(
-            f"{length} tokens need {spans} sentinels and the tokenizer has {len(sentinels)}; "
-            f"try a shorter row, a longer mean_span, or training it with sentinels={spans}."
-        )
-    kept_lengths = _segments(length - noise, spans, rng)
-    noise_lengths = _segments(noise, spans, rng)
-    inputs, targets, at = [], [], 0
-    for kept, hidden, sentinel in zip(kept_lengths, noise_lengths, sentinels, strict=False):
-        inputs += [*ids[at : at + kept], sentinel]
-        targets += [sentinel, *ids[at + kept : at + kept + hidden]]
-        at += kept + hidden
-    return np.array(inputs), np.array(targets)
-
-
-def _noise(length: int, rate: float, mean_span: float) -> tuple[int, int]:
-    """Returns the number of hidden tokens and of spans (half to even, as in t5).
-
-    There are at most as many spans as kept tokens, so that one stands between any two.
-    """
-    noise = min(max(int(np.round(length * rate)), 1), length - 1)
-    return noise, min(max(int(np.round(noise / mean_span)), 1), length - noise)
-
-
-def _segments(total: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Cuts `total` into `count` random lengths of at least one."""
-    cuts = np.sort(rng.permutation(total - 1)[: count - 1]) + 1
-    return np.diff(np.concatenate([[0], cuts, [total]]))

@@ -1,5 +1,6 @@
 """Files and arrays to uint8 pixels, within limits that are checked before anything is decoded."""
 
+import functools
 import io
 import os
 import warnings
@@ -29,21 +30,20 @@ def decode(image: Any, size: int | None = None, max_pixels: int = MAX_PIXELS) ->
     """
     from PIL import Image
 
+    _quiet()
     if isinstance(image, np.ndarray):
         return _resize(_from_array(image), size)
     if isinstance(image, Image.Image):
         _check_pixels(image.size, "the image", max_pixels)
-        return _resize(np.asarray(image.convert("RGB")), size)
+        return _resize(_rgb(image), size)
     data, what = _read(image)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large images; ours is the limit
-            with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-                _check_pixels(opened.size, what, max_pixels)
-                pixels_YXR = np.asarray(opened.convert("RGB"))
+        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+            _check_pixels(opened.size, what, max_pixels)
+            pixels_YXR = _rgb(opened)
     except UserError:
         raise
-    except Image.DecompressionBombError:  # Pillow's own, larger limit
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # beyond our limit too
         raise UserError(_too_large(what, max_pixels)) from None
     except Exception:  # whatever a hostile file makes a decoder say is not for the user's eyes
         raise UserError(
@@ -82,6 +82,8 @@ def _read(image: Any) -> tuple[bytes, str]:
         path = Path(image)
         what = f"image {str(path)!r}"
         try:
+            if path.exists() and not path.is_file():  # a device may never end
+                raise UserError(f"{what} is not a file; expected a file with {_formats()}.")
             if path.stat().st_size > MAX_BYTES:
                 raise UserError(
                     f"{what} is larger than {MAX_BYTES >> 20} MB; try a smaller version of it."
@@ -98,6 +100,31 @@ def _read(image: Any) -> tuple[bytes, str]:
     if len(data) > MAX_BYTES:
         raise UserError(f"{what} is larger than {MAX_BYTES >> 20} MB; try a smaller version of it.")
     return data, what
+
+
+@functools.cache
+def _quiet() -> None:
+    """Silences Pillow's warning of large images, once: our limit is below its own.
+
+    Not with `catch_warnings`, which is not safe in the loader's threads.
+    """
+    from PIL import Image
+
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+def _rgb(image: Any) -> np.ndarray:
+    """Returns a Pillow image as it is seen: turned upright, on white where it is transparent."""
+    from PIL import Image, ImageOps
+
+    if image.format in ("JPEG", "WEBP"):  # cameras store the turn beside the pixels
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits
+        return _from_array((np.asarray(image) // 256).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("RGB"))
 
 
 def _from_array(image: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What the tasks share: fields and their shapes, padding, and what is worked out only once."""
+"""What the tasks share: fields and their shapes, framing and padding."""
 
 import zlib
 from collections.abc import Callable, Sequence
@@ -6,15 +6,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from llama_jax.data import images
 from llama_jax.data.corrupt import Masking, Vocabulary, mask_tokens
-from llama_jax.data.sources import Rows, get
+from llama_jax.data.sources import Rows
 from llama_jax.text.tokenizer import Tokenizer
 
 Fields = dict[str, tuple[tuple[int, ...], str]]  # field -> shape, dtype
 Batch = dict[str, np.ndarray]
 Make = Callable[[Sequence[int], Sequence[np.random.Generator]], Batch]
-CACHE_BYTES = 512 * 2**20  # decoded pictures of one source, size and field are kept below this
 
 
 class Task(Protocol):
@@ -70,7 +68,7 @@ def framed(ids: Sequence[int], tokenizer: Tokenizer, length: int) -> list[int]:
     return [tokenizer.cls, *ids[: max(0, length - 2)], tokenizer.sep]
 
 
-def text_batch(texts: Sequence[Sequence[int]], length: int) -> Batch:
+def text_batch(texts: Sequence[Sequence[int] | np.ndarray], length: int) -> Batch:
     """Returns `text` and `text_valid`."""
     sizes = np.array([len(text) for text in texts])
     return {"text": pad(texts, length), "text_valid": np.arange(length) < sizes[:, None]}
@@ -166,65 +164,12 @@ class Memory:
 
     def __call__(self, argument: Any) -> Any:
         """Returns function(argument)."""
-        if argument not in self.known:
+        result = self.known.get(argument)
+        if result is None:
             if len(self.known) >= self.limit:
-                self.known.clear()
-            self.known[argument] = self.function(argument)
-        return self.known[argument]
-
-
-class Pictures:
-    """Decoded, resized pictures or clips of a source, kept in memory if they fit.
-
-    The limit is `CACHE_BYTES` for a source, size and field; larger ones are decoded every time.
-    """
-
-    def __init__(self, rows: Rows, field: str, size: int, frames: int = 0):
-        """Decodes nothing yet."""
-        self.rows, self.field, self.size, self.frames = rows, field, size, frames
-        shape = (len(rows), *([frames] if frames else []), size, size, 3)
-        keep = np.prod(shape, dtype=np.int64) <= CACHE_BYTES
-        self.kept = np.empty(shape, np.uint8) if keep else None
-        self.ready = np.zeros(len(rows), bool)
-
-    @classmethod
-    def of(cls, rows: Rows, field: str, size: int, frames: int = 0) -> "Pictures":
-        """Returns the one that tasks over the same rows share."""
-        key = ("pictures", field, size, frames)
-        if key not in rows.memo:
-            rows.memo[key] = cls(rows, field, size, frames)
-        return rows.memo[key]
-
-    def __call__(self, indices: np.ndarray) -> np.ndarray:
-        """Returns uint8 [I, Y, X, 3], or [I, T, Y, X, 3] for clips."""
-        if self.kept is None:
-            return np.stack([self._decode(i) for i in indices])
-        for i in indices[~self.ready[indices]]:
-            self.kept[i] = self._decode(i)
-            self.ready[i] = True
-        return self.kept[indices]
-
-    def _decode(self, index: int) -> np.ndarray:
-        value = get(self.rows[int(index)], self.field, self.rows.name)
-        if self.frames:
-            return images.frames(value, self.frames, self.size)
-        return images.decode(value, self.size)
-
-
-def picture_fields(count: int, size: int, frames: int = 0) -> Fields:
-    """The field that `Pictures` fills: `image`, or `video` if there are frames."""
-    if frames:
-        return {"video": ((count, frames, size, size, 3), "uint8")}
-    return {"image": ((count, size, size, 3), "uint8")}
-
-
-def column(rows: Rows, field: str, keep: np.ndarray) -> list[Any]:
-    """Returns a field of all rows in `keep`, read once."""
-    known = rows.memo.setdefault(("column", field), {})
-    for i in keep.tolist():
-        if i not in known:
-            known[i] = get(rows[i], field, rows.name)
-    return [known[i] for i in keep.tolist()]
+                self.known = {}
+            result = self.known[argument] = self.function(argument)
+        return result
 
 
 def identity(text: str) -> int:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from llama_jax.data import rows as r
-from llama_jax.data.corrupt import corrupt_spans, span_count, span_lengths
-from llama_jax.data.documents import Documents
-from llama_jax.data.sources import Rows
+from llama_jax.data.documents import Documents, flat
+from llama_jax.data.sources import Rows, get
+from llama_jax.data.spans import corrupt_spans, span_count, span_lengths
 from llama_jax.errors import UserError
 from llama_jax.text.tokenizer import Tokenizer
 
@@ -61,7 +61,7 @@ class Denoise:
         self.fields(1, tokenizer)  # enough sentinels?
         raw, answer = self.lengths()
         documents = Documents.of(rows, self.field, tokenizer)
-        texts = [np.concatenate([s[:, 0] for s in documents[int(i)]]) for i in keep]
+        texts = [np.array(flat(documents[int(i)])) for i in keep]
         blocks = [text[at : at + raw] for text in texts for at in range(0, len(text), raw)]
 
         def make(slots: Sequence[int], rngs: Sequence[np.random.Generator]) -> r.Batch:
@@ -115,7 +115,7 @@ class Seq2Seq:
 
         def read(index: int) -> tuple[list[int], list[int]]:
             row = rows[index]
-            ends = [r.get(row, field, rows.name) for field in (self.source, self.target)]
+            ends = [get(row, field, rows.name) for field in (self.source, self.target)]
             read, write = [tokenizer.encode(str(end)) for end in ends]
             return r.framed([*prefix, *read], tokenizer, self.length), write
 

@@ -5,80 +5,17 @@ Values are Python and NumPy: text is `str`, images are bytes, a path or an array
 """
 
 import dataclasses
-import functools
 import json
-import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-
-from llama_jax.data.builders.prepare import OURS, prepared
+from llama_jax.data.catalogue import Rows, Source, Tfds
 from llama_jax.errors import UserError, nearest
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
-SUBPACKAGES = ("text", "translate", "summarization", "video")  # not registered on plain import
-
-
-class Source(Protocol):
-    """Any frozen dataclass with `open()`."""
-
-    def open(self) -> "Rows":
-        """Returns the examples."""
-        ...
-
-
-class Rows(Sequence):
-    """A random-access sequence of examples.
-
-    Attributes:
-        name: What to call it in a message.
-        memo: What was worked out from it (decoded images, tokens), by whoever worked it out.
-    """
-
-    def __init__(self, name: str, count: int, read: Callable[[int], dict[str, Any]]):
-        """Wraps `read`, which must be a pure function of the index."""
-        self.name, self.count, self.read = name, count, read
-        self.memo: dict[Any, Any] = {}
-        if count == 0:
-            raise UserError(f"{name} holds no example; expected at least one.")
-
-    def __len__(self) -> int:
-        """The number of examples."""
-        return self.count
-
-    def __getitem__(self, index: Any) -> Any:
-        """Returns example `index`, a dict."""
-        if not -self.count <= index < self.count:
-            raise IndexError(index)
-        return self.read(int(index) % self.count)
-
-
-@dataclasses.dataclass(frozen=True)
-class Tfds:
-    """A TFDS data set: "easy_vqa" and "kjv" are ours, any other name is looked up in TFDS.
-
-    Attributes:
-        name: As TFDS writes it: "glue/sst2", "wmt14_translate/de-en", ...
-        split: "train", "test[:10%]", ...
-        version: Refuse another version; None takes the newest.
-        data_dir: Where prepared files live; None for $LLAMA_JAX_DATA or the default.
-    """
-
-    name: str
-    split: str = "train"
-    version: str | None = None
-    data_dir: str | None = None
-
-    def open(self) -> Rows:
-        """Prepares the data set if that was not done before, and opens it.
-
-        Raises:
-            UserError: If the name, split or version is unknown, or it cannot be prepared.
-        """
-        return _open_tfds(self, os.environ.get("LLAMA_JAX_DATA"))
+__all__ = ["ImageFolder", "JsonLines", "PlainText", "Rows", "Source", "Tfds", "get", "texts"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,90 +195,6 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(item)
 
 
-@functools.lru_cache(maxsize=16)  # prepared data does not change under a process
-def _open_tfds(source: Tfds, env: str | None) -> Rows:
-    builder = _ours(source) if source.name in OURS else _theirs(source, env)
-    import tensorflow_datasets as tfds
-
-    version = str(builder.version)
-    if source.version not in (None, version):
-        raise UserError(f"{source.name} {source.version} was asked for; {version} is there.")
-    skip = {
-        name: tfds.decode.SkipDecoding()  # bytes, which `images.decode` opens within its limits
-        for name, feature in builder.info.features.items()
-        if isinstance(feature, tfds.features.Image)
-    }
-    splits = list(builder.info.splits or ())
-    if re.split(r"[\[+]", source.split)[0] not in [*splits, "all"]:
-        raise UserError(
-            f"{source.name} has no split {source.split!r}; it has {', '.join(splits)}."
-            + nearest(source.split, splits)
-        )
-    try:
-        data = builder.as_data_source(split=source.split, decoders=skip or None)
-    except ValueError as error:
-        raise UserError(f"{source.name}, split {source.split!r}: {_first_line(error)}") from None
-    return Rows(f"{source.name}:{source.split}", len(data), lambda i: _native(data[i]))
-
-
-def _ours(source: Tfds) -> Any:
-    return prepared(source.name, source.data_dir)
-
-
-def _theirs(source: Tfds, env: str | None) -> Any:
-    """Looks a name up in TFDS, in its sub-packages too, and prepares it."""
-    import importlib
-
-    import tensorflow_datasets as tfds
-
-    name = source.name if source.version is None else f"{source.name}:{source.version}"
-    options: Any = {"data_dir": source.data_dir or env, "file_format": "array_record"}
-    for sub in (None, *SUBPACKAGES):
-        if sub:
-            importlib.import_module(f"tensorflow_datasets.{sub}")
-        try:
-            builder = tfds.builder(name, **options)
-            break
-        except tfds.core.DatasetNotFoundError:
-            continue
-        except ValueError as error:
-            base, _, config = source.name.partition("/")
-            configs = list(tfds.builder_cls(base).builder_configs)
-            reason = _first_line(error).rpartition('": ')[2].partition(" Here are")[0]
-            raise UserError(f"TFDS data set {name!r}: {reason}{nearest(config, configs)}") from None
-    else:
-        names = [*OURS, *tfds.list_builders(with_community_datasets=False)]
-        raise UserError(
-            f"no data set is called {source.name!r}; expected easy_vqa, kjv or a name of TFDS."
-            + nearest(source.name, names)
-        )
-    try:
-        builder.download_and_prepare()
-    except Exception as error:
-        raise UserError(
-            f"TFDS data set {name!r} could not be prepared ({type(error).__name__}: "
-            f"{_first_line(error)}); try preparing it on a machine with a network and copy its "
-            "folder into LLAMA_JAX_DATA."
-        ) from None
-    return builder
-
-
-def _native(value: Any) -> Any:
-    """Turns bytes of text into str, all through a TFDS example; pictures stay bytes."""
-    if isinstance(value, dict):
-        return {key: _native(item) for key, item in value.items()}
-    if isinstance(value, bytes):
-        return value if value.startswith(MAGIC) else value.decode("utf-8", "replace")
-    if isinstance(value, list | tuple):
-        return [_native(item) for item in value]
-    if isinstance(value, np.ndarray) and value.dtype == object:
-        return [_native(item) for item in value.tolist()]
-    return value.item() if isinstance(value, np.generic) else value
-
-
-MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8")  # how the files of pictures begin
-
-
 def _existing(path: str, folder: bool = False) -> Path:
     found = Path(path).expanduser()
     if not found.exists() or (found.is_dir() and not folder):
@@ -349,7 +202,3 @@ def _existing(path: str, folder: bool = False) -> Path:
         what = "file or folder" if folder else "file"
         raise UserError(f"no {what} at {path!r}.{nearest(found.name, around)}")
     return found
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:200]

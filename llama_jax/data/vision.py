@@ -1,15 +1,15 @@
-"""Tasks over pictures (or clips) with captions, questions, or a class."""
+"""Tasks over pictures (or clips) with captions or questions."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from llama_jax.data import rows as r
 from llama_jax.data.corrupt import Masking
-from llama_jax.data.sources import Rows
-from llama_jax.errors import UserError, nearest
+from llama_jax.data.pictures import Pictures, light, picture_fields, stream_name
+from llama_jax.data.sources import Rows, get
+from llama_jax.errors import UserError
 from llama_jax.text.tokenizer import Tokenizer
 
 
@@ -40,7 +40,7 @@ class Captions:
         del tokenizer
         return {
             **r.masked_fields(batch, self.length, self.mlm),
-            **r.picture_fields(batch, self.size, self.frames),
+            **picture_fields(batch, self.size, self.frames),
             "class": ((batch,), "int32"),
             "id": ((batch,), "int32"),
         }
@@ -49,19 +49,18 @@ class Captions:
         self, rows: Rows, tokenizer: Tokenizer, keep: np.ndarray, once: bool = False
     ) -> r.Examples:
         """One example a row."""
-        pictures = r.Pictures.of(rows, self.image, self.size, self.frames)
-        captions = r.column(rows, self.caption, keep)
+        pictures = Pictures.of(rows, self.image, self.size, self.frames)
         framed = r.Memory(
             lambda text: r.framed_words(r.worded(text, tokenizer), tokenizer, self.length)
         )
 
         def make(slots: Sequence[int], rngs: Sequence[np.random.Generator]) -> r.Batch:
             index_B = keep[np.asarray(slots)]
-            chosen = [_one(captions[s], g, once) for s, g in zip(slots, rngs, strict=True)]
+            chosen = _captions(rows, self.caption, index_B, rngs, once)
             texts = [framed(text) for text in chosen]
             return {
                 **r.masked_batch(texts, self.length, rngs, self.mlm, tokenizer),
-                _name(self.frames): pictures(index_B),
+                stream_name(self.frames): pictures(index_B),
                 "class": np.array([r.identity(text) for text in chosen], np.int32),
                 "id": index_B.astype(np.int32),
             }
@@ -96,7 +95,7 @@ class Describe:
         del tokenizer
         return {
             **r.text_fields(batch, self.length),
-            **r.picture_fields(batch, self.size, self.frames),
+            **picture_fields(batch, self.size, self.frames),
             **r.decoder_fields(batch, self.answer_length),
             "id": ((batch,), "int32"),
         }
@@ -105,17 +104,16 @@ class Describe:
         self, rows: Rows, tokenizer: Tokenizer, keep: np.ndarray, once: bool = False
     ) -> r.Examples:
         """One example a row."""
-        pictures = r.Pictures.of(rows, self.image, self.size, self.frames)
-        captions = r.column(rows, self.caption, keep)
+        pictures = Pictures.of(rows, self.image, self.size, self.frames)
         encode = r.Memory(tokenizer.encode)
         prompt = r.framed(tokenizer.encode(self.prompt), tokenizer, self.length)
 
         def make(slots: Sequence[int], rngs: Sequence[np.random.Generator]) -> r.Batch:
             index_B = keep[np.asarray(slots)]
-            chosen = [_one(captions[s], g, once) for s, g in zip(slots, rngs, strict=True)]
+            chosen = _captions(rows, self.caption, index_B, rngs, once)
             return {
                 **r.text_batch([prompt] * len(index_B), self.length),
-                _name(self.frames): pictures(index_B),
+                stream_name(self.frames): pictures(index_B),
                 **r.decoder_batch([encode(t) for t in chosen], self.answer_length, tokenizer),
                 "id": index_B.astype(np.int32),
             }
@@ -161,7 +159,7 @@ class Questions:
             )
         return {
             **r.text_fields(batch, self.length),
-            **r.picture_fields(batch // self.per_image, self.size, self.frames),
+            **picture_fields(batch // self.per_image, self.size, self.frames),
             **r.decoder_fields(batch, self.answer_length),
             "id": ((batch,), "int32"),
         }
@@ -170,15 +168,15 @@ class Questions:
         self, rows: Rows, tokenizer: Tokenizer, keep: np.ndarray, once: bool = False
     ) -> r.Examples:
         """One example a picture; in evaluation one for each `per_image` of its questions."""
-        everything = np.arange(len(rows))
-        asked = [_listed(q) for q in r.column(rows, self.questions, everything)]
-        told = [_listed(a) for a in r.column(rows, self.answers, everything)]
+        texts = [light(rows, i) for i in range(len(rows))]
+        asked = [_listed(get(row, self.questions, rows.name)) for row in texts]
+        told = [_listed(get(row, self.answers, rows.name)) for row in texts]
         for i, (q, a) in enumerate(zip(asked, told, strict=True)):
             if len(q) != len(a):
                 raise UserError(f"{rows.name} row {i} has {len(q)} questions, {len(a)} answers.")
         counts = np.array([len(q) for q in asked])
         first = np.cumsum(counts) - counts  # number of a picture's first question: its `id`
-        pictures = r.Pictures.of(rows, self.image, self.size, self.frames)
+        pictures = Pictures.of(rows, self.image, self.size, self.frames)
         ask = r.Memory(lambda q: r.framed(tokenizer.encode(q), tokenizer, self.length))
         tell = r.Memory(tokenizer.encode)
         keep = keep[counts[keep] > 0]
@@ -193,13 +191,13 @@ class Questions:
             for slot, rng, i in zip(slots, rngs, index_I.tolist(), strict=True):
                 place = np.arange(each) + int(group_E[slot]) * each
                 valid.append(place < counts[i] if once else np.ones(each, bool))
-                order = np.arange(counts[i]) if once else rng.permutation(counts[i])
+                order = np.arange(int(counts[i])) if once else rng.permutation(counts[i])
                 picks.append([(i, int(k)) for k in order[place % counts[i]]])
             flat = [pick for group in picks for pick in group]
             valid_B = np.concatenate(valid)
             batch = {
                 **r.text_batch([ask(asked[i][k]) for i, k in flat], self.length),
-                _name(self.frames): pictures(index_I),
+                stream_name(self.frames): pictures(index_I),
                 **r.decoder_batch(
                     [tell(told[i][k]) for i, k in flat], self.answer_length, tokenizer
                 ),
@@ -214,87 +212,17 @@ class Questions:
         return r.Examples(ids, make, rows=each)
 
 
-@dataclasses.dataclass(frozen=True)
-class Labels:
-    """Classification of a text, a picture, or both.
-
-    Attributes:
-        length: T of the text.
-        text: Field of the text, or None.
-        image: Field of the picture (or video), or None.
-        label: Field of the class: a number, or a name.
-        names: The classes in order; needed if the field holds names.
-        size: Y = X.
-        frames: Frames to take of a video; 0 for a picture.
-    """
-
-    length: int = 64
-    text: str | None = "text"
-    image: str | None = None
-    label: str = "label"
-    names: tuple[str, ...] = ()
-    size: int = 64
-    frames: int = 0
-
-    def __post_init__(self) -> None:
-        """Checks the values."""
-        if self.text is None and self.image is None:
-            raise UserError("Labels needs text= or image=, the field that is to be classified.")
-
-    def fields(self, batch: int, tokenizer: Tokenizer) -> r.Fields:
-        """The inputs there are, and `label`."""
-        del tokenizer
-        return {
-            **(r.text_fields(batch, self.length) if self.text else {}),
-            **(r.picture_fields(batch, self.size, self.frames) if self.image else {}),
-            "label": ((batch,), "int32"),
-            "id": ((batch,), "int32"),
-        }
-
-    def prepare(
-        self, rows: Rows, tokenizer: Tokenizer, keep: np.ndarray, once: bool = False
-    ) -> r.Examples:
-        """One example a row."""
-        del once
-        labels = [self._number(value, rows.name) for value in r.column(rows, self.label, keep)]
-        texts = r.column(rows, self.text, keep) if self.text else None
-        pictures = self.image and r.Pictures.of(rows, self.image, self.size, self.frames)
-        framed = r.Memory(lambda text: r.framed(tokenizer.encode(text), tokenizer, self.length))
-
-        def make(slots: Sequence[int], rngs: Sequence[np.random.Generator]) -> r.Batch:
-            del rngs
-            index_B = keep[np.asarray(slots)]
-            batch = {}
-            if texts is not None:
-                batch |= r.text_batch([framed(texts[s]) for s in slots], self.length)
-            if pictures:
-                batch[_name(self.frames)] = pictures(index_B)
-            batch["label"] = np.array([labels[s] for s in slots], np.int32)
-            return batch | {"id": index_B.astype(np.int32)}
-
-        return r.Examples(keep, make)
-
-    def _number(self, value: Any, where: str) -> int:
-        if isinstance(value, str):
-            if value not in self.names:
-                raise UserError(
-                    f"{where} has the class {value!r}; expected one of names="
-                    f"{self.names!r}.{nearest(value, self.names)}"
-                )
-            return self.names.index(value)
-        return int(value)
-
-
-def _one(captions: str | Sequence[str], rng: np.random.Generator, once: bool) -> str:
-    """Returns the caption, or one of several."""
-    if isinstance(captions, str):
-        return captions
-    return captions[0 if once else int(rng.integers(len(captions)))]
+def _captions(
+    rows: Rows, field: str, index_B: np.ndarray, rngs: Sequence[np.random.Generator], once: bool
+) -> list[str]:
+    """Returns each row's caption; of several, one that is drawn, or the first in evaluation."""
+    chosen = []
+    for index, rng in zip(index_B.tolist(), rngs, strict=True):
+        captions = _listed(get(light(rows, index), field, rows.name))
+        drawn = 0 if once or len(captions) == 1 else int(rng.integers(len(captions)))
+        chosen.append(captions[drawn])
+    return chosen
 
 
 def _listed(value: str | Sequence[str]) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
-
-
-def _name(frames: int) -> str:
-    return "video" if frames else "image"
