@@ -5,7 +5,6 @@ objective called it: the scalars of `AlignHead` are modules of their own for tha
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import flax.linen as nn
@@ -16,15 +15,8 @@ from jaxtyping import Array, Float
 from llama_jax.axes import shard
 from llama_jax.errors import UserError, nearest
 from llama_jax.layers.linear import Einsum, lettered
+from llama_jax.layers.mlp import ACTIVATIONS, Activation
 from llama_jax.layers.norm import LayerNorm, Norm
-
-_ACTIVATIONS: dict[str, Callable] = {
-    # BERT's gelu is the exact one (transformers: ACT2FN["gelu"]), ALBERT's the tanh form.
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
-    "silu": jax.nn.silu,
-    "relu": jax.nn.relu,
-}
 
 
 @dataclass(frozen=True)
@@ -32,16 +24,17 @@ class MaskedHead:
     """BERT's masked-token head: dense, activation, norm, then the tied table and a bias.
 
     Devlin et al. 2018 (arXiv:1810.04805); `BertLMPredictionHead` in transformers.
+    BERT's gelu is the exact one, ALBERT's the tanh form.
     """
 
-    activation: str = "gelu"
+    activation: Activation = "gelu"
     norm: Norm = LayerNorm(eps=1e-12)
 
     def __post_init__(self):
-        if self.activation not in _ACTIVATIONS:
+        if self.activation not in ACTIVATIONS:
             raise UserError(
-                f"activation={self.activation!r} is not one of {', '.join(_ACTIVATIONS)}."
-                + nearest(self.activation, _ACTIVATIONS)
+                f"activation={self.activation!r} is not one of {', '.join(ACTIVATIONS)}."
+                + nearest(self.activation, ACTIVATIONS)
             )
 
     def build(self, name: str | None = None) -> nn.Module:
@@ -59,7 +52,7 @@ class MaskedModule(nn.Module):
         self, x_BAD: Float[Array, "B A D"], table_VD: Float[Array, "V D"]
     ) -> Float[Array, "B A V"]:
         h_BAF = Einsum("BAD,DF->BAF", bias=True, F=x_BAD.shape[-1], name="dense")(x_BAD)
-        h_BAF = _ACTIVATIONS[self.config.activation](h_BAF)
+        h_BAF = ACTIVATIONS[self.config.activation](h_BAF)
         h_BAF = self.config.norm.build("norm", letter="F")(h_BAF)
         zeros = lettered(nn.initializers.zeros, "V")
         return _tied(h_BAF, table_VD) + self.param("bias", zeros, table_VD.shape[:1], jnp.float32)

@@ -246,7 +246,7 @@ def _embed(view: View, pair: tuple[str, str]):
 def _take(tokens: Tokens, index_R: jax.Array, rows: int) -> Tokens:
     """Rows of the batch by number, where consecutive ones may share an image."""
     index_R = index_R // (rows // tokens.x.shape[0])
-    taken = jax.tree.map(lambda a: a[index_R], tokens)
+    taken = jax.tree.map(lambda a: jnp.take(a, index_R, axis=0), tokens)
     return taken.with_x(shard(taken.x, "BTD"))
 
 

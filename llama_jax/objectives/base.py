@@ -189,11 +189,19 @@ class View:
         """The image encoder's output for the video, [I,T,D]."""
         return self.model.encode_image(self["video"], self.fields.get("video_valid"))
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Which of text, image and video the stream has."""
+        return tuple(name for name in ("text", "image", "video") if name in self.fields)
+
     @cached_property
     def streams(self) -> dict[str, Tokens]:
-        """The modalities that the stream has, each with B rows."""
-        names = [name for name in ("text", "image", "video") if name in self.fields]
-        return {name: repeat_rows(getattr(self, name), self.rows) for name in names}
+        """Every modality of the stream, each with B rows."""
+        return {name: self.repeated(name) for name in self.modalities}
+
+    def repeated(self, modality: str) -> Tokens:
+        """One modality with B rows: an image once for each of its texts."""
+        return repeat_rows(getattr(self, modality), self.rows)
 
     @cached_property
     def fused(self) -> dict[str, Tokens]:
@@ -203,7 +211,7 @@ class View:
     @cached_property
     def memory(self) -> Tokens | None:
         """What the decoder reads; None if the stream has only decoder ids."""
-        return self.model.join(self.fused) if self.streams else None
+        return self.model.join(self.fused) if self.modalities else None
 
     @cached_property
     def logits(self) -> Float[Array, "B T V"]:

@@ -28,11 +28,11 @@ class Classify(Objective):
     def __call__(self, acts: Acts) -> Loss:
         """Sum over labelled rows; metric `accuracy`."""
         view = acts[self.on]
-        streams = view.fused if len(view.streams) > 1 else view.streams
-        if not streams:
+        if not view.modalities:
             raise UserError(f"Classify on {self.on!r} needs text, image or video beside the label")
-        first = next(iter(streams))
-        x_BD = streams[first].x[:, 0] if first == "text" else pool(streams[first])
+        first = view.modalities[0]
+        tokens = (view.fused if len(view.modalities) > 1 else view.streams)[first]
+        x_BD = tokens.x[:, 0] if first == "text" else pool(tokens)
         logits_BA = view.model.classify(x_BD)
         if self.labels not in (0, logits_BA.shape[-1]):
             raise UserError(

@@ -67,9 +67,9 @@ class Caption(Seq2Seq):
 
     def logits(self, view: View) -> Float[Array, "B T V"]:
         """What the decoder says after seeing the picture."""
-        if tuple(view.streams) == (self.source,):
+        if view.modalities == (self.source,):
             return view.logits  # The passes may be shared with another objective.
-        fused = view.model.fuse({self.source: view.streams[self.source]})
+        fused = view.model.fuse({self.source: view.repeated(self.source)})
         return view.decode(view.model.join(fused))
 
 
