@@ -21,7 +21,7 @@ def span_lengths(inputs: int, rate: float = 0.15, mean_span: float = 3.0) -> tup
         noise, spans = _noise(tokens, rate, mean_span)
         return tokens - noise + spans + 1, noise + spans + 1
 
-    tokens = inputs
+    tokens = 2
     while lengths(tokens + 1)[0] <= inputs:
         tokens += 1
     targets = lengths(tokens)[1]

@@ -106,7 +106,13 @@ class Describe:
         """One example a row."""
         pictures = Pictures.of(rows, self.image, self.size, self.frames)
         encode = r.Memory(tokenizer.encode)
-        prompt = r.framed(tokenizer.encode(self.prompt), tokenizer, self.length)
+        prompt = tokenizer.encode(self.prompt) if self.prompt else []
+        if len(prompt) > self.length - 2:
+            raise UserError(
+                f"prompt={self.prompt!r} has {len(prompt)} tokens and length={self.length} leaves "
+                f"room for {self.length - 2}; try length={len(prompt) + 2}."
+            )
+        prompt = r.framed(prompt, tokenizer, self.length)
 
         def make(slots: Sequence[int], rngs: Sequence[np.random.Generator]) -> r.Batch:
             index_B = keep[np.asarray(slots)]

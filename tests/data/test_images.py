@@ -1,0 +1,106 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from llama_jax.data.images import decode, frames
+from llama_jax.errors import UserError
+
+
+def encoded(array, fmt="PNG", **options):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, fmt, **options)
+    return file.getvalue()
+
+
+def bomb(width, height):
+    """A PNG of a few bytes that claims to be huge; decoding it would need gigabytes."""
+
+    def chunk(kind, data):
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = zlib.compress(b"\0" * 1000)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("fmt", ["PNG", "GIF", "WEBP", "JPEG"])
+def test_the_four_formats_are_read(fmt):
+    options = {"lossless": True} if fmt == "WEBP" else {}
+    image = np.full((5, 7, 3), (255, 0, 0), np.uint8)
+    found = decode(encoded(image, fmt, **options))
+    assert found.shape == (5, 7, 3) and found.dtype == np.uint8
+    assert np.abs(found.astype(int) - image).max() <= 3  # JPEG is not exact
+
+
+@pytest.mark.parametrize("size", [(9000, 9000), (20000, 20000), (2**31 - 1, 2**31 - 1)])
+def test_a_bomb_is_refused_before_it_is_decoded(size):
+    with pytest.raises(UserError, match=r"more than 67,108,864 pixels|is not an image"):
+        decode(bomb(*size))
+
+
+def test_the_pixel_limit_can_be_set_and_is_named():
+    with pytest.raises(UserError, match=r"more than 10 pixels.*It has 4 x 3"):
+        decode(encoded(np.zeros((3, 4, 3), np.uint8)), max_pixels=10)
+
+
+@pytest.mark.parametrize("data", [b"", b"not an image", b"\x89PNG\r\n\x1a\n" + b"x" * 99,
+                                  bomb(100, 100)])  # fmt: skip
+def test_what_is_no_image_is_refused_without_the_decoders_words(data):
+    with pytest.raises(UserError) as error:
+        decode(data)
+    assert "expected PNG, JPEG, WebP or GIF" in str(error.value)
+    assert "\n" not in str(error.value) and "PIL" not in str(error.value)
+    assert error.value.__suppress_context__
+
+
+def test_other_formats_are_refused(tmp_path):
+    Image.new("RGB", (3, 3)).save(tmp_path / "x.bmp")
+    with pytest.raises(UserError, match=r"x\.bmp.*is not an image that can be read"):
+        decode(tmp_path / "x.bmp")
+
+
+def test_missing_files_folders_and_devices_are_refused(tmp_path):
+    with pytest.raises(UserError, match="No such file"):
+        decode(tmp_path / "no.png")
+    for path in (tmp_path, "/dev/zero"):
+        with pytest.raises(UserError, match="is not a file"):
+            decode(path)
+    with pytest.raises(UserError, match="came as int"):
+        decode(3)
+
+
+def test_images_are_resized_and_gray_becomes_three_channels():
+    assert decode(np.zeros((5, 9), np.uint8), 4).shape == (4, 4, 3)
+    assert decode(np.ones((2, 2, 1), np.float32)).tolist() == [[[255] * 3] * 2] * 2
+
+
+def test_transparent_pixels_are_seen_on_white():
+    image = np.zeros((2, 2, 4), np.uint8)
+    image[0, 0] = (255, 0, 0, 255)
+    found = decode(encoded(image))
+    assert found[0, 0].tolist() == [255, 0, 0] and found[1, 1].tolist() == [255, 255, 255]
+
+
+def test_a_photo_taken_sideways_is_turned_upright():
+    image = Image.new("RGB", (4, 8), "white")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    image.save(file, "JPEG", exif=exif)
+    assert decode(file.getvalue()).shape == (4, 8, 3)
+
+
+def test_frames_are_the_middles_of_equal_pieces():
+    video = np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    assert frames(video, 5)[:, 0, 0, 0].tolist() == [1, 3, 5, 7, 9]
+    assert frames(video[:2], 4)[:, 0, 0, 0].tolist() == [0, 0, 1, 1]
+    assert frames(video, 2, size=6).shape == (2, 6, 6, 3)
+    with pytest.raises(UserError, match="a video of shape"):
+        frames(video[:0], 2)

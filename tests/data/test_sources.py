@@ -1,0 +1,147 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from llama_jax.data import ImageFolder, JsonLines, PlainText, Tfds, texts
+from llama_jax.data.images import decode
+from llama_jax.data.sources import get, sentences, split_sentences
+from llama_jax.errors import UserError
+
+
+def test_rows_hold_python_values_and_the_bytes_of_pictures(pictures):
+    row = pictures.open()[3]
+    assert isinstance(row["questions"], list) and isinstance(row["questions"][0], str)
+    assert isinstance(row["caption"], str) and isinstance(row["image_id"], int)
+    assert row["image"][:4] == b"\x89PNG" and decode(row["image"]).shape == (64, 64, 3)
+
+
+def test_sources_are_values():
+    assert Tfds("kjv") == Tfds("kjv", "train") and hash(JsonLines("a")) == hash(JsonLines("a"))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (Tfds("easy_vqua"), "no data set is called 'easy_vqua'.*Did you mean 'easy_vqa'"),
+        (Tfds("glue/sst3"), "Did you mean 'sst2'"),
+        (Tfds("cnn_dailymails"), "Did you mean 'cnn_dailymail'"),
+    ],
+)
+def test_an_unknown_tfds_name_is_refused_with_the_nearest(source, message, monkeypatch, tmp_path):
+    monkeypatch.setenv("LLAMA_JAX_DATA", str(tmp_path))
+    with pytest.raises(UserError, match=message):
+        source.open()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"split": "tset"}, "no split 'tset'; it has train, test. Did you mean 'test'"),
+        ({"split": "train[:x"}, "train.:x"),
+        ({"version": "9.0.0"}, "9.0.0 was asked for; 1.0.0 is there"),
+    ],
+)
+def test_an_unknown_split_or_version_is_refused(pictures, change, message):
+    import dataclasses
+
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(pictures, **change).open()
+
+
+def test_a_slice_of_a_split_is_a_source(data_dir):
+    assert len(Tfds("kjv", "train[:5]", data_dir=data_dir, limit=12).open()) == 5
+
+
+def test_json_lines_are_read_by_index_and_errors_name_the_line(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"text": "a", "image": "x.png"}\n\n{"text": "ü", "image": "sub/y.png"}\n[1]\n')
+    rows = JsonLines(str(file)).open()
+    assert len(rows) == 3 and rows[1]["text"] == "ü"
+    assert rows[0]["image"] == tmp_path / "x.png"
+    with pytest.raises(UserError, match="line 4 is not a JSON object"):
+        rows[2]
+    with pytest.raises(IndexError):
+        rows[3]
+
+
+def test_a_missing_file_is_refused_with_the_nearest(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("")
+    with pytest.raises(UserError, match="Did you mean 'rows.jsonl'"):
+        JsonLines(str(tmp_path / "row.jsonl")).open()
+    with pytest.raises(UserError, match="holds no example"):
+        JsonLines(str(tmp_path / "rows.jsonl")).open()
+    with pytest.raises(UserError, match="no file at"):
+        JsonLines(str(tmp_path)).open()
+
+
+def test_plain_text_is_documents_of_sentences(tmp_path):
+    (tmp_path / "a.txt").write_text("One. Two\ngoes on! Three?\n\n \nAnother document.\n")
+    (tmp_path / "b.txt").write_text("Third.")
+    rows = PlainText(str(tmp_path)).open()
+    assert [row["sentences"] for row in rows] == [
+        ["One.", "Two goes on!", "Three?"], ["Another document."], ["Third."],
+    ]  # fmt: skip
+    assert [row["document"] for row in rows] == ["a.txt:0", "a.txt:1", "b.txt:0"]
+    (tmp_path / "b.txt").write_bytes(b"\xff\xfe1")
+    with pytest.raises(UserError, match="not UTF-8"):
+        PlainText(str(tmp_path)).open()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('He said. "Go!" Then he left.', ["He said.", '"Go!"', "Then he left."]),
+        ("Mr. Smith met J. S. Bach. They spoke.", ["Mr. Smith met J. S. Bach.", "They spoke."]),
+        ("It is e.g. this. etc. and so on", ["It is e.g. this. etc. and so on"]),
+        ("你好。再见！", ["你好。", "再见！"]),
+        ("   ", []),
+    ],
+)
+def test_sentences_end_where_a_reader_would_end_them(text, expected):
+    assert split_sentences(text) == expected
+
+
+def test_an_image_folder_has_classes_and_captions(tmp_path):
+    for name in ("cat/1.png", "cat/2.jpg", "big_dog/1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (2, 2)).save(tmp_path / name)
+    caption = {"file": "cat/2.jpg", "caption": "a cat on a mat", "mood": "calm"}
+    (tmp_path / "captions.jsonl").write_text(json.dumps(caption))
+    rows = list(ImageFolder(str(tmp_path)).open())
+    assert [(r["label"], r["label_name"], r["caption"]) for r in rows] == [
+        (0, "big_dog", "big dog"), (1, "cat", "cat"), (1, "cat", "a cat on a mat"),
+    ]  # fmt: skip
+    assert rows[2]["mood"] == "calm" and decode(rows[2]["image"]).shape == (2, 2, 3)
+    (tmp_path / "captions.jsonl").write_text(json.dumps({"file": "cat/3.jpg"}))
+    with pytest.raises(UserError, match="'cat/3.jpg'.*Did you mean 'cat/2.jpg'"):
+        ImageFolder(str(tmp_path)).open()
+
+
+def test_an_image_folder_without_pictures_is_refused(tmp_path):
+    with pytest.raises(UserError, match="holds no picture"):
+        ImageFolder(str(tmp_path)).open()
+
+
+def test_fields_are_found_by_path_and_missing_ones_named():
+    row = {"translation": {"en": "a", "de": "b"}, "text": "One. Two."}
+    assert get(row, "translation.de") == "b"
+    with pytest.raises(UserError, match="no field 'txet'; it has translation, text.*'text'"):
+        get(row, "txet")
+    assert sentences(row) == ["One.", "Two."]
+    assert sentences({"sentences": ["a", "b"], "text": "x"}) == ["a", "b"]
+
+
+def test_texts_are_all_strings_of_a_source(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"a": "one", "b": ["two", {"c": "three"}], "n": 4}')
+    assert list(texts(JsonLines(str(tmp_path / "x.jsonl")))) == ["one", "two", "three"]
+
+
+def test_arrays_stay_arrays(tmp_path):
+    from llama_jax.data.catalogue import _native
+
+    row = _native(
+        {"v": np.zeros((2, 3), np.uint8), "s": np.array([b"a", "b"], object), "n": np.int64(3)}
+    )
+    assert row["v"].shape == (2, 3) and row["s"] == ["a", "b"] and row["n"] == 3

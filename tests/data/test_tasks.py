@@ -1,0 +1,215 @@
+"""Each task makes the fields that it declares, and what they say is true of the source."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from llama_jax.data import (
+    Captions,
+    Denoise,
+    Describe,
+    ImageFolder,
+    JsonLines,
+    Labels,
+    LanguageModel,
+    Loader,
+    Masking,
+    PlainText,
+    Questions,
+    SentencePairs,
+    Seq2Seq,
+    Stream,
+    one_pass,
+)
+from llama_jax.errors import UserError
+
+
+def first_batch(source, task, tokenizer, batch=8, **options):
+    stream = Stream(source, task, batch, **options)
+    made = Loader({"x": stream}, tokenizer).batch(0)["x"]
+    fields = {name: (array.shape, str(array.dtype)) for name, array in made.items()}
+    assert fields == stream.fields(tokenizer)
+    for evaluated in one_pass(stream, tokenizer):
+        assert evaluated.pop("row_valid").shape == (batch,)
+        assert {k: (v.shape, str(v.dtype)) for k, v in evaluated.items()} == fields
+        break
+    return made
+
+
+@pytest.mark.parametrize("order", ["nsp", "sop", "none"])
+@pytest.mark.parametrize("mlm", [None, Masking(), Masking(unit="whole_word")])
+def test_sentence_pairs_are_framed_and_typed(chapters, tokenizer, order, mlm):
+    b = first_batch(chapters, SentencePairs(48, mlm, order), tokenizer, 16)
+    t = tokenizer
+    sizes = b["text_valid"].sum(1)
+    assert (b["text"][:, 0] == t.cls).all() and (b["text"][~b["text_valid"]] == t.pad).all()
+    assert (b["text"][np.arange(16), sizes - 1] == t.sep).all()
+    if order == "none":
+        assert "text_types" not in b and "next" not in b
+        assert ((b["text"] == t.sep).sum(1) == 1).all()
+        return
+    assert ((b["text"] == t.sep).sum(1) == 2).all()
+    for row, types, size in zip(b["text"], b["text_types"], sizes, strict=True):
+        middle = np.flatnonzero(row == t.sep)[0]
+        assert types.tolist() == [0] * (middle + 1) + [1] * (size - middle - 1) + [0] * (48 - size)
+    assert set(b["next" if order == "nsp" else "order"].tolist()) == {0, 1}
+
+
+def test_mlm_fields_say_what_stood_where(chapters, tokenizer):
+    plain = first_batch(chapters, SentencePairs(48, None), tokenizer, 16)
+    b = first_batch(chapters, SentencePairs(48, Masking()), tokenizer, 16)
+    rows = np.arange(16)[:, None]
+    real = b["mlm_weights"] == 1
+    assert (real.sum(1) == np.maximum(1, np.round(0.15 * b["text_valid"].sum(1)))).all()
+    assert (plain["text"][rows, b["mlm_positions"]][real] == b["mlm_targets"][real]).all()
+    assert (b["mlm_targets"][real] >= tokenizer.reserved).all()
+    assert (b["mlm_positions"][~real] == 0).all()
+    changed = np.argwhere(plain["text"] != b["text"])
+    assert {(r, p) for r, p in changed} <= set(
+        zip(*np.nonzero(real)[:1], b["mlm_positions"][real], strict=True)
+    )
+
+
+def test_a_caption_belongs_to_its_picture_and_its_class_is_the_captions(pictures, tokenizer):
+    rows = pictures.open()
+    b = first_batch(pictures, Captions(16), tokenizer, 40)
+    for i, text, group in zip(b["id"], b["text"], b["class"], strict=True):
+        assert tokenizer.decode(text) == rows[int(i)]["caption"]
+        same = [r["caption"] for r in rows].count(rows[int(i)]["caption"])
+        assert (b["class"] == group).sum() == same
+    assert (b["class"] >= 0).all()
+    picture = np.asarray(Image.open(__import__("io").BytesIO(rows[int(b["id"][0])]["image"])))
+    assert (b["image"][0] == picture).all()
+
+
+def test_captions_can_be_masked_for_mlm_grounded_in_the_picture(pictures, tokenizer):
+    b = first_batch(pictures, Captions(16, mlm=Masking(rate=0.3), size=32), tokenizer, 8)
+    assert b["image"].shape == (8, 32, 32, 3) and (b["mlm_weights"].sum(1) >= 1).all()
+
+
+def test_describe_asks_with_a_prompt_and_answers_with_the_caption(pictures, tokenizer):
+    rows, t = pictures.open(), tokenizer
+    b = first_batch(pictures, Describe(length=16, prompt="a picture of"), tokenizer, 4)
+    assert t.decode(b["text"][0]) == "a picture of"
+    with pytest.raises(UserError, match=r"tokens and length=4 leaves room for 2"):
+        first_batch(pictures, Describe(length=4, prompt="a picture of"), tokenizer, 4)
+    for i, given, target, weights in zip(
+        b["id"], b["decoder_input"], b["target"], b["target_weights"], strict=True
+    ):
+        size = int(weights.sum())
+        assert t.decode(target) == rows[int(i)]["caption"] and target[size - 1] == t.eos
+        assert given[0] == t.bos and (given[1:size] == target[: size - 1]).all()
+        assert (target[size:] == 0).all() and (given[size:] == 0).all()
+
+
+def test_questions_share_their_picture_and_keep_their_answers(pictures, tokenizer):
+    rows, t = pictures.open(), tokenizer
+    task = Questions(16, per_image=4)
+    b = first_batch(pictures, task, tokenizer, 24)
+    assert b["image"].shape == (6, 64, 64, 3)
+    asked = [(i, q, a) for i, r in enumerate(rows)
+             for q, a in zip(r["questions"], r["answers"], strict=True)]  # fmt: skip
+    from llama_jax.data.images import decode
+
+    for row in range(24):
+        i, question, answer = asked[int(b["id"][row])]
+        assert t.decode(b["text"][row]) == question and t.decode(b["target"][row]) == answer
+        assert (b["image"][row // 4] == decode(rows[i]["image"])).all()
+    assert len(set(b["id"].tolist())) > 20  # drawn without repeating while there are enough
+
+
+@pytest.mark.parametrize("per_image", [1, 4, 8])
+def test_evaluation_asks_every_question_exactly_once(pictures, tokenizer, per_image):
+    total = sum(len(row["questions"]) for row in pictures.open())
+    ids = []
+    for b in one_pass(Stream(pictures, Questions(16, per_image=per_image), 32), tokenizer):
+        ids += b["id"][b["row_valid"]].tolist()
+        assert (b["target_weights"][~b["row_valid"]] == 0).all()
+        assert (b["target_weights"][b["row_valid"]].sum(1) > 0).all()
+    assert sorted(ids) == list(range(total))
+
+
+def test_a_batch_that_does_not_hold_whole_pictures_is_refused(pictures, tokenizer):
+    with pytest.raises(UserError, match="try batch=12"):
+        Loader({"x": Stream(pictures, Questions(per_image=4), 10)}, tokenizer)
+
+
+def test_packed_rows_keep_documents_apart(tmp_path, tokenizer):
+    (tmp_path / "t.txt").write_text("\n\n".join(f"Document {i} says {i}." for i in range(30)))
+    t = tokenizer
+    stream = Stream(PlainText(str(tmp_path / "t.txt")), LanguageModel(24), 4)
+    first_batch(stream.source, stream.task, t, 4)
+    seen = []
+    for b in one_pass(stream, t):
+        for row in range(4):
+            given, target = b["decoder_input"][row], b["target"][row]
+            real = b["target_weights"][row] == 1
+            start = given == t.bos
+            assert (b["positions"][row][start] == 0).all()
+            assert (np.diff(b["segments"][row][b["segments"][row] > 0]) == start[
+                1 : (b["segments"][row] > 0).sum()]).all()  # fmt: skip
+            assert not real[given == t.eos].any()  # nothing follows the end of a document
+            assert (target[:-1][real[:-1]] == given[1:][real[:-1]]).all()
+            if b["row_valid"][row]:
+                seen += target[real].tolist()
+    whole = [i for d in stream.source.open() for i in [*t.encode(d["text"]), t.eos]]
+    assert seen == whole  # every token is predicted exactly once
+
+
+def test_unpacked_rows_are_one_document_each(chapters, tokenizer):
+    b = first_batch(chapters, LanguageModel(32, packed=False), tokenizer, 4)
+    assert "segments" not in b and (b["decoder_input"][:, 0] == tokenizer.bos).all()
+
+
+def test_denoising_rows_are_full_and_hide_a_span_for_each_sentinel(chapters, tokenizer):
+    b = first_batch(chapters, Denoise(64), tokenizer, 8)
+    sentinels = list(tokenizer.sentinels)
+    full = b["text_valid"].all(1)
+    assert full.sum() >= 6
+    for text, target in zip(b["text"], b["target"], strict=True):
+        asked = [i for i in text.tolist() if i in sentinels]
+        assert asked == [i for i in target.tolist() if i in sentinels] == sentinels[: len(asked)]
+    with pytest.raises(UserError, match="needs 28 sentinels"):
+        Denoise(512).fields(8, tokenizer)
+
+
+def test_pairs_of_texts_come_from_json_lines(tmp_path, tokenizer):
+    rows = [{"translation": {"en": f"number {i}", "de": f"Nummer {i}"}} for i in range(5)]
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = JsonLines(str(tmp_path / "x.jsonl"))
+    task = Seq2Seq("translation.en", "translation.de", 24, 24, prefix="to German:")
+    b = first_batch(source, task, tokenizer, 4)
+    for i, text, target in zip(b["id"], b["text"], b["target"], strict=True):
+        assert tokenizer.decode(text) == f"to German: number {i}"
+        assert tokenizer.decode(target) == f"Nummer {i}"
+    with pytest.raises(UserError, match="Did you mean 'de'"):
+        first_batch(source, Seq2Seq("translation.en", "translation.dee"), tokenizer)
+
+
+def test_labels_of_pictures_and_names_of_texts(tmp_path, tokenizer):
+    for name in ("a/1.png", "b/1.png"):
+        (tmp_path / name).parent.mkdir()
+        Image.new("RGB", (9, 5)).save(tmp_path / name)
+    b = first_batch(ImageFolder(str(tmp_path)), Labels(text=None, image="image", size=8),
+                    tokenizer, 4)  # fmt: skip
+    assert (b["label"] == b["id"]).all() and b["image"].shape == (4, 8, 8, 3) and "text" not in b
+    (tmp_path / "x.jsonl").write_text('{"text": "good", "label": "pos"}')
+    source = JsonLines(str(tmp_path / "x.jsonl"))
+    b = first_batch(source, Labels(16, names=("neg", "pos")), tokenizer, 2)
+    assert b["label"].tolist() == [1, 1]
+    with pytest.raises(UserError, match="has the class 'pos'.*Did you mean 'poss'"):
+        first_batch(source, Labels(16, names=("neg", "poss")), tokenizer, 2)
+
+
+def test_a_cut_answer_has_no_end_token(tmp_path, tokenizer):
+    (tmp_path / "x.jsonl").write_text(json.dumps({"source": "a", "target": "zq " * 30}))
+    b = first_batch(JsonLines(str(tmp_path / "x.jsonl")), Seq2Seq(answer_length=6), tokenizer, 2)
+    assert (b["target_weights"] == 1).all() and not (b["target"] == tokenizer.eos).any()
+
+
+def test_next_sentence_pairs_need_another_document(tmp_path, tokenizer):
+    (tmp_path / "t.txt").write_text("Only one. Document.")
+    with pytest.raises(UserError, match="try order='sop'"):
+        first_batch(PlainText(str(tmp_path / "t.txt")), SentencePairs(), tokenizer)
