@@ -14,6 +14,8 @@ os.environ["XLA_FLAGS"] = " ".join(
 
 import pytest
 
+import tests.typecheck  # noqa: F401  (the import hook looks it up by name)
+
 
 @pytest.fixture
 def mesh():
