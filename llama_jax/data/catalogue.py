@@ -1,11 +1,13 @@
 """TFDS data sets as sources, ours and all others, without TensorFlow; and what a source is."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib
 import os
 import re
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -100,7 +102,7 @@ def _open_tfds(source: Tfds, env: str | None) -> Rows:
         data = builder.as_data_source(split=source.split, decoders=skip or None)
     except ValueError as error:
         raise UserError(f"{source.name}, split {source.split!r}: {_first_line(error)}") from None
-    return Rows(f"{source.name}:{source.split}", len(data), lambda i: _native(data[i]))
+    return Rows(f"{source.name}:{source.split}", len(data), lambda i: _row(data[i], skip))
 
 
 def _ours(source: Tfds) -> Any:
@@ -121,7 +123,7 @@ def _theirs(source: Tfds, env: str | None) -> Any:
             break
         except tfds.core.DatasetNotFoundError:
             continue
-        except ValueError as error:
+        except (ValueError, AssertionError) as error:  # TFDS asserts that a version exists
             base, _, config = source.name.partition("/")
             configs = list(tfds.builder_cls(base).builder_configs)
             reason = _first_line(error).rpartition('": ')[2].partition(" Here are")[0]
@@ -133,7 +135,8 @@ def _theirs(source: Tfds, env: str | None) -> Any:
             + nearest(source.name, names)
         )
     try:
-        builder.download_and_prepare()
+        with contextlib.redirect_stdout(sys.stderr):  # standard output may be read by a program
+            builder.download_and_prepare()
     except Exception as error:
         raise UserError(
             f"TFDS data set {name!r} could not be prepared ({type(error).__name__}: "
@@ -143,20 +146,21 @@ def _theirs(source: Tfds, env: str | None) -> Any:
     return builder
 
 
+def _row(row: dict[str, Any], pictures: Collection[str]) -> dict[str, Any]:
+    return {key: item if key in pictures else _native(item) for key, item in row.items()}
+
+
 def _native(value: Any) -> Any:
-    """Turns bytes of text into str, all through a TFDS example; pictures stay bytes."""
+    """Turns bytes into str and NumPy scalars into Python's, all through a value."""
     if isinstance(value, dict):
         return {key: _native(item) for key, item in value.items()}
     if isinstance(value, bytes):
-        return value if value.startswith(MAGIC) else value.decode("utf-8", "replace")
+        return value.decode("utf-8", "replace")
     if isinstance(value, list | tuple):
         return [_native(item) for item in value]
     if isinstance(value, np.ndarray) and value.dtype == object:
         return [_native(item) for item in value.tolist()]
     return value.item() if isinstance(value, np.generic) else value
-
-
-MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8")  # how the files of pictures begin
 
 
 def _first_line(error: Exception) -> str:
