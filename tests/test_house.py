@@ -1,0 +1,66 @@
+"""House rules that a machine can check; ruff and basedpyright check the others."""
+
+import ast
+import pathlib
+import re
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "llama_jax").rglob("*.py"))
+MOST_LINES = 500
+
+# Modules whose loaders run what they read.
+RUNS_WHAT_IT_READS = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
+FORBIDDEN_CALLS = {"eval", "exec", "yaml.load", "torch.load"}
+FORBIDDEN_ARGUMENTS = {"trust_remote_code", "allow_pickle"}
+
+# Homes, mounts and work folders belong to one machine. Split so that this line is not a find.
+MACHINE_PATH = re.compile(
+    r"(?<![\w.~$}<)])/(?:" + "home|root|Users|work|mnt|media|scratch" + r")/\w"
+)
+
+
+def named(path: pathlib.Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=named)
+def test_a_file_has_one_subject_and_few_lines(path):
+    if "kernels" not in path.relative_to(ROOT).parts:
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        assert lines <= MOST_LINES, f"{named(path)} has {lines} lines; split it along its subjects"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=named)
+def test_reading_a_file_never_runs_it(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        where = f"{named(path)}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            modules = [a.name for a in node.names] + [getattr(node, "module", None) or ""]
+            assert not RUNS_WHAT_IT_READS & {m.split(".")[0] for m in modules}, where
+        if isinstance(node, ast.Call):
+            assert ast.unparse(node.func) not in FORBIDDEN_CALLS, f"{where}: {ast.unparse(node)}"
+            for argument in node.keywords:
+                harmless = isinstance(argument.value, ast.Constant) and not argument.value.value
+                assert argument.arg not in FORBIDDEN_ARGUMENTS or harmless, where
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            assert "trust_remote_code" not in node.value, where
+
+
+def test_no_tracked_file_names_a_path_of_one_machine():
+    listing = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listing.returncode:
+        pytest.skip("not a git checkout")
+    finds = []
+    for name in filter(None, listing.stdout.split("\0")):
+        path = ROOT / name
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        except UnicodeDecodeError:
+            continue  # a picture or an array
+        finds += [f"{name}:{n}" for n, line in enumerate(lines, 1) if MACHINE_PATH.search(line)]
+    assert finds == []
