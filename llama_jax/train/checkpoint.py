@@ -8,7 +8,7 @@ A checkpoint is a directory `checkpoints/<step>/` with
     letters.json    the axes of every weight
     manifest.json   SHA-256 of every file above
 
-It is written as `<step>.unfinished` and renamed when all of it is on disk. So whatever has a
+It is written as `<step>.<n>.unfinished` and renamed when all of it is on disk. So whatever has a
 number for its name is whole: a save that was killed or met a full disk is never taken for the
 latest (orbax's own manager names it so until the next save), and a flipped bit (which orbax does
 not notice) is found by the manifest. Then the step before is taken, and the log says so.
@@ -28,6 +28,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_utils import construct_restore_args
+from orbax.checkpoint.options import AsyncOptions
 
 from llama_jax.axes import Rules, weight_sharding
 from llama_jax.errors import UserError
@@ -44,9 +45,10 @@ class Checkpoints:
         self.directory = directory.absolute()
         self.keep = keep
         self.say = say
-        self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._orbax = _writer()
         self._thread: threading.Thread | None = None
         self._error: UserError | None = None
+        self._attempts = 0
 
     def save(
         self, step: int, state: TrainState, data: dict[str, Any], letters: dict[str, str]
@@ -67,7 +69,9 @@ class Checkpoints:
             raise UserError(
                 f"step {step} has weights that are not finite; it is not saved. {self._last()}"
             )
-        path = self.directory / f"{step}.unfinished"
+        # Never the same name twice: after an error orbax's threads may still write to the old one.
+        self._attempts += 1
+        path = self.directory / f"{step}.{self._attempts}.unfinished"
         shutil.rmtree(path, ignore_errors=True)
         params, rest = _halves(state)
         args = ocp.args.Composite(
@@ -96,6 +100,7 @@ class Checkpoints:
             self._fail(step, error)
 
     def _fail(self, step: int, error: Exception) -> None:
+        self._orbax = _writer()
         cause = str(error).strip().splitlines()
         reason = next(
             (line for line in cause if "space" in line or "large" in line),
@@ -171,6 +176,12 @@ class Checkpoints:
         out = self._orbax.restore(path, args=args)
         state = abstract.replace(params=out["params"], **out["rest"])
         return state, json.loads((path / "data.json").read_text())
+
+
+def _writer() -> ocp.AsyncCheckpointer:
+    # Directories made in the background leave threads waiting for 20 minutes on a full disk.
+    options = AsyncOptions(create_directories_asynchronously=False)
+    return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), async_options=options)
 
 
 def _halves(state: TrainState) -> tuple[Any, dict[str, Any]]:

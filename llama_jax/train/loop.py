@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from llama_jax.axes import using
 from llama_jax.config import Run, to_json
@@ -20,11 +19,12 @@ from llama_jax.errors import UserError
 from llama_jax.objectives.base import losses
 from llama_jax.text.tokenizer import Tokenizer
 from llama_jax.train.checkpoint import Checkpoints, saved_steps, start_from
+from llama_jax.train.load import build
 from llama_jax.train.log import Log, last_metrics
 from llama_jax.train.rundir import RunDir
 from llama_jax.train.signals import Stop, graceful
 from llama_jax.train.state import plan
-from llama_jax.train.step import bind, initializer, make_train_step, put
+from llama_jax.train.step import bind, check_rows, initializer, make_train_step, put
 
 # So many steps in a row without a finite gradient do not mend themselves.
 HOPELESS = 20
@@ -90,8 +90,9 @@ def _train(
 
     mesh = run.mesh.build()
     at_exit.enter_context(using(mesh, run.rules))
+    check_rows(fields, mesh, run.rules)
     total = losses(run.objectives)
-    model = run.model.build().clone(dtype=jnp.dtype(run.dtype))
+    model = build(run)
     init = initializer(model, total, fields)
     layout = plan(init, run.optimizer, run.steps, mesh, run.rules)
     place.require_space(layout.bytes)

@@ -84,9 +84,14 @@ def plan(
       rules: which mesh axis splits which letter.
 
     Raises:
-      UserError: an axis of a weight that the mesh cannot divide.
+      UserError: an axis of a weight or an activation that the mesh cannot divide.
     """
-    boxed_params = jax.eval_shape(init_params, jax.random.key(0))
+    try:
+        boxed_params = jax.eval_shape(init_params, jax.random.key(0))
+    except ValueError as error:
+        if "divisible" not in str(error):
+            raise
+        raise UserError(str(error)) from None
     transform = optimizer.build(steps, boxed_params)
 
     def init(seed) -> TrainState:

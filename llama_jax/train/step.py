@@ -6,7 +6,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 
@@ -204,22 +203,23 @@ def split(batch: Batch, parts: int) -> Batch:
     return {stream: one(stream, fields) for stream, fields in batch.items()}
 
 
+def check_rows(fields: dict[str, Any], mesh: Mesh, rules: Rules) -> None:
+    """Raises UserError if a field (its (shape, dtype)) has rows that the devices cannot share."""
+    ways = mesh.size // _by_row(mesh, rules).shard_shape((mesh.size,))[0]
+    for stream, named in fields.items():
+        for name, (shape, _) in named.items():
+            if shape[0] % ways:
+                raise UserError(
+                    f"stream {stream!r}: {shape[0]} rows of {name!r} cannot be shared by {ways} "
+                    "devices; change the batch, the images in it, or the mesh"
+                )
+
+
 def put(batch: Batch, mesh: Mesh, rules: Rules) -> Batch:
-    """Moves this host's rows to its devices, split as activations are along B.
+    """Moves this host's rows to its devices, split as activations are along B."""
+    sharding = _by_row(mesh, rules)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
-    Raises:
-      UserError: rows that the devices cannot share evenly.
-    """
-    sharding = NamedSharding(mesh, activation_spec("B", rules))
-    ways = mesh.size // sharding.shard_shape((mesh.size,))[0]
 
-    def one(stream: str, name: str, x: np.ndarray):
-        rows = x.shape[0] * jax.process_count()
-        if rows % ways:
-            raise UserError(
-                f"stream {stream!r}: {rows} rows of {name!r} cannot be shared by {ways} devices; "
-                "change the batch, per_image or the mesh"
-            )
-        return jax.make_array_from_process_local_data(sharding, x)
-
-    return {s: {name: one(s, name, x) for name, x in fields.items()} for s, fields in batch.items()}
+def _by_row(mesh: Mesh, rules: Rules) -> NamedSharding:
+    return NamedSharding(mesh, activation_spec("B", rules))

@@ -1,0 +1,71 @@
+"""A trained run, read back: `load("runs/demo")` gives what evaluation and answering need."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from llama_jax.axes import make_mesh
+from llama_jax.config import Run, from_json
+from llama_jax.errors import UserError
+from llama_jax.text.tokenizer import Tokenizer
+from llama_jax.train.checkpoint import restore_params
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run after training.
+
+    Attributes:
+      run: the resolved Run.
+      model: the unbound module.
+      params: its weights, a nested dict.
+      tokenizer: the one that it was trained with.
+      step: of the checkpoint.
+    """
+
+    run: Run
+    model: nn.Module
+    params: Any
+    tokenizer: Tokenizer
+    step: int
+
+
+def load(
+    run_dir: str | Path,
+    mesh: Mesh | None = None,
+    classes: Iterable[type] = (),
+    say: Callable[[str], None] = print,
+) -> Trained:
+    """Reads the newest good checkpoint of a run; nothing in the directory is changed.
+
+    Args:
+      run_dir: where it was trained.
+      mesh: over which to split the weights; the first device alone by default.
+      classes: configs of the run that are not part of llama_jax (an experiment's own).
+      say: told about corrupt checkpoints.
+
+    Raises:
+      UserError: no run there, or none of its checkpoints is good.
+    """
+    path = Path(run_dir).absolute()
+    try:
+        run = from_json((path / "run.json").read_text(), classes)
+    except OSError:
+        raise UserError(
+            f"{run_dir} holds no run.json; expected a run directory, made by "
+            "llama-jax train PRESET --run-dir DIR"
+        ) from None
+    mesh = mesh or make_mesh(devices=jax.devices()[:1])
+    params, step = restore_params(path / "checkpoints", mesh, run.rules, say)
+    return Trained(run, build(run), params, Tokenizer.load(path / "tokenizer.json"), step)
+
+
+def build(run: Run) -> nn.Module:
+    """The run's module, computing in the run's dtype."""
+    return run.model.build().clone(dtype=jnp.dtype(run.dtype))

@@ -1,0 +1,49 @@
+import json
+import math
+
+import numpy as np
+
+from llama_jax.train.log import Log, duration, forget_after, last_metrics
+from llama_jax.train.rundir import RunDir
+
+BATCH = {"text": {"ids": np.zeros((4, 3)), "text_valid": np.ones((4, 3), bool)}}
+
+
+def test_metrics_go_to_json_lines_and_tensorboard_and_plain_lines(tmp_path, capsys):
+    log = Log(RunDir(tmp_path), steps=20)
+    log.start(0)
+    log.count(BATCH)
+    log.metrics(1, {"loss": 1.5, "mlm/loss": math.nan})
+    log.evaluation(1, "vqa", {"accuracy": 0.25})
+    log.close()
+    first, second = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert first["step"] == 1 and first["loss"] == 1.5
+    assert first["mlm/loss"] is None  # JSON has no NaN
+    assert first["tokens_per_second"] == 3 * first["examples_per_second"] > 0
+    assert second == {"step": 1, "vqa/accuracy": 0.25}
+    assert last_metrics(tmp_path / "metrics.jsonl") == first
+    assert any((tmp_path / "tensorboard").iterdir())
+    out = capsys.readouterr()
+    assert out.out == ""
+    assert "step 1/20  loss 1.5" in out.err and "vqa at step 1: accuracy 0.25" in out.err
+
+
+def test_nothing_is_shown_if_progress_is_not_wanted(tmp_path, capsys):
+    log = Log(RunDir(tmp_path), steps=20, progress=False)
+    log.start(0)
+    log.metrics(1, {"loss": 1.5})
+    log.say("hello")
+    log.close()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_lines_after_the_restored_step_and_torn_lines_are_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step": 2, "lo')
+    forget_after(path, 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+    forget_after(tmp_path / "none", 2)
+
+
+def test_durations_are_read_as_people_write_them():
+    assert [duration(s) for s in (5, 85, 3700)] == ["0:05", "1:25", "1:01:40"]

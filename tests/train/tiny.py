@@ -1,0 +1,195 @@
+"""Small stand-ins that the training tests share; run as a script, a process that can be killed.
+
+python -m tests.train.tiny RUN_DIR TEXT_FILE STEPS [KILL_AT [saving]]
+"""
+
+import dataclasses
+import functools
+import os
+import signal
+import sys
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llama_jax.axes import FSDP_TENSOR, make_mesh, using
+from llama_jax.config import BPE, Run
+from llama_jax.layers.linear import Einsum, Embed
+from llama_jax.layers.norm import RMSNorm
+from llama_jax.objectives.base import Loss
+from llama_jax.train.optimizer import AdamW, Constant
+from llama_jax.train.state import plan
+from llama_jax.train.step import bind, initializer, make_train_step, put
+
+STEPS = 10
+
+
+class Net(nn.Module):
+    """An embedding, one residual MLP, a norm and tied logits: every kind of weight once."""
+
+    @nn.compact
+    def __call__(self, ids_BT):
+        embed = Embed(32, 16, name="embed")
+        x = embed(ids_BT)
+        h = jax.nn.silu(Einsum("BTD,DF->BTF", F=32, bias=True, name="up")(x))
+        x = x + Einsum("BTF,FD->BTD", D=16, name="down")(h)
+        return embed.attend(RMSNorm().build("norm")(x))
+
+
+@dataclasses.dataclass(frozen=True)
+class Goal:
+    weight: float = 1.0
+    contrastive: bool = False
+
+
+GOALS = {"lm": Goal()}
+
+
+def lm_loss(model, batch, key):
+    """Cross-entropy over the tokens whose weight is not 0; `poison` can make it infinite or NaN."""
+    fields = batch["text"]
+    logits = model(fields["ids"])
+    nll = -jnp.take_along_axis(jax.nn.log_softmax(logits), fields["target"][..., None], -1)[..., 0]
+    total, count = jnp.sum(nll * fields["weights"]), jnp.sum(fields["weights"])
+    if "poison" in fields:
+        total = total + jnp.sum(fields["poison"])
+    if "kink" in fields:  # the value is finite and 0 at kink = 0, the gradient is 0 * inf
+        total = total + jnp.sum(jnp.sqrt(fields["kink"] * jnp.mean(logits) ** 2))
+    right = jnp.sum((jnp.argmax(logits, -1) == fields["target"]) * fields["weights"])
+    return total / count, {"lm": Loss(total, count, {"accuracy": (right, count)})}
+
+
+def batch_of(step: int, rows: int = 8, **more) -> dict:
+    """A batch to learn from (the next id is the id plus 3), with rows of unequal length."""
+    rng = np.random.default_rng(step)
+    ids = rng.integers(0, 32, (rows, 6)).astype(np.int32)
+    lengths = rng.integers(1, 7, (rows, 1))
+    weights = (np.arange(6) < lengths).astype(np.float32)
+    return {"text": {"ids": ids, "target": (ids + 3) % 32, "weights": weights, **more}}
+
+
+@functools.cache
+def training(devices: int = 1, fields: tuple[str, ...] = (), accumulate: int = 1, **axes: int):
+    """A `Training` on the first so many devices, compiled once for all tests."""
+    return Training(make_mesh(**axes, devices=jax.devices()[:devices]), fields, accumulate)
+
+
+@dataclasses.dataclass
+class Training:
+    """A planned Net on a mesh, with its step."""
+
+    mesh: jax.sharding.Mesh
+    fields: tuple[str, ...] = ()
+    accumulate: int = 1
+    optimizer: AdamW = AdamW(rate=1e-2, schedule=Constant(warmup=2))
+
+    def __post_init__(self):
+        example = batch_of(0, **{name: np.zeros(8, np.float32) for name in self.fields})
+        fields = {"text": {k: (v.shape, v.dtype) for k, v in example["text"].items()}}
+        with using(self.mesh):
+            model = Net()
+            init = initializer(model, lm_loss, fields)
+            self.plan = plan(init, self.optimizer, STEPS, self.mesh, FSDP_TENSOR)
+            loss, rate = bind(model, lm_loss), self.optimizer.rate_at(STEPS)
+            self.train_step = make_train_step(self.plan, loss, rate, GOALS, self.accumulate)
+
+    def init(self, seed: int = 0):
+        with using(self.mesh):
+            return self.plan.init(seed)
+
+    def step(self, state, batch):
+        with using(self.mesh):
+            return self.train_step(state, put(batch, self.mesh, FSDP_TENSOR))
+
+
+def bits(tree) -> list[bytes]:
+    """The bytes of every leaf."""
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+def write_text(path: Path) -> Path:
+    """Sixty short documents."""
+    lines = (f"Lamb {i} went to {i % 7} places. It saw the sea {i * 7} times." for i in range(60))
+    path.write_text("\n\n".join(lines))
+    return path
+
+
+def text_run(text: Path, **changes) -> Run:
+    """A one-layer decoder over a text file."""
+    from llama_jax.data import LanguageModel, PlainText, Stream
+    from llama_jax.layers.attention import Attention
+    from llama_jax.layers.block import Block
+    from llama_jax.layers.mlp import SwiGLU
+    from llama_jax.layers.stack import Stack
+    from llama_jax.models.decoder import Decoder, DecoderLM
+    from llama_jax.objectives.language import CausalLM
+
+    block = Block(Attention(2, 1, 8, causal=True), SwiGLU(32), dropout=0.1)
+    run = Run(
+        name="tiny",
+        model=DecoderLM(Decoder(vocab=300, width=16, stack=Stack((block,)))),
+        data={"text": Stream(PlainText(str(text)), LanguageModel(length=16), batch=8)},
+        objectives={"lm": CausalLM(on="text")},
+        optimizer=AdamW(rate=1e-2, schedule=Constant()),
+        tokenizer=BPE(300),
+        steps=STEPS,
+        log_every=1,
+        save_every=3,
+        keep=2,
+    )
+    return dataclasses.replace(run, **changes)
+
+
+def tiny_text() -> Run:
+    """A preset for the tests of the command line."""
+    return text_run(Path(os.environ["TINY_TEXT"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Send:
+    """An "evaluation" that sends this process a signal at one step."""
+
+    at: int
+    number: int = signal.SIGTERM
+    every: int = 1
+
+    def __call__(self, model, params, tokenizer, run) -> dict[str, float]:
+        global _calls
+        _calls += 1
+        if _calls == self.at:
+            os.kill(os.getpid(), self.number)
+        return {"calls": float(_calls)}
+
+
+_calls = 0
+
+
+def reset_calls() -> None:
+    global _calls
+    _calls = 0
+
+
+def main() -> None:
+    from llama_jax.train import checkpoint
+    from llama_jax.train.loop import train
+
+    run_dir, text, steps, *kill = sys.argv[1:]
+    run = text_run(Path(text), steps=int(steps))
+    if kill[1:] == ["saving"]:
+
+        def killed(path):
+            if path.name.startswith(f"{kill[0]}."):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return {}
+
+        checkpoint.digests = killed
+    elif kill:
+        run = dataclasses.replace(run, evaluations={"kill": Send(int(kill[0]), signal.SIGKILL)})
+    train(run, run_dir, progress=False)
+
+
+if __name__ == "__main__":
+    main()
