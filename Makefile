@@ -17,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest -q
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-setup: $(base)  ## Build .venv with what llama_jax needs at run time
+setup: $(base) $(call with,$(EXTRAS))  ## Build .venv; EXTRAS="demo gpu" adds extras of pyproject.toml
 	@echo "Ready: $(BIN)/llama-jax --help"
 
 demo: $(call with,demo)  ## Pre-train, fine-tune and ask questions about pictures (15 minutes)
@@ -46,13 +46,14 @@ clean:  ## Remove .venv and caches, keep runs/
 
 # `import ensurepip` fails where a system Python comes without its venv package.
 $(VENV)/.made:
-	@for python in $(PYTHON) python3 python3.11 python3.12 python3.13 python3.14; do \
+	@for python in $(or $(PYTHON),python3 python3.11 python3.12 python3.13 python3.14); do \
 	    if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 	        echo "Building $(VENV) with $$($$python --version)"; \
 	        $$python -m venv $(VENV) && touch $@; exit; \
 	    fi; \
 	done; \
-	echo "No Python >= 3.11 with the venv module was found (tried python3, python3.11 to python3.14)." \
+	echo "No Python >= 3.11 with the venv module among:" \
+	     "$(or $(PYTHON),python3 python3.11 python3.12 python3.13 python3.14)." \
 	     "Install one, or name it: make setup PYTHON=/path/to/python3" >&2; \
 	exit 1
 
