@@ -1,0 +1,123 @@
+"""What all evaluations share: a row of the table, held-out data, and what a baseline may know."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llama_jax.data import Loader, Stream, Tfds, one_pass
+from llama_jax.errors import UserError, nearest
+from llama_jax.text.tokenizer import Tokenizer
+from llama_jax.train.load import Trained
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure beside what needs no model.
+
+    Attributes:
+      name: e.g. "vqa_accuracy"; the key in JSON.
+      value: a share from 0 to 1, or a perplexity.
+      baseline: the same figure of the trivial method.
+      baseline_name: what the trivial method is.
+      count: how many examples (questions, masked tokens, pictures) were judged.
+      data: which data they are from.
+    """
+
+    name: str
+    value: float
+    baseline: float
+    baseline_name: str
+    count: int = 0
+    data: str = ""
+
+
+@dataclass(frozen=True)
+class Eval:
+    """An evaluation of one stream; also a value of `Run.evaluations`.
+
+    Attributes:
+      name: begins the names of its rows.
+      on: the stream whose source and task are used, on the held-out split.
+      every: steps between evaluations while training; 0 leaves it to `Run.eval_every`.
+      limit: about so many rows of text, in the order of the data; None for all.
+      batch: rows at a time.
+    """
+
+    name: str
+    on: str
+    every: int = 0
+    limit: int | None = None
+    batch: int = 256
+
+    def rows(self, trained: Trained) -> list[Row]:
+        """The rows of the table."""
+        raise NotImplementedError
+
+    def __call__(self, model: Any, params: Any, tokenizer: Tokenizer, run: Any) -> dict[str, float]:
+        """The values by name, as the training loop wants them."""
+        rows = self.rows(Trained(run, model, params, tokenizer, step=0))
+        return {row.name: row.value for row in rows}
+
+    def stream(self, trained: Trained) -> Stream:
+        """The training stream.
+
+        Raises:
+          UserError: the run has no such stream.
+        """
+        streams = trained.run.data
+        if self.on not in streams:
+            raise UserError(
+                f"evaluation {self.name!r} reads stream {self.on!r}; the run has "
+                f"{', '.join(streams)}.{nearest(self.on, streams)}"
+            )
+        return streams[self.on]
+
+    def batches(self, stream: Stream, tokenizer: Tokenizer) -> Iterator[dict[str, np.ndarray]]:
+        """One pass, up to `limit` rows."""
+        size = whole_batch(stream, self.batch)
+        count = None if self.limit is None else -(-self.limit // size)
+        return itertools.islice(one_pass(stream, tokenizer, size), count)
+
+
+def held_out(stream: Stream) -> tuple[Stream, str]:
+    """The same stream over the test split of its source, whole, and what to call that data.
+
+    A TFDS set without "test" gives "validation". Local files have no splits: they are the training
+    data again, and the name says so.
+    """
+    source = stream.source
+    if isinstance(source, Tfds):
+        for split in ("test", "validation"):
+            there = dataclasses.replace(source, split=split)
+            try:
+                name = there.open().name
+            except UserError:
+                continue
+            return dataclasses.replace(stream, source=there, fraction=1.0), name
+    return stream, f"{source.open().name} (training data)"
+
+
+def unmasked(stream: Stream) -> Stream:
+    """The same stream with whole texts, if its task hides some tokens."""
+    if getattr(stream.task, "mlm", None) is None:
+        return stream
+    task: Any = stream.task
+    return dataclasses.replace(stream, task=dataclasses.replace(task, mlm=None))
+
+
+def training_sample(stream: Stream, tokenizer: Tokenizer, rows: int) -> Iterator[dict[str, Any]]:
+    """About so many shuffled rows of the training data: what a baseline may know."""
+    stream = dataclasses.replace(stream, batch=whole_batch(stream, 256))
+    loader = Loader({"sample": stream}, tokenizer)
+    for step in range(-(-rows // stream.batch)):
+        yield loader.batch(step)["sample"]
+
+
+def whole_batch(stream: Stream, rows: int) -> int:
+    """At most `rows` (but at least one example) in whole examples: questions share a picture."""
+    each = getattr(stream.task, "per_image", 1)
+    return max(each, rows // each * each)

@@ -1,0 +1,199 @@
+"""Text: perplexity and accuracy from the objectives themselves, and texts that must match."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from llama_jax.evals.base import Eval, Row, held_out, training_sample
+from llama_jax.evals.inputs import Inputs, encode, in_batches, take, texts_of
+from llama_jax.generate.decode import greedy
+from llama_jax.objectives import MLM, NSP, SOP, CausalLM, Classify, losses
+from llama_jax.train.load import Trained
+
+# Objective -> what it predicts and the weights of that (None: one label a row).
+PREDICTED: dict[type, tuple[str, str | None]] = {
+    MLM: ("mlm_targets", "mlm_weights"),
+    CausalLM: ("target", "target_weights"),
+    NSP: ("next", None),
+    SOP: ("order", None),
+    Classify: ("label", None),
+}
+SAMPLE = 20_000  # training rows behind a baseline: some 200,000 masked tokens of the demo's text
+
+
+@dataclass(frozen=True)
+class Scores(Eval):
+    """Perplexity of predicted tokens, accuracy of labels: the run's objectives on held-out data.
+
+    The baseline of a perplexity is the unigram model of the training data, that of an accuracy its
+    most frequent label.
+    """
+
+    batch: int = 64
+
+    def rows(self, trained: Trained) -> list[Row]:
+        """Two rows for MLM, one for every other objective on the stream."""
+        objectives = {
+            name: objective
+            for name, objective in trained.run.objectives.items()
+            if objective.on == self.on and type(objective) in PREDICTED
+        }
+        stream, data = held_out(self.stream(trained))
+        tokenizer = trained.tokenizer
+        sums, test = self._pass(trained, objectives, self.batches(stream, tokenizer))
+        train = _counts(objectives, training_sample(self.stream(trained), tokenizer, SAMPLE))
+        found = []
+        for name, objective in objectives.items():
+            counts = test[name], train[name]
+            loss, right = sums[name]["loss"], sums[name]["accuracy"]
+            accuracy = right[0] / max(right[1], 1)
+            usual = "most frequent in training"
+            if PREDICTED[type(objective)][1]:
+                perplexity = float(np.exp(loss[0] / max(loss[1], 1)))
+                row = Row(f"{name}_perplexity", perplexity, unigram(*counts), "unigram")
+                found.append((row, loss[1]))
+                usual = "most frequent token"
+            found.append((Row(f"{name}_accuracy", accuracy, majority(*counts), usual), right[1]))
+        return [
+            Row(row.name, row.value, row.baseline, row.baseline_name, int(count), data)
+            for row, count in found
+        ]
+
+    def _pass(self, trained: Trained, objectives: Mapping[str, Any], batches):
+        """Sums and counts of losses and accuracies, and how often each target came."""
+        step = nn.apply(losses(objectives), trained.model)
+
+        @jax.jit
+        def score(params, batch):
+            _, found = step({"params": params}, {self.on: batch}, jax.random.key(0))
+            return {
+                name: {"loss": (loss.sum, loss.count), "accuracy": loss.metrics["accuracy"]}
+                for name, loss in found.items()
+            }
+
+        total: Any = None
+        seen = []
+        for batch in batches:
+            part = jax.tree.map(float, jax.device_get(score(trained.params, batch)))
+            total = part if total is None else jax.tree.map(float.__add__, total, part)
+            seen.append({field: batch[field] for field in _fields(objectives)} | _valid(batch))
+        return total, _counts(objectives, seen)
+
+
+def _fields(objectives: Mapping[str, Any]) -> set[str]:
+    return {f for o in objectives.values() for f in PREDICTED[type(o)] if f is not None}
+
+
+def _valid(batch: Mapping[str, Any]) -> dict[str, Any]:
+    return {"row_valid": batch["row_valid"]} if "row_valid" in batch else {}
+
+
+def _counts(objectives: Mapping[str, Any], batches) -> dict[str, np.ndarray]:
+    """How often each objective's target has each value."""
+    found = {name: np.zeros(0) for name in objectives}
+    for batch in batches:
+        for name, objective in objectives.items():
+            field, weights = PREDICTED[type(objective)]
+            values = np.asarray(batch[field])
+            weight = np.asarray(batch[weights]) if weights else np.asarray(values >= 0, float)
+            if "row_valid" in batch:
+                weight = (weight.T * batch["row_valid"]).T
+            counts = np.bincount(np.maximum(values, 0).ravel(), weight.ravel())
+            size = max(len(counts), len(found[name]))
+            found[name] = _longer(found[name], size) + _longer(counts, size)
+    return found
+
+
+def _longer(counts: np.ndarray, size: int) -> np.ndarray:
+    return np.pad(counts, (0, size - len(counts)))
+
+
+def unigram(test_V: np.ndarray, train_V: np.ndarray) -> float:
+    """Perplexity of the test counts under the training frequencies, each count plus one."""
+    size = max(len(test_V), len(train_V))
+    test_V, train_V = _longer(test_V, size), _longer(train_V, size) + 1
+    return float(np.exp(-np.sum(test_V * np.log(train_V / train_V.sum())) / max(test_V.sum(), 1)))
+
+
+def majority(test_V: np.ndarray, train_V: np.ndarray) -> float:
+    """Share of the test counts that the value most frequent in training has."""
+    best = int(np.argmax(train_V))
+    return float(test_V[best] / test_V.sum()) if best < len(test_V) else 0.0
+
+
+@dataclass(frozen=True)
+class ExactMatch(Eval):
+    """Share of examples whose decoded text is the target: captions, translations, summaries.
+
+    Attributes:
+      only: the one modality that the decoder reads ("image" for captions), or None for all.
+    """
+
+    only: str | None = None
+
+    def rows(self, trained: Trained) -> list[Row]:
+        """One row; the baseline always says what the training data says most often."""
+        stream, data = held_out(self.stream(trained))
+        inputs = encode(
+            trained, self.batches(stream, trained.tokenizer), self.batch, only=self.only
+        )
+        said = answers(trained, inputs, inputs.index, answer_length(stream, trained), self.batch)
+        counts = Counter(
+            text
+            for made in training_sample(self.stream(trained), trained.tokenizer, 5_000)
+            for text in texts_of(made["target"], trained.tokenizer)
+        )
+        usual = counts.most_common(1)[0][0]
+        return [
+            Row(
+                f"{self.name}_exact_match",
+                float(np.mean([a == b for a, b in zip(said, inputs.target, strict=True)])),
+                float(np.mean([usual == text for text in inputs.target])),
+                "most frequent text",
+                len(inputs),
+                data,
+            )
+        ]
+
+
+def answers(
+    trained: Trained, inputs: Inputs, index: Mapping[str, np.ndarray], length: int, batch: int
+) -> list[str]:
+    """The decoder's greedy text for each example.
+
+    Args:
+      trained: the model.
+      inputs: what can be read.
+      index: by modality, which input each example reads; -1 marks it as absent.
+      length: at most so many tokens.
+      batch: rows at a time.
+    """
+    model, tokenizer, names = trained.model, trained.tokenizer, [*index]
+
+    @jax.jit
+    def write(params, towers, *index):
+        def read(model):
+            streams = {name: take(towers[name], i) for name, i in zip(names, index, strict=True)}
+            return model.join(model.fuse(streams))
+
+        variables = {"params": params}
+        memory = nn.apply(read, model)(variables)
+        ends = {"bos": tokenizer.bos, "eos": tokenizer.eos}
+        return greedy(model, variables, memory, **ends, max_new=length).ids
+
+    # The same inputs give the same text: ask once.
+    distinct, place = np.unique(np.stack([*index.values()], 1), axis=0, return_inverse=True)
+    towers = jax.device_put({name: inputs.towers[name] for name in names})
+    ids = in_batches(lambda *i: write(trained.params, towers, *i), batch, *distinct.T)
+    texts = texts_of(ids, tokenizer)
+    return [texts[i] for i in place.reshape(-1)]
+
+
+def answer_length(stream: Any, trained: Trained) -> int:
+    """T of the stream's targets."""
+    return int(stream.fields(trained.tokenizer)["target"][0][1])
