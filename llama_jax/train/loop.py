@@ -23,7 +23,7 @@ from llama_jax.train.load import build
 from llama_jax.train.log import Log, last_metrics
 from llama_jax.train.rundir import RunDir
 from llama_jax.train.signals import Stop, graceful
-from llama_jax.train.state import plan
+from llama_jax.train.state import TrainState, plan
 from llama_jax.train.step import bind, check_rows, initializer, make_train_step, put
 
 # So many steps in a row without a finite gradient do not mend themselves.
@@ -101,15 +101,15 @@ def _train(
     # The save that still runs is finished whatever ends the loop.
     at_exit.callback(checkpoints.finish)
     checkpoints.clean()
-    saved = {"loader": loader.state(), "tokenizer": place.tokenizer_digest()}
+    digest = place.tokenizer_digest()
+    saved = {"loader": loader.state()}
     if restored := checkpoints.restore(layout.abstract):  # 1. go on
-        state, found = restored
-        if found["tokenizer"] != saved["tokenizer"]:
+        state, saved = restored
+        if saved["tokenizer"] != digest:
             raise UserError(
                 f"{place.tokenizer_json} is not the tokenizer of these checkpoints; restore that "
                 "file"
             )
-        saved = found
     else:
         state = layout.init(run.seed)
         if run.init_from:  # 2. begin with the weights of another run
@@ -142,6 +142,11 @@ def _train(
     train_step = make_train_step(
         layout, bind(model, total), run.optimizer.rate_at(run.steps), run.objectives, run.accumulate
     )
+
+    def save(step: int, state: TrainState) -> None:
+        data = {"loader": loader.state(), "tokenizer": digest}
+        checkpoints.save(step, state, data, layout.letters)
+
     loader.restore(saved["loader"])
     step, late = start, None
     for step in range(start + 1, run.steps + 1):
@@ -157,10 +162,9 @@ def _train(
         late = step, metrics
 
         checkpoints.check()
-        last = step == run.steps or stop
-        if last or step % run.save_every == 0:
-            saved["loader"] = loader.state()
-            checkpoints.save(step, state, saved, layout.letters)
+        due = step == run.steps or step % run.save_every == 0
+        if due:
+            save(step, state)
         for name, evaluation in run.evaluations.items():
             every = evaluation.every or run.eval_every
             if step == run.steps or (every and step % every == 0 and not stop):
@@ -168,6 +172,8 @@ def _train(
                     evaluations[name] = evaluation(model, state.params, tokenizer, run)
                 log.evaluation(step, name, evaluations[name])
         if stop:
+            if not due:
+                save(step, state)
             break
 
     if late is not None:
