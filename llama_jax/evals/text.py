@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -66,11 +65,12 @@ class Scores(Eval):
 
     def _pass(self, trained: Trained, objectives: Mapping[str, Any], batches):
         """Sums and counts of losses and accuracies, and how often each target came."""
-        step = nn.apply(losses(objectives), trained.model)
+        model, compute = trained.model, losses(objectives)
 
         @jax.jit
         def score(params, batch):
-            _, found = step({"params": params}, {self.on: batch}, jax.random.key(0))
+            args = {self.on: batch}, jax.random.key(0)
+            found: Any = model.apply({"params": params}, *args, method=compute)[1]
             return {
                 name: {"loss": (loss.sum, loss.count), "accuracy": loss.metrics["accuracy"]}
                 for name, loss in found.items()
@@ -182,7 +182,7 @@ def answers(
             return model.join(model.fuse(streams))
 
         variables = {"params": params}
-        memory = nn.apply(read, model)(variables)
+        memory: Any = model.apply(variables, method=read)
         ends = {"bos": tokenizer.bos, "eos": tokenizer.eos}
         return greedy(model, variables, memory, **ends, max_new=length).ids
 

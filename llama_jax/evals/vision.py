@@ -4,7 +4,6 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any, cast
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -121,7 +120,7 @@ class Aligned(Eval):
                     found[name] = model.align(name, x_BD)
                 return found, model.align_scale()
 
-            return nn.apply(run, trained.model)({"params": params})
+            return trained.model.apply({"params": params}, method=run)
 
         z, scale = jax.device_get(
             embed(trained.params, {name: inputs.towers[name] for name in self.pair})
@@ -202,7 +201,7 @@ class Matching(Aligned):
                 x_BD = first.x[:, 0] if self.pair[0] == "text" else pool(first)
                 return model.match(x_BD).argmax(axis=-1)
 
-            return nn.apply(run, trained.model)({"params": params})
+            return trained.model.apply({"params": params}, method=run)
 
         towers = jax.device_put({name: inputs.towers[name] for name in self.pair})
         pairs = [inputs.index[name][i] for name, i in zip(self.pair, (a, b), strict=True)]
