@@ -179,11 +179,12 @@ def main() -> None:
     run_dir, text, steps, *kill = sys.argv[1:]
     run = text_run(Path(text), steps=int(steps))
     if kill[1:] == ["saving"]:
+        digests = checkpoint.digests
 
         def killed(path):
             if path.name.startswith(f"{kill[0]}."):
                 os.kill(os.getpid(), signal.SIGKILL)
-            return {}
+            return digests(path)
 
         checkpoint.digests = killed
     elif kill:

@@ -1,0 +1,119 @@
+import dataclasses
+import json
+
+import pytest
+
+from llama_jax import presets
+from llama_jax.config import BPE, Mesh, Run, edit, from_json, to_json
+from llama_jax.errors import UserError
+from llama_jax.train.optimizer import WSD, AdamW, Cosine
+
+
+@dataclasses.dataclass(frozen=True)
+class Goal:
+    """Somebody's own config class."""
+
+    on: str = "text"
+    weight: float = 1.0
+    sizes: tuple[int, ...] = (1, 2)
+
+
+@pytest.fixture
+def run():
+    return Run("mine", Goal(), {"text": Goal()}, {"lm": Goal()})
+
+
+def test_edit_replaces_one_field_however_deep_and_leaves_the_rest(run):
+    found = edit(run, "objectives.lm.weight", 0.5)
+    assert found.objectives["lm"].weight == 0.5 and run.objectives["lm"].weight == 1.0
+    assert dataclasses.replace(found, objectives=run.objectives) == run
+    assert edit(run, "model.sizes.1", 7).model.sizes == (1, 7)
+    assert edit(run, "optimizer.schedule", WSD()).optimizer.schedule == WSD()
+    assert edit(run, "optimizer.rate", 1).optimizer.rate == 1.0
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("optimizer.rat", 1.0, "no 'rat' in 'optimizer.rat'.*Did you mean 'rate'"),
+        ("objectives.mlm.weight", 1.0, "no 'mlm'.*dict has lm.*Did you mean 'lm'"),
+        ("model.sizes.5", 1, "no '5' in 'model.sizes.5'; tuple has 0, 1"),
+        ("steps.more", 1, "int has no fields"),
+        ("steps", "ten", "steps='ten' is of type str; int was expected, e.g. 1000"),
+        ("optimizer.rate", True, "bool; float was expected"),
+        ("steps", -1, "steps=-1: give 0 or more"),
+    ],
+)
+def test_edit_says_what_is_wrong(run, path, value, message):
+    with pytest.raises(UserError, match=message):
+        edit(run, path, value)
+
+
+def test_a_run_survives_json(run):
+    changed = edit(run, "optimizer", AdamW(rate=3e-4, schedule=Cosine(warmup=7), clip=None))
+    text = to_json(dataclasses.replace(changed, tokenizer=BPE(300), mesh=Mesh(fsdp=2)))
+    found = from_json(text, classes=(Goal,))
+    assert to_json(found) == text
+    assert found.optimizer == changed.optimizer and found.model == Goal()
+    assert json.loads(text)["optimizer"]["rate"] == 3e-4  # plain to other readers
+
+
+@pytest.mark.parametrize("name", sorted(presets.NAMES))
+def test_every_preset_survives_json(name):
+    run = presets.get(name)
+    assert from_json(to_json(run)) == run
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v.update(stepz=3), "Run has no field 'stepz'.*Did you mean 'steps'"),
+        (lambda v: v.update(version=99), "version 99, this llama_jax reads version 1"),
+        (
+            lambda v: v["optimizer"].update({"class": "llama_jax.train.optimizer:AdamX"}),
+            "unknown class 'llama_jax.train.optimizer:AdamX'. Did you mean 'AdamW'",
+        ),
+        (
+            lambda v: v["optimizer"].update({"class": "subprocess:Popen"}),
+            "'subprocess:Popen' is not part of llama_jax",
+        ),
+        (
+            lambda v: v["optimizer"].update({"class": "llama_jax.layers.linear:Einsum"}),
+            "unknown class",  # a module is no config
+        ),
+        (
+            lambda v: v["optimizer"].update({"class": "llama_jax.nothing:X"}),
+            "there is no module 'llama_jax.nothing'",
+        ),
+        (lambda v: v.pop("name"), "missing.*'name'"),
+    ],
+)
+def test_json_that_is_not_ours_is_refused(run, change, message):
+    value = json.loads(to_json(run))
+    change(value)
+    with pytest.raises(UserError, match=message):
+        from_json(json.dumps(value), classes=(Goal,))
+    with pytest.raises(UserError, match="not JSON"):
+        from_json("{")
+
+
+def test_a_class_of_somebody_elses_is_made_only_if_it_is_given(run):
+    with pytest.raises(UserError, match="Goal' is not part of llama_jax"):
+        from_json(to_json(run))
+
+
+def test_an_objective_that_reads_no_stream_is_refused(run):
+    with pytest.raises(UserError, match="'lm' reads stream 'texts'.*Did you mean 'text'"):
+        edit(run, "objectives.lm.on", "texts")
+
+
+def test_a_mesh_for_other_devices_is_refused():
+    with pytest.raises(UserError, match="8 are here"):
+        Mesh(data=3).build()
+
+
+def test_presets_are_named_and_described():
+    assert {"seed_demo", "seed_vqa", "tiny_decoder"} <= presets.NAMES.keys()
+    assert all(presets.describe(name) for name in presets.NAMES)
+    with pytest.raises(UserError, match="Did you mean 'tiny_decoder'"):
+        presets.get("tiny_decode")

@@ -1,0 +1,188 @@
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from llama_jax import presets
+from llama_jax.__main__ import main
+from llama_jax.errors import UserError
+from tests.train.tiny import write_text
+
+ROOT = Path(__file__).parents[1]
+# On two cores that other processes use too; the goal is 1.5 s on a quiet machine.
+HELP_SECONDS = 1.5
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """Makes `tiny_text` a preset over a small text file."""
+    monkeypatch.setenv("TINY_TEXT", str(write_text(tmp_path / "lambs.txt")))
+    monkeypatch.setitem(presets.NAMES, "tiny_text", "tests.train.tiny:tiny_text")
+    monkeypatch.setattr("llama_jax.__main__._enable_compilation_cache", lambda: None)
+    return "tiny_text"
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Collects the runs that would be trained."""
+    runs = []
+    loop = importlib.import_module("llama_jax.train.loop")
+    monkeypatch.setattr(loop, "train", lambda run, place, progress: runs.append((run, place)))
+    return runs
+
+
+def test_help_answers_at_once_and_imports_no_jax():
+    code = (
+        "import sys, llama_jax.__main__ as m\n"
+        "try: m.main(['--help'])\n"
+        "except SystemExit as e: assert not e.code\n"
+        "heavy = {'jax', 'flax', 'optax', 'grain', 'tyro', 'orbax', 'tensorflow_datasets'}\n"
+        "sys.exit(bool(heavy & sys.modules.keys()))"
+    )
+    times = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
+        times.append(time.perf_counter() - begin)
+        assert done.returncode == 0 and b"train" in done.stdout
+    assert min(times) <= HELP_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["trian"], "Did you mean 'train'?"),
+        ([], "COMMAND"),
+        (["train"], "required: preset, --run-dir"),
+        (["train", "tiny_text"], "required: --run-dir"),
+        (["train", "tiny_tex", "--run-dir", "x"], "Did you mean 'tiny_text'?"),
+        (["train", "tiny_text", "--run-dir", "x", "--stepz", "3"], "Did you mean '--steps'?"),
+        (["train", "tiny_text", "--run-dir", "x", "--steps", "many"], "invalid int value: 'many'"),
+        (["train", "tiny_text", "--run-dir", "x", "--steps", "-3"], "steps=-3: give 0 or more"),
+        (
+            ["train", "tiny_text", "--run-dir", "x", "--optimizer.rat", "1"],
+            "unknown option '--optimizer.rat'. Did you mean '--optimizer.rate'?",
+        ),
+        (["train", "tiny_text", "--run-dir", "x", "--optimizer.rate", "fast"], "optimizer.rate"),
+        (["train", "tiny_text", "--run-dir", "x", "--set", "seed"], "has no '='"),
+        (["train", "tiny_text", "--run-dir", "x", "--set", "sed=1"], "Did you mean 'seed'?"),
+        (["presets", "--jsn"], "unknown option '--jsn'"),
+        (["answer", "x", "--image", "y"], "required: --question"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(tiny, trained, capsys, args, said):
+    assert main(args) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and err.startswith("llama-jax: ")
+    assert said in err
+    assert not trained
+
+
+def test_options_change_the_preset(tiny, trained, tmp_path):
+    args = ["train", tiny, "--run-dir", str(tmp_path), "--steps", "7", "--optimizer.rate", "3e-4"]
+    args += ["--objectives.lm.weight=0.5", "--model.decoder.stack.pattern.0.ffn.hidden", "64"]
+    args += ["--set", "model.decoder.stack.repeats=2", "--set", "name=other", "--mesh.fsdp", "2"]
+    assert main(args) == 0
+    [(run, place)] = trained
+    assert place == tmp_path and run.steps == 7 and run.name == "other" and run.mesh.fsdp == 2
+    assert run.optimizer.rate == 3e-4 and run.objectives["lm"].weight == 0.5
+    stack = run.model.decoder.stack
+    assert stack.repeats == 2 and stack.pattern[0].ffn.hidden == 64
+
+
+def test_the_options_of_a_preset_are_listed(tiny, trained, capsys):
+    assert main(["train", tiny, "--run-dir", "x", "--options"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "--optimizer.rate 0.01" in lines and "--model.decoder.stack.repeats 1" in lines
+    assert not trained
+
+
+def test_training_from_the_command_line_leaves_a_run(tiny, tmp_path, capsys):
+    place = tmp_path / "run"
+    assert main(["train", tiny, "--run-dir", str(place), "--steps", "2", "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    lines = (place / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+    # The same directory again, with other settings.
+    assert main(["train", tiny, "--run-dir", str(place), "--seed", "9"]) == 2
+    assert "seed was 0, is 9" in capsys.readouterr().err
+
+
+def test_a_directory_that_cannot_be_written_is_status_2_before_any_step(tiny, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["train", tiny, "--run-dir", str(tmp_path / "file" / "run")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def failing(error):
+    def fail(*_):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (UserError("a\nb"), 2, "llama-jax: a b\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (ModuleNotFoundError("no", name="easy_vqa.x"), 2, "pip install 'llama-jax[demo]'"),
+        (ModuleNotFoundError("no", name="some_thing"), 2, "pip install some-thing"),
+    ],
+)
+def test_what_goes_wrong_inside_has_its_status(monkeypatch, capsys, error, status, said):
+    monkeypatch.setattr("llama_jax.__main__._presets", failing(error))
+    monkeypatch.delenv("LLAMA_JAX_DEBUG", raising=False)
+    assert main(["presets"]) == status
+    assert said in capsys.readouterr().err
+
+
+def test_a_traceback_is_shown_if_asked_for_and_for_bugs(monkeypatch):
+    monkeypatch.setattr("llama_jax.__main__._presets", failing(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        main(["presets"])
+    monkeypatch.setattr("llama_jax.__main__._presets", failing(UserError("x")))
+    monkeypatch.setenv("LLAMA_JAX_DEBUG", "1")
+    with pytest.raises(UserError):
+        main(["presets"])
+
+
+def test_presets_are_listed_with_a_line_each(capsys):
+    assert main(["presets"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("tiny_decoder  ") and len(line.split()) > 4 for line in lines)
+
+
+def test_the_doctor_names_versions_devices_and_data(capsys):
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "jax 0." in out and "device 0: cpu" in out and "easy-vqa" in out
+
+
+def test_sigterm_in_the_middle_is_status_0_and_the_run_goes_on(tiny, tmp_path):
+    place = tmp_path / "run"
+    code = (
+        "import sys; from llama_jax import presets; from llama_jax.__main__ import main\n"
+        "presets.NAMES['tiny_text'] = 'tests.train.tiny:tiny_text'\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    args = ["train", "tiny_text", "--run-dir", str(place), "--steps", "100000"]
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, *args], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    while not (place / "metrics.jsonl").exists() or not (place / "metrics.jsonl").read_text():
+        assert child.poll() is None
+        time.sleep(0.1)
+    # A second run in the same directory meanwhile:
+    assert main(args) == 2
+    os.kill(child.pid, signal.SIGTERM)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 0
+    assert "SIGTERM: saved step" in err and "give the same command to go on" in err
+    assert any(path.name.isdigit() for path in (place / "checkpoints").iterdir())

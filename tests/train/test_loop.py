@@ -1,0 +1,197 @@
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from llama_jax.config import Mesh, edit
+from llama_jax.errors import UserError
+from llama_jax.train.load import load
+from llama_jax.train.loop import train
+from tests.train.tiny import STEPS, Send, reset_calls, text_run, write_text
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Compiled programs are kept on disk: most of these tests run one step, two in children."""
+    names = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("xla")),
+        "jax_persistent_cache_min_compile_time_secs": 0.2,
+    }
+    before = {name: getattr(jax.config, name) for name in names}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in names.items():
+            jax.config.update(name, value)
+            patch.setenv(name.upper(), str(value))
+        yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return write_text(tmp_path_factory.mktemp("text") / "lambs.txt")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, text):
+    """The directory of a run that nothing happened to."""
+    place = tmp_path_factory.mktemp("runs") / "whole"
+    result = train(text_run(text), place, progress=False)
+    assert result.step == STEPS and result.stopped is None
+    return place
+
+
+def losses(place) -> dict[int, str]:
+    """Step -> loss, to the last bit."""
+    lines = map(json.loads, (place / "metrics.jsonl").read_text().splitlines())
+    return {line["step"]: repr(line["loss"]) for line in lines if "loss" in line}
+
+
+def child(*args) -> int:
+    """Trains in a process of its own, with the same devices; returns how it ended."""
+    command = [sys.executable, "-m", "tests.train.tiny", *map(str, args)]
+    return subprocess.run(command, cwd=ROOT, check=False, timeout=300).returncode
+
+
+def test_a_run_directory_holds_what_it_should(uninterrupted, text):
+    names = {path.name for path in uninterrupted.iterdir()}
+    assert {"run.json", "tokenizer.json", "metrics.jsonl", "checkpoints", "tensorboard"} <= names
+    kept = sorted(path.name for path in (uninterrupted / "checkpoints").iterdir())
+    assert kept == ["10", "9"]  # every third and the last, two of them kept
+    first = json.loads((uninterrupted / "metrics.jsonl").read_text().splitlines()[0])
+    wanted = {"step", "loss", "lm/loss", "lm/accuracy", "grad_norm", "rate", "skipped", "seconds"}
+    assert wanted <= first.keys()
+    trained = load(uninterrupted)
+    assert trained.run == text_run(text) and trained.step == STEPS
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(trained.params))
+
+
+@pytest.mark.parametrize("moment", ["between saves", "while saving"])
+def test_kill_9_and_resume_gives_every_later_loss_bit_for_bit(
+    tmp_path, text, uninterrupted, moment
+):
+    place = tmp_path / "killed"
+    kill = (8,) if moment == "between saves" else (6, "saving")
+    assert child(place, text, STEPS, *kill) == -signal.SIGKILL
+    before = losses(place)
+    saved = {p.name for p in (place / "checkpoints").iterdir() if p.name.isdigit()}
+    assert "3" in saved and str(STEPS) not in saved
+    result = train(text_run(text), place, progress=False)
+    assert result.step == STEPS
+    assert losses(place) == losses(uninterrupted)
+    assert before.items() <= losses(uninterrupted).items()
+    names = {path.name for path in (place / "checkpoints").iterdir()}
+    assert all(name.isdigit() for name in names)
+
+
+def test_the_same_run_twice_gives_the_same_bits(tmp_path, text, uninterrupted):
+    train(text_run(text), tmp_path, progress=False)
+    assert losses(tmp_path) == losses(uninterrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_step_saves_and_the_rest_comes_out_equal(
+    tmp_path, text, uninterrupted, number, capsys
+):
+    reset_calls()
+    stopping = edit(text_run(text), "evaluations", {"send": Send(at=4, number=number)})
+    before = signal.getsignal(number)
+    result = train(stopping, tmp_path)
+    assert result.stopped == number.name and result.step < STEPS
+    assert result.step in {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
+    assert f"saved step {result.step} of {STEPS}" in capsys.readouterr().err
+    assert signal.getsignal(number) == before
+    assert train(text_run(text), tmp_path, progress=False).step == STEPS
+    assert losses(tmp_path) == losses(uninterrupted)
+
+
+def test_a_corrupt_checkpoint_costs_the_steps_since_the_one_before(
+    tmp_path, text, uninterrupted, capsys
+):
+    train(text_run(text, steps=6), tmp_path, progress=False)
+    victim = max((tmp_path / "checkpoints" / "6").rglob("*"), key=lambda p: p.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 3] ^= 16
+    victim.write_bytes(content)
+    train(text_run(text), tmp_path)
+    said = capsys.readouterr().err
+    assert "checkpoint 6 is corrupt" in said and "going on from step 3" in said
+    assert losses(tmp_path) == losses(uninterrupted)
+
+
+def test_a_finished_run_has_nothing_to_do(uninterrupted, text, capsys):
+    before = (uninterrupted / "metrics.jsonl").read_text()
+    result = train(text_run(text), uninterrupted)
+    assert result.step == STEPS and result.metrics["loss"] is not None
+    assert "already done" in capsys.readouterr().err
+    assert (uninterrupted / "metrics.jsonl").read_text() == before
+
+
+def test_other_settings_do_not_go_on_in_the_same_directory(uninterrupted, text):
+    with pytest.raises(UserError, match=r"optimizer.rate was 0.01, is 0.1\..*another --run-dir"):
+        train(edit(text_run(text), "optimizer.rate", 0.1), uninterrupted, progress=False)
+
+
+def test_another_tokenizer_does_not_go_on(tmp_path, text):
+    train(text_run(text, steps=1), tmp_path, progress=False)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(path.read_text() + " ")
+    with pytest.raises(UserError, match="is not the tokenizer of these checkpoints"):
+        train(text_run(text), tmp_path, progress=False)
+
+
+def test_a_run_goes_on_over_another_mesh(tmp_path, text, uninterrupted):
+    train(text_run(text, steps=6), tmp_path, progress=False)
+    mesh = Mesh(data=2, fsdp=2, tensor=2)
+    run = edit(text_run(text, mesh=mesh), "model.decoder.stack.pattern.0.attention.kv_heads", 1)
+    assert train(run, tmp_path, progress=False).step == STEPS
+    one, other = losses(tmp_path), losses(uninterrupted)
+    for step in one:
+        assert float(one[step]) == pytest.approx(float(other[step]), abs=1e-5)
+
+
+def test_fine_tuning_begins_with_the_weights_and_the_tokenizer_of_another_run(
+    tmp_path, text, uninterrupted, capsys
+):
+    run = text_run(text, init_from=str(uninterrupted), steps=2, seed=1)
+    train(run, tmp_path)
+    said = capsys.readouterr().err
+    total = len(jax.tree.leaves(load(tmp_path).params))
+    assert f"{total} of {total} weights from" in said
+    first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])["loss"]
+    assert first < 0.8 * float(losses(uninterrupted)[1])
+    same = [path / "tokenizer.json" for path in (tmp_path, uninterrupted)]
+    assert same[0].read_bytes() == same[1].read_bytes()
+
+
+def test_a_vocabulary_that_is_not_the_tokenizers_is_refused_before_any_step(tmp_path, text):
+    with pytest.raises(UserError, match="model.decoder.vocab is 400 and the tokenizer's .* is 300"):
+        train(edit(text_run(text), "model.decoder.vocab", 400), tmp_path, progress=False)
+
+
+def test_an_evaluation_runs_when_due_and_at_the_end(tmp_path, text):
+    reset_calls()
+    run = text_run(text, steps=5, evaluations={"calls": Send(at=99, every=2)})
+    result = train(run, tmp_path, progress=False)
+    assert result.evaluations == {"calls": {"calls": 3.0}}
+    lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert [line["step"] for line in lines if "calls/calls" in line] == [2, 4, 5]
+
+
+def test_a_run_that_only_skips_is_stopped(tmp_path, text, monkeypatch):
+    monkeypatch.setattr("llama_jax.train.loop.HOPELESS", 3)
+    run = edit(text_run(text), "optimizer.rate", 1e30)
+    with pytest.raises(UserError, match="not finite"):
+        train(run, tmp_path, progress=False)
+
+
+def test_nothing_in_a_directory_that_is_no_run(tmp_path):
+    with pytest.raises(UserError, match="holds no run.json"):
+        load(tmp_path)
