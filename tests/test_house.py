@@ -49,6 +49,20 @@ def test_reading_a_file_never_runs_it(path):
             assert "trust_remote_code" not in node.value, where
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=named)
+def test_public_methods_have_docstrings(path):
+    # Of a module or an objective, the class says what its `setup` and `__call__` do.
+    told_by_class = {"setup", "__call__"}
+    for cls in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(cls, ast.ClassDef) or cls.name.startswith("_"):
+            continue
+        for method in cls.body:
+            if isinstance(method, ast.FunctionDef) and not ast.get_docstring(method):
+                where = f"{named(path)}:{method.lineno} {cls.name}.{method.name}"
+                private = method.name.startswith("_") and method.name != "__call__"
+                assert private or (method.name in told_by_class and ast.get_docstring(cls)), where
+
+
 def test_no_tracked_file_names_a_path_of_one_machine():
     listing = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
