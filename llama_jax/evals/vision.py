@@ -110,23 +110,25 @@ class Aligned(Eval):
 
     def similarity(self, trained: Trained, inputs: Inputs) -> np.ndarray:
         """Scaled similarity of every example's first modality with every one's second, [B,B]."""
+        model = trained.model
 
-        @jax.jit
-        def embed(params, towers):
-            def run(model):
-                found = {}
-                for name, tokens in towers.items():
-                    x_BD = tokens.x[:, 0] if name == "text" else pool(tokens)
-                    found[name] = model.align(name, x_BD)
-                return found, model.align_scale()
+        def embed(name: str) -> np.ndarray:
+            def run(module, tokens):
+                x_BD = tokens.x[:, 0] if name == "text" else pool(tokens)
+                return module.align(name, x_BD)
 
-            return trained.model.apply({"params": params}, method=run)
+            @jax.jit
+            def z(params, tower, index_B):
+                return model.apply({"params": params}, take(tower, index_B), method=run)
 
-        z, scale = jax.device_get(
-            embed(trained.params, {name: inputs.towers[name] for name in self.pair})
-        )
+            tower = jax.device_put(inputs.towers[name])
+            numbers = np.arange(len(tower.x), dtype=np.int32)
+            return in_batches(lambda i: z(trained.params, tower, i), self.batch, numbers)
+
         a, b = self.pair
-        return (scale * z[a] @ z[b].T)[inputs.index[a]][:, inputs.index[b]]
+        scale: Any = model.apply({"params": trained.params}, method="align_scale")
+        sim = float(scale) * embed(a) @ embed(b).T
+        return sim[inputs.index[a]][:, inputs.index[b]]
 
 
 @dataclass(frozen=True)

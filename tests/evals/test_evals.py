@@ -1,7 +1,9 @@
 """Evaluations of a model whose answers are known, and how they are chosen."""
 
+import dataclasses
 import json
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llama_jax import axes
 from llama_jax.data import Stream, Tfds
 from llama_jax.errors import UserError
 from llama_jax.evals import ExactMatch, Matching, Retrieval, Scores, Vqa, evaluations, report
@@ -16,8 +19,18 @@ from llama_jax.evals.base import held_out, unmasked
 from llama_jax.evals.inputs import Tower, in_batches
 from llama_jax.evals.text import majority, unigram
 from llama_jax.evals.vision import another, usual_answers
+from llama_jax.layers.attention import Attention
+from llama_jax.layers.block import Block
+from llama_jax.layers.mlp import SwiGLU
+from llama_jax.layers.stack import Stack
+from llama_jax.models.coattention import CoAttention
+from llama_jax.models.decoder import Decoder
+from llama_jax.models.multimodal import Multimodal
+from llama_jax.models.text import TextEncoder
 from llama_jax.models.tokens import Tokens, text_positions
-from llama_jax.objectives import ITC, ITM, MLM, NSP, Caption, Seq2Seq
+from llama_jax.models.vision import SpaceTime, VisionEncoder
+from llama_jax.objectives import ITC, ITM, MLM, NSP, Caption, Seq2Seq, losses
+from llama_jax.train.step import initializer
 
 VQA = {"vqa": Seq2Seq("questions")}
 
@@ -222,3 +235,34 @@ def test_run_eval_prints_a_table_or_json(trained, monkeypatch, capsys):
 def test_nothing_to_evaluate_is_said(trained):
     with pytest.raises(UserError, match="no evaluation"):
         report.evaluate(trained({}))
+
+
+def test_a_run_over_several_devices_is_evaluated_as_on_one(trained, mesh):
+    """The weights lie split over the mesh, as in a training loop; the counts do not divide by 8."""
+    attention = Attention(heads=2, kv_heads=2, head_dim=8, rope=None)
+    block = Block(attention, SwiGLU(8))
+    state = trained(VQA | {"itm": ITM("captions"), "mlm": MLM("documents")})
+    model = Multimodal(
+        text=TextEncoder(state.tokenizer.vocab, 8, Stack((block,))),
+        fusion=CoAttention(attention, block, layers=1),
+        vision=VisionEncoder(8, SpaceTime(Stack((block,))), patch=4),
+        decoder=Decoder(
+            state.tokenizer.vocab, 8, Stack((dataclasses.replace(block, cross=attention),))
+        ),
+    ).build()
+    objectives = state.run.objectives
+    fields = {name: s.fields(state.tokenizer) for name, s in state.run.data.items()}
+    init = jax.jit(initializer(model, losses(objectives), fields))
+    params = nn.meta.unbox(init(jax.random.key(0)))
+    chosen = evaluations(state.run)
+
+    def values(params):
+        args = model, params, state.tokenizer, state.run
+        return {k: v for e in chosen for k, v in dataclasses.replace(e, batch=8)(*args).items()}
+
+    one = values(params)
+    with axes.using(mesh(8)):
+        everywhere = jax.NamedSharding(mesh(8), jax.sharding.PartitionSpec())
+        eight = values(jax.device_put(params, everywhere))
+    assert {"vqa_accuracy", "itm_accuracy_hard", "mlm_perplexity"} <= set(one)
+    assert eight == pytest.approx(one, rel=1e-4)
