@@ -1,0 +1,1 @@
+"""One file for one question; see README.md. Nothing imports from here but its own tests."""
