@@ -4,6 +4,7 @@ Nothing heavy is imported before it is needed, so that `--help` answers at once.
 """
 
 import argparse
+import logging
 import os
 import re
 import sys
@@ -55,6 +56,9 @@ def _main(argv: list[str]) -> int:
     if args.run is _train:
         args.overrides = rest
     _enable_compilation_cache()
+    if not os.environ.get("LLAMA_JAX_DEBUG"):
+        # Orbax writes pages of tracebacks there before our one line.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
     return args.run(args) or 0
 
 
@@ -168,8 +172,10 @@ def _override(run: "Run", args: list[str]) -> "Run":
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
             return tyro.cli(type(run), default=run, args=args, config=(tyro.conf.AvoidSubcommands,))
     except SystemExit:
-        words = re.sub(r"[^\x20-\x7e]", " ", re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue()))
-        raise UserError(words.partition("For full helptext")[0]) from None
+        # Tyro draws a box; the one line that says what is wrong is taken out of it.
+        words = re.sub(r"\x1b\[[0-9;]*m|[^\x20-\x7e]", " ", said.getvalue())
+        line = re.search(r"Error parsing (.*?)\s*(-{9,}|$)", " ".join(words.split()))
+        raise UserError(line[1] if line else words) from None
     except ValueError as error:
         raise UserError(str(error)) from None
 

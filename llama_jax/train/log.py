@@ -1,6 +1,7 @@
 """Where metrics go: metrics.jsonl, TensorBoard, and a progress bar or plain lines."""
 
 import contextlib
+import importlib
 import json
 import math
 import sys
@@ -32,12 +33,10 @@ class Log:
 
     def start(self, step: int) -> None:
         """Opens the files; what they hold of steps after `step` is dropped, for it comes again."""
-        from tensorboardX import SummaryWriter
-
         forget_after(self._place.metrics, step)
         self._file = self._place.metrics.open("a")
         purge = step + 1 if step else None
-        self._board = SummaryWriter(str(self._place.tensorboard), purge_step=purge)
+        self._board = _tensorboard().SummaryWriter(str(self._place.tensorboard), purge_step=purge)
         if self._show and sys.stderr.isatty() and step < self._steps:
             self._bar = _bar(step, self._steps)
 
@@ -176,6 +175,18 @@ def duration(seconds: float) -> str:
 
 def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _tensorboard() -> Any:
+    """The module tensorboardX, without torch, which it would import (seconds) if it is there."""
+    hide = "torch" not in sys.modules
+    if hide:
+        sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
+    try:
+        return importlib.import_module("tensorboardX")
+    finally:
+        if hide:
+            del sys.modules["torch"]
 
 
 def _bar(start: int, steps: int):

@@ -208,7 +208,12 @@ def _tokenizer(run: Run, place: RunDir, resumed: bool) -> Tokenizer:
     if resumed:
         return Tokenizer.load(place.tokenizer_json)
     if run.init_from:
-        tokenizer = Tokenizer.load(Path(run.init_from) / "tokenizer.json")
+        source = Path(run.init_from) / "tokenizer.json"
+        if not source.exists():
+            raise UserError(
+                f"init_from={run.init_from!r} is no run directory; train one there first"
+            )
+        tokenizer = Tokenizer.load(source)
     else:
         tokenizer = run.tokenizer.build([stream.source for stream in run.data.values()])
     tokenizer.save(place.tokenizer_json)
