@@ -39,6 +39,11 @@ class MLM(Objective):
     def __call__(self, acts: Acts) -> Loss:
         """Sum over masked tokens; metric `accuracy`."""
         view = acts[self.on]
+        if self.source == "fused" and len(view.modalities) < 2:
+            raise UserError(
+                f"MLM(source='fused') needs an image or a video beside the text; stream "
+                f"{self.on!r} has {', '.join(view.fields)}. Use source='text' or add pictures"
+            )
         tokens = view.text if self.source == "text" else view.fused["text"]
         x_BAD = gather_positions(tokens.x, view["mlm_positions"])
         logits_BAV = view.model.mlm(x_BAD)

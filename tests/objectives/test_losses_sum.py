@@ -137,6 +137,8 @@ def test_missing_streams_and_fields_are_named(stand_in, batch):
         losses({"itc": ITC("captins")})(stand_in(), batch, KEY)
     with pytest.raises(UserError, match=r"'mlm' \(MLM\) needs.*'captions'.*lacks mlm_positions"):
         losses({"mlm": MLM("captions")})(stand_in(), batch, KEY)
+    with pytest.raises(UserError, match="needs an image or a video beside the text; stream 'doc"):
+        losses({"mlm": MLM("documents", source="fused")})(stand_in(), batch, KEY)
     with pytest.raises(UserError, match="no stream 'x'"):
         Acts(stand_in(), batch, KEY)["x"]
     with pytest.raises(UserError, match="source='fuesd'.*Did you mean 'fused'"):
