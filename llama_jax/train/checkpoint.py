@@ -17,6 +17,7 @@ not notice) is found by the manifest. Then the step before is taken, and the log
 import hashlib
 import json
 import shutil
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -38,10 +39,15 @@ from llama_jax.train.state import TrainState
 MANIFEST = "manifest.json"
 
 
+def to_stderr(text: str) -> None:
+    """Says something without mixing it into the output of `eval --json`."""
+    print(text, file=sys.stderr)
+
+
 class Checkpoints:
     """The checkpoints of one run directory; `save` returns while the disk still works."""
 
-    def __init__(self, directory: Path, keep: int = 3, say: Callable[[str], None] = print):
+    def __init__(self, directory: Path, keep: int = 3, say: Callable[[str], None] = to_stderr):
         self.directory = directory.absolute()
         self.keep = keep
         self.say = say
@@ -207,7 +213,7 @@ def saved_steps(directory: Path) -> list[int]:
 
 
 def newest_good(
-    directory: Path, say: Callable[[str], None] = print, repair: bool = False
+    directory: Path, say: Callable[[str], None] = to_stderr, repair: bool = False
 ) -> int | None:
     """The newest step whose files are what its manifest says; each bad one is reported.
 
@@ -262,7 +268,7 @@ def corruption(path: Path) -> str | None:
 
 
 def restore_params(
-    directory: Path, mesh: Mesh, rules: Rules, say: Callable[[str], None] = print
+    directory: Path, mesh: Mesh, rules: Rules, say: Callable[[str], None] = to_stderr
 ) -> tuple[Any, int]:
     """The weights alone of the newest good step, split over `mesh` by their letters, and that step.
 
@@ -280,7 +286,7 @@ def restore_params(
     return _read(path, wanted), int(path.name)
 
 
-def start_from(directory: Path, params: Any, say: Callable[[str], None] = print) -> Any:
+def start_from(directory: Path, params: Any, say: Callable[[str], None] = to_stderr) -> Any:
     """`params` with every weight whose path and shape match taken from another run.
 
     Args:

@@ -14,7 +14,7 @@ from llama_jax.axes import make_mesh
 from llama_jax.config import Run, from_json
 from llama_jax.errors import UserError
 from llama_jax.text.tokenizer import Tokenizer
-from llama_jax.train.checkpoint import restore_params
+from llama_jax.train.checkpoint import restore_params, to_stderr
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def load(
     run_dir: str | Path,
     mesh: Mesh | None = None,
     classes: Iterable[type] = (),
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = to_stderr,
 ) -> Trained:
     """Reads the newest good checkpoint of a run; nothing in the directory is changed.
 

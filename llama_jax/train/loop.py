@@ -22,7 +22,7 @@ from llama_jax.train.checkpoint import Checkpoints, saved_steps, start_from
 from llama_jax.train.load import build
 from llama_jax.train.log import Log, last_metrics
 from llama_jax.train.rundir import RunDir
-from llama_jax.train.signals import Stop, graceful
+from llama_jax.train.signals import graceful
 from llama_jax.train.state import TrainState, plan
 from llama_jax.train.step import bind, check_rows, initializer, make_train_step, put
 
@@ -56,7 +56,7 @@ class Result:
 def train(run: Run, run_dir: str | Path, steps: int | None = None, progress: bool = True) -> Result:
     """Trains `run` in `run_dir`, going on from its newest checkpoint if there is one.
 
-    SIGTERM and SIGINT (Ctrl-C) end it after the step at hand, with a checkpoint.
+    Once it trains, SIGTERM and SIGINT (Ctrl-C) end it after the step at hand, with a checkpoint.
 
     Args:
       run: what to train.
@@ -68,13 +68,11 @@ def train(run: Run, run_dir: str | Path, steps: int | None = None, progress: boo
       UserError: anything that the user can mend; nothing saved before is lost.
     """
     run = run if steps is None else dataclasses.replace(run, steps=steps)
-    with RunDir(run_dir) as place, graceful() as stop, contextlib.ExitStack() as at_exit:
-        return _train(run, place, stop, progress, at_exit)
+    with RunDir(run_dir) as place, contextlib.ExitStack() as at_exit:
+        return _train(run, place, progress, at_exit)
 
 
-def _train(
-    run: Run, place: RunDir, stop: Stop, progress: bool, at_exit: contextlib.ExitStack
-) -> Result:
+def _train(run: Run, place: RunDir, progress: bool, at_exit: contextlib.ExitStack) -> Result:
     begin = time.perf_counter()
     resumed = bool(saved_steps(place.checkpoints))
     if resumed:
@@ -120,12 +118,10 @@ def _train(
     log.start(start)
     evaluations: dict[str, dict[str, float]] = {}
 
-    def result(step: int) -> Result:
+    def result(step: int, stopped: str | None = None) -> Result:
         seconds = time.perf_counter() - begin
         metrics = last_metrics(place.metrics)
-        return Result(
-            place.path, step, metrics, evaluations, layout.parameters, seconds, stop.signal
-        )
+        return Result(place.path, step, metrics, evaluations, layout.parameters, seconds, stopped)
 
     if start >= run.steps:  # 4. nothing to do
         log.say(
@@ -143,52 +139,53 @@ def _train(
         layout, bind(model, total), run.optimizer.rate_at(run.steps), run.objectives, run.accumulate
     )
 
-    def save(step: int, state: TrainState) -> None:
+    def save(late: tuple[int, Any], state: TrainState) -> None:
+        # What is saved is logged first: a resumed run writes only the lines after it.
+        _report(log, run, *late)
         data = {"loader": loader.state(), "tokenizer": digest}
-        checkpoints.save(step, state, data, layout.letters)
+        checkpoints.save(late[0], state, data, layout.letters)
 
     loader.restore(saved["loader"])
+    stop = at_exit.enter_context(graceful())
     step, late = start, None
     for step in range(start + 1, run.steps + 1):
         # The step before is still at work on the device while the host makes this batch.
         batch = next(loader)
         log.count(batch)
         state, metrics = train_step(state, put(batch, mesh, run.rules))
-        if late is None:
+        if step == start + 1:
             jax.block_until_ready(metrics)
             log.restart()  # the first step compiles, and says nothing about the speed
-        else:
+        if late is not None:
             _report(log, run, *late)
         late = step, metrics
 
         checkpoints.check()
-        due = step == run.steps or step % run.save_every == 0
-        if due:
-            save(step, state)
+        last = step == run.steps
+        if last or step % run.save_every == 0:
+            save(late, state)
+            late = None
         for name, evaluation in run.evaluations.items():
             every = evaluation.every or run.eval_every
-            if step == run.steps or (every and step % every == 0 and not stop):
+            if last or (every and step % every == 0 and not stop):
                 with log.pause():
                     evaluations[name] = evaluation(model, state.params, tokenizer, run)
                 log.evaluation(step, name, evaluations[name])
         if stop:
-            if not due:
-                save(step, state)
+            if late is not None:
+                save(late, state)
             break
 
-    if late is not None:
-        _report(log, run, *late, last=True)
     checkpoints.finish()
     if stop and step < run.steps:
         log.say(f"{stop.signal}: saved step {step} of {run.steps}; give the same command to go on")
-    else:
-        stop.signal = None
+        return result(step, stop.signal)
     return result(step)
 
 
-def _report(log: Log, run: Run, step: int, metrics: dict[str, Any], last: bool = False) -> None:
-    """Waits for a step, one behind the one dispatched, and logs it if due."""
-    if not last and step % run.log_every:
+def _report(log: Log, run: Run, step: int, metrics: dict[str, Any]) -> None:
+    """Waits for a step, in general the one before the one dispatched, and logs it if due."""
+    if step < run.steps and step % run.log_every:
         jax.block_until_ready(metrics["loss"])
         return
     values = {name: value.item() for name, value in jax.device_get(metrics).items()}

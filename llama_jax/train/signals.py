@@ -34,6 +34,7 @@ def graceful() -> Iterator[Stop]:
             # Not sys.exit: a hung computation would never get to raise it.
             os._exit(130)
         stop.signal = signal.Signals(number).name
+        os.write(2, f"\n{stop.signal}: finishing this step; Ctrl-C again exits at once\n".encode())
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

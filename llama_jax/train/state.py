@@ -87,7 +87,8 @@ def plan(
       UserError: an axis of a weight or an activation that the mesh cannot divide.
     """
     try:
-        boxed_params = jax.eval_shape(init_params, jax.random.key(0))
+        # Traced, not run: the devices of an ahead-of-time mesh cannot make a key.
+        boxed_params = jax.eval_shape(lambda: init_params(jax.random.key(0)))
     except ValueError as error:
         if "divisible" not in str(error):
             raise

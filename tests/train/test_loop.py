@@ -73,12 +73,12 @@ def test_a_run_directory_holds_what_it_should(uninterrupted, text):
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(trained.params))
 
 
-@pytest.mark.parametrize("moment", ["between saves", "while saving"])
+@pytest.mark.parametrize("moment", ["just after a save", "while saving"])
 def test_kill_9_and_resume_gives_every_later_loss_bit_for_bit(
     tmp_path, text, uninterrupted, moment
 ):
     place = tmp_path / "killed"
-    kill = (8,) if moment == "between saves" else (6, "saving")
+    kill = (9,) if moment == "just after a save" else (6, "saving")
     assert child(place, text, STEPS, *kill) == -signal.SIGKILL
     before = losses(place)
     saved = {p.name for p in (place / "checkpoints").iterdir() if p.name.isdigit()}

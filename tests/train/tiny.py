@@ -8,6 +8,7 @@ import functools
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import flax.linen as nn
@@ -155,11 +156,13 @@ class Send:
     at: int
     number: int = signal.SIGTERM
     every: int = 1
+    after: float = 0.0
 
     def __call__(self, model, params, tokenizer, run) -> dict[str, float]:
         global _calls
         _calls += 1
         if _calls == self.at:
+            time.sleep(self.after)
             os.kill(os.getpid(), self.number)
         return {"calls": float(_calls)}
 
@@ -188,7 +191,9 @@ def main() -> None:
 
         checkpoint.digests = killed
     elif kill:
-        run = dataclasses.replace(run, evaluations={"kill": Send(int(kill[0]), signal.SIGKILL)})
+        run = dataclasses.replace(
+            run, evaluations={"kill": Send(int(kill[0]), signal.SIGKILL, after=1.0)}
+        )
     train(run, run_dir, progress=False)
 
 
