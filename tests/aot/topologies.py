@@ -67,8 +67,12 @@ def set_environment() -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"
     # Without this libtpu asks the cloud's metadata server where it is, for minutes.
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
-    # Autotuning would run candidates on a GPU.
-    flags = ["--xla_gpu_autotune_level=0", f"--xla_gpu_cuda_data_dir={cuda_dir()}"]
+    # There is no TPU to lock, and the lock of a process that was killed would stay.
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
+    # Autotuning would run candidates on a GPU; without it XLA's Triton products find no tile sizes
+    # for some shapes, so products go to cuBLAS.
+    flags = ["--xla_gpu_autotune_level=0", "--xla_gpu_enable_triton_gemm=false"]
+    flags += [f"--xla_gpu_cuda_data_dir={cuda_dir()}"]
     os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags]).strip()
 
 
