@@ -42,7 +42,7 @@ def main(
       UserError: anything that the user can mend; nothing saved before is lost.
       KeyboardInterrupt: training was told to stop; it has saved its state.
     """
-    from llama_jax.demo.report import write_report
+    from llama_jax.demo.report import next_steps, write_report
 
     begin = time.perf_counter()
     place = Path(run_dir)
@@ -66,7 +66,8 @@ def main(
     page = write_report(place, trained, before + after, time.perf_counter() - begin)
 
     _say(f"The report: {page}")
-    print(_next(place))
+    print(f"What next?\n\n{next_steps(place)}")
+    print("\n(llama-jax is in .venv/bin if you came by `make demo`.)")
     return page
 
 
@@ -92,16 +93,3 @@ def _evaluated(place: Path, title: str) -> tuple[Trained, list[Row]]:
 def _say(text: str) -> None:
     # Flushed: progress goes to standard error, and the two should come in order.
     print(f"\n{text}", flush=True)
-
-
-def _next(place: Path) -> str:
-    """What to type next."""
-    return f"""
-Ask it something; any picture file of yours will do, though it has only seen shapes:
-  llama-jax answer {place}/vqa --image {place}/pictures/01.png --question "what color is it?"
-See the tables again:
-  llama-jax eval {place}/vqa
-Change one thing and see its effect, here a tenth of the questions:
-  llama-jax train seed_vqa --run-dir runs/tenth --init-from {place}/pretrain --set data.questions.fraction=0.1
-  llama-jax eval runs/tenth
-(llama-jax is in .venv/bin if you came by `make demo`.)"""

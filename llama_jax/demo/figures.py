@@ -96,9 +96,10 @@ def picture(run_dir: str | Path, path: str | Path) -> None:
     """
     run_dir = Path(run_dir)
     shown = examples(load(run_dir / "vqa"), count=6)
-    figure = Figure(figsize=(11, 5.2), layout="constrained", facecolor="white")
-    above, below = figure.subfigures(2, 1, height_ratios=(1, 1.05))
-    for axis, example in zip(above.subplots(1, 6), shown, strict=False):
+    figure = Figure(figsize=(11, 6), layout="constrained", facecolor="white")
+    halves: Any = figure.subfigures(2, 1)
+    above, below = halves
+    for axis, example in zip(above.subplots(1, len(shown)), shown, strict=True):
         _draw_example(axis, example)
     _draw_curves(below.subplots(1, 3), run_dir)
     figure.savefig(path, dpi=90, metadata={"Software": None})
@@ -108,7 +109,7 @@ def _draw_example(axis: Any, example: Example) -> None:
     axis.imshow(example.image)
     axis.set_xticks([])
     axis.set_yticks([])
-    axis.set_title(textwrap.fill(example.question, 20), fontsize=9)
+    axis.set_title(textwrap.fill(example.question, 24), fontsize=9)
     note = f"{example.answer.text} ({example.answer.confidence:.0%})"
     note += "" if example.right else f"\ntrue: {example.truth}"
     axis.set_xlabel(note, fontsize=10, color=RIGHT if example.right else WRONG)

@@ -4,6 +4,7 @@ import base64
 import json
 import math
 import os
+import shlex
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -103,15 +104,31 @@ def page(run_dir: Path, found: dict, rows: Sequence[Row], shown: Sequence[Exampl
         cards="\n".join(map(_card, shown)),
         rows="\n".join(map(_table_row, rows)),
         curves=svg(curves(run_dir)),
-        run_dir=escape(str(run_dir)),
+        next=escape(next_steps(run_dir)),
     )
+
+
+def next_steps(run_dir: Path) -> str:
+    """What to type next, ready for a shell."""
+    place = shlex.quote(str(run_dir))
+    return f"""\
+# Ask it something. Any picture file will do, but shapes are all it has ever seen:
+llama-jax answer {place}/vqa --image {place}/pictures/01.png --question "what color is it?"
+
+# See the tables again:
+llama-jax eval {place}/vqa
+
+# Change one thing and see its effect, here a tenth of the pictures:
+llama-jax train seed_vqa --run-dir runs/tenth --init-from {place}/pretrain \\
+    --set data.questions.fraction=0.1
+llama-jax eval runs/tenth"""
 
 
 def seconds_spent(lines: Sequence[dict]) -> float:
     """Seconds of training by the log; every call of `train` counts them from 0 again."""
     counts = [line["seconds"] for line in lines if line.get("seconds") is not None]
-    following = [*counts[1:], 0.0]
-    return sum(now for now, later in zip(counts, following, strict=True) if later < now)
+    last = [now for now, later in zip(counts, counts[1:], strict=False) if later < now]
+    return sum(last) + sum(counts[-1:])
 
 
 def _card(example: Example) -> str:

@@ -1,14 +1,18 @@
 """A demo of a few steps with a tiny model, made once for all tests that need a finished one."""
 
 import atexit
+import contextlib
 import dataclasses
 import functools
 import shutil
 import tempfile
 from pathlib import Path
+from unittest import mock
 
-from llama_jax import presets
-from llama_jax.config import BPE, Run, edit
+import jax
+
+from llama_jax.axes import make_mesh
+from llama_jax.config import BPE, Run
 from llama_jax.data import Captions, Questions, SentencePairs, Stream, Tfds
 from llama_jax.data.corrupt import Masking
 from llama_jax.layers.attention import Attention
@@ -16,12 +20,13 @@ from llama_jax.layers.block import Block
 from llama_jax.layers.mlp import SwiGLU
 from llama_jax.layers.rope import Rope
 from llama_jax.layers.stack import Stack
-from llama_jax.models.coattention import CoAttention
 from llama_jax.models.decoder import Decoder
+from llama_jax.models.fusion import Late
 from llama_jax.models.multimodal import Multimodal
 from llama_jax.models.stem import Patches
 from llama_jax.models.text import TextEncoder
 from llama_jax.models.vision import SpaceTime, VisionEncoder
+from llama_jax.objectives import ITC, ITM, MLM, NSP, Seq2Seq
 
 PICTURES = Tfds("easy_vqa", limit=16)
 KJV = Tfds("kjv", limit=8)
@@ -38,28 +43,30 @@ def model() -> Multimodal:
     return Multimodal(
         text=TextEncoder(VOCAB, WIDTH, Stack((plain,)), types=2),
         vision=VisionEncoder(WIDTH, SpaceTime(patches), stem=Patches(16)),
-        fusion=CoAttention(Attention(2, 2, 8, rope=None), plain, layers=1),
+        fusion=Late(),
         decoder=Decoder(VOCAB, WIDTH, Stack((writer,))),
     )
 
 
-def small(run: Run, data: dict[str, Stream]) -> Run:
-    """The preset with a tiny model, a little data and two steps."""
-    return dataclasses.replace(
-        run, model=model(), data=data, tokenizer=BPE(VOCAB, (KJV, PICTURES)), steps=2, log_every=1
-    )
+def run(name: str, data: dict[str, Stream], **fields) -> Run:
+    """Two steps with a tiny model and a little data."""
+    corpus = BPE(VOCAB, (KJV, PICTURES))
+    return Run(name, model(), data, tokenizer=corpus, steps=2, log_every=1, **fields)
 
 
 def pretrain() -> Run:
-    documents = Stream(KJV, SentencePairs(length=32, mlm=Masking(predictions=4)), 8)
-    captions = Stream(PICTURES, Captions(length=16), 8)
-    run = edit(presets.get("seed_demo"), "objectives.itm.rows", 8)
-    return small(run, {"documents": documents, "captions": captions})
+    data = {
+        "documents": Stream(KJV, SentencePairs(length=32, mlm=Masking(predictions=4)), 8),
+        "captions": Stream(PICTURES, Captions(length=16), 8),
+    }
+    sentences = {"mlm": MLM(on="documents"), "nsp": NSP(on="documents")}
+    pictures = {"itc": ITC(on="captions"), "itm": ITM(on="captions", rows=8)}
+    return run("seed_demo", data, objectives=sentences | pictures)
 
 
 def finetune() -> Run:
     questions = Stream(PICTURES, Questions(length=16, answer_length=3, per_image=1), 8)
-    return small(presets.get("seed_vqa"), {"questions": questions})
+    return run("seed_vqa", {"questions": questions}, objectives={"vqa": Seq2Seq(on="questions")})
 
 
 @functools.cache
@@ -69,5 +76,21 @@ def demo() -> Path:
 
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    main(folder / "demo", pretrain(), finetune())
+    with quick():
+        main(folder / "demo", pretrain(), finetune())
     return folder / "demo"
+
+
+@contextlib.contextmanager
+def quick():
+    """One device, no optimizations, baselines of few rows: nearly all the time is compiling."""
+    one = lambda mesh, devices=None: make_mesh(devices=jax.devices()[:1])  # noqa: E731
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        with (
+            mock.patch("llama_jax.config.Mesh.build", one),
+            mock.patch("llama_jax.evals.text.SAMPLE", 100),
+        ):
+            yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
