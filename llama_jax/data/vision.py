@@ -17,10 +17,12 @@ from llama_jax.text.tokenizer import Tokenizer
 class Captions:
     """A picture and its caption `<cls> caption <sep>`, for alignment; `class` is its hash.
 
-    With `mlm` the caption is corrupted, for MLM grounded in the picture.
+    With `mlm` the caption is corrupted, for MLM grounded in the picture; with `answer_length` it
+    comes as decoder fields too, for captioning beside alignment (CoCa, arXiv:2205.01917).
 
     Attributes:
         length: T.
+        answer_length: T of the decoder; 0 gives it nothing to write.
         mlm: How tokens are hidden; None leaves them.
         size: Y = X.
         image: Field of the picture, or of the video if `frames` is not 0.
@@ -29,6 +31,7 @@ class Captions:
     """
 
     length: int = 24
+    answer_length: int = 0
     mlm: Masking | None = None
     size: int = 64
     image: str = "image"
@@ -41,6 +44,7 @@ class Captions:
         return {
             **r.masked_fields(batch, self.length, self.mlm),
             **picture_fields(batch, self.size, self.frames),
+            **(r.decoder_fields(batch, self.answer_length) if self.answer_length else {}),
             "class": ((batch,), "int32"),
             "id": ((batch,), "int32"),
         }
@@ -53,17 +57,22 @@ class Captions:
         framed = r.Memory(
             lambda text: r.framed_words(r.worded(text, tokenizer), tokenizer, self.length)
         )
+        encode = r.Memory(tokenizer.encode)
 
         def make(slots: Sequence[int], rngs: Sequence[np.random.Generator]) -> r.Batch:
             index_B = keep[np.asarray(slots)]
             chosen = _captions(rows, self.caption, index_B, rngs, once)
             texts = [framed(text) for text in chosen]
-            return {
+            batch = {
                 **r.masked_batch(texts, self.length, rngs, self.mlm, tokenizer),
                 stream_name(self.frames): pictures(index_B),
                 "class": np.array([r.identity(text) for text in chosen], np.int32),
                 "id": index_B.astype(np.int32),
             }
+            if self.answer_length:
+                written = [encode(text) for text in chosen]
+                batch |= r.decoder_batch(written, self.answer_length, tokenizer)
+            return batch
 
         return r.Examples(keep, make)
 
@@ -139,6 +148,8 @@ class Questions:
         length: T of a question.
         answer_length: T of an answer.
         per_image: Questions that share a picture.
+        absent: Share of pictures that are marked as missing in training, so that the model also
+            learns to answer without one; never in evaluation.
         size: Y = X.
         image: Field of the picture, or of the video if `frames` is not 0.
         questions: Field of the questions (a list, or one text).
@@ -149,6 +160,7 @@ class Questions:
     length: int = 24
     answer_length: int = 4
     per_image: int = 4
+    absent: float = 0.0
     size: int = 64
     image: str = "image"
     questions: str = "questions"
@@ -166,6 +178,7 @@ class Questions:
         return {
             **r.text_fields(batch, self.length),
             **picture_fields(batch // self.per_image, self.size, self.frames),
+            **self._valid_field(batch // self.per_image),
             **r.decoder_fields(batch, self.answer_length),
             "id": ((batch,), "int32"),
         }
@@ -209,6 +222,9 @@ class Questions:
                 ),
                 "id": np.array([first[i] + k for i, k in flat], np.int32),
             }
+            for name in self._valid_field(0):
+                hidden_I = [not once and rng.random() < self.absent for rng in rngs]
+                batch[name] = ~np.array(hidden_I, bool)
             if once:
                 batch["row_valid"] = valid_B
                 batch["target_weights"] *= valid_B[:, None]
@@ -216,6 +232,10 @@ class Questions:
 
         ids = np.arange(len(picture_E)) if once else picture_E
         return r.Examples(ids, make, rows=each)
+
+    def _valid_field(self, pictures: int) -> r.Fields:
+        """`image_valid` or `video_valid`, if pictures may be missing."""
+        return {f"{stream_name(self.frames)}_valid": ((pictures,), "bool")} if self.absent else {}
 
 
 def _captions(

@@ -1,7 +1,7 @@
 """Image and video encoder: an image is a video of one frame.
 
-Pixels are cut into tubelets of t x p x p (ViViT, Arnab et al. 2021, arXiv:2103.15691), each a token with
-coordinates (t, y, x) for the axial rotary embedding. Three kinds of space-time attention:
+A stem makes one vector of each tubelet of t x p x p pixels (ViViT, Arnab et al. 2021,
+arXiv:2103.15691), a token with coordinates (t, y, x) for the axial rotary embedding. Three kinds of space-time attention:
 joint (all tokens), divided (TimeSformer, `DividedBlock`), factorised (space first, then time).
 """
 
@@ -18,6 +18,7 @@ from llama_jax.layers.linear import Einsum
 from llama_jax.layers.norm import Norm, RMSNorm
 from llama_jax.layers.positions import Learned
 from llama_jax.layers.stack import Stack
+from llama_jax.models.stem import Convolutions, Patches
 from llama_jax.models.tokens import Tokens
 
 
@@ -30,7 +31,7 @@ class SpaceTime:
 
 @dataclass(frozen=True)
 class Factorised:
-    """A stack within each frame, then one over the frames at each place (ViViT's model 2, unpooled)."""
+    """A stack within each frame, then one over the frames at each place (ViViT's model 2)."""
 
     space: Stack
     time: Stack
@@ -43,8 +44,7 @@ class VisionEncoder:
     Attributes:
       width: D.
       layers: how attention runs over space and time.
-      patch: p, pixels a side.
-      tubelet: t, frames; a video with fewer frames repeats its last one.
+      stem: from pixels to vectors; a video whose frames fill no tubelet repeats its last one.
       positions: learned (t, y, x) positions, added to the rotary ones, which alone know no place.
       merge: patches a side that become one token at the end (Llama 4's pixel shuffle); 1 for none.
       norm: after the last block.
@@ -52,8 +52,7 @@ class VisionEncoder:
 
     width: int
     layers: SpaceTime | Factorised
-    patch: int = 8
-    tubelet: int = 1
+    stem: Patches | Convolutions = Patches()
     positions: Learned | None = None
     merge: int = 1
     norm: Norm = RMSNorm()
@@ -89,30 +88,24 @@ class VisionEncoderModule(nn.Module):
         video = pixels if pixels.ndim == 5 else pixels[:, None]
         if video.dtype == jnp.uint8:
             video = video.astype(dtype) / 127.5 - 1
-        I, frames, Y, X, _ = video.shape
-        side = cfg.patch * cfg.merge
+        images, frames, Y, X, _ = video.shape
+        side = cfg.stem.size * cfg.merge
         if Y % side or X % side:
             raise ValueError(
-                f"an image of {Y} x {X} pixels is not cut evenly by patches of {cfg.patch}, merged {cfg.merge} a side; resize it to multiples of {side}"
+                f"an image of {Y} x {X} pixels is not cut evenly into tokens of {side} x {side}; "
+                f"resize it to multiples of {side}"
             )
-        if short := -frames % cfg.tubelet:
+        if short := -frames % cfg.stem.tubelet:
             video = jnp.concatenate([video, jnp.repeat(video[:, -1:], short, axis=1)], axis=1)
-        x_ITYXA = rearrange(
-            video.astype(dtype),
-            "I (T t) (Y p) (X q) R -> I T Y X (t p q R)",
-            t=cfg.tubelet,
-            p=cfg.patch,
-            q=cfg.patch,
-        )
-        grid = x_ITYXA.shape[1:4]
-        x_BTA = rearrange(x_ITYXA, "I T Y X A -> I (T Y X) A")
-        x_BTD = Einsum("BTA,AD->BTD", D=cfg.width, name="patches")(x_BTA)
-        positions = _coordinates(I, grid)
+        x_ITYXD = cfg.stem.build(name="stem")(video.astype(dtype), cfg.width)
+        grid = x_ITYXD.shape[1:4]
+        x_BTD = rearrange(x_ITYXD, "I T Y X D -> I (T Y X) D")
+        positions = _coordinates(images, grid)
         if cfg.positions is not None:
             x_BTD = x_BTD + cfg.positions.build(name="positions")(positions, cfg.width).astype(
                 dtype
             )
-        valid = jnp.ones((I,), bool) if valid_I is None else valid_I
+        valid = jnp.ones((images,), bool) if valid_I is None else valid_I
         tokens = Tokens(x_BTD, repeat(valid, "I -> I T", T=x_BTD.shape[1]), positions)
         tokens = self._attend(tokens, frames=grid[0])
         if cfg.merge > 1:

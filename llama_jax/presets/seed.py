@@ -15,14 +15,16 @@ from llama_jax.layers.stack import Stack
 from llama_jax.models.coattention import CoAttention
 from llama_jax.models.decoder import Decoder
 from llama_jax.models.multimodal import Multimodal
+from llama_jax.models.stem import Convolutions
 from llama_jax.models.text import TextEncoder
 from llama_jax.models.vision import SpaceTime, VisionEncoder
-from llama_jax.objectives import ITC, ITM, MLM, NSP, Seq2Seq
+from llama_jax.objectives import ITC, ITM, MLM, NSP, Caption, Seq2Seq
 from llama_jax.train.optimizer import AdamW, Cosine
 
 VOCAB = 2048
 KJV = Tfds("kjv")
 PICTURES = Tfds("easy_vqa")
+GROUNDED = Stream(PICTURES, Captions(length=16, mlm=Masking(rate=0.3, predictions=4)), batch=32)
 # The same for pre-training and fine-tuning, so that either can start a run.
 TOKENIZER = BPE(vocab=VOCAB, corpus=(KJV, PICTURES))
 
@@ -31,13 +33,13 @@ def seed_demo() -> Run:
     """Pre-train the seed's system: MLM, NSP, image-text contrast and matching (minutes on a CPU)."""
     return Run(
         name="seed_demo",
-        model=_model(width=128, text=1, vision=3, fusion=1, decoder=1),
-        data=_pretraining(documents=16, captions=64),
-        objectives=_objectives(match=24),
-        optimizer=AdamW(rate=2e-3, schedule=Cosine(warmup=50), b2=0.98, weight_decay=0.05),
+        model=_model(width=128, text=1, vision=1, fusion=1, decoder=1),
+        data=_pretraining(documents=16, captions=32),
+        objectives=_objectives(match=16),
+        optimizer=AdamW(rate=1.5e-3, schedule=Cosine(warmup=50), b2=0.98, weight_decay=0.05),
         tokenizer=TOKENIZER,
-        steps=300,
-        save_every=300,
+        steps=600,
+        save_every=600,
         log_every=20,
         keep=1,
     )
@@ -48,14 +50,14 @@ def seed_vqa() -> Run:
     return Run(
         name="seed_vqa",
         model=seed_demo().model,
-        data={"questions": _questions(batch=256)},
+        data={"questions": _questions(batch=128)},
         objectives={"vqa": Seq2Seq(on="questions")},
         optimizer=AdamW(
             rate=1.5e-3, schedule=Cosine(warmup=50, floor=0.02), b2=0.98, weight_decay=0.05
         ),
         tokenizer=TOKENIZER,
-        steps=700,
-        save_every=700,
+        steps=1000,
+        save_every=1000,
         log_every=20,
         keep=1,
     )
@@ -65,9 +67,9 @@ def seed_full() -> Run:
     """Pre-train a larger one for longer, with image-grounded MLM (about two hours on two CPU cores)."""
     return Run(
         name="seed_full",
-        model=_model(width=192, text=2, vision=4, fusion=2, decoder=2),
-        data=_pretraining(documents=32, captions=128),
-        objectives=_objectives(match=64) | {"grounded_mlm": MLM(on="captions", source="fused")},
+        model=_model(width=192, text=2, vision=2, fusion=2, decoder=2),
+        data=_pretraining(documents=32, captions=64) | {"grounded": GROUNDED},
+        objectives=_objectives(match=32) | {"grounded_mlm": MLM(on="grounded", source="fused")},
         optimizer=AdamW(rate=1e-3, schedule=Cosine(warmup=200), b2=0.98, weight_decay=0.05),
         tokenizer=TOKENIZER,
         steps=2000,
@@ -109,7 +111,7 @@ def _model(width: int, text: int, vision: int, fusion: int, decoder: int) -> Mul
         vision=VisionEncoder(
             width,
             SpaceTime(Stack((patches,), vision)),
-            patch=8,
+            stem=Convolutions((32, 64)),
             positions=Learned((1, 8, 8)),
             merge=2,
         ),
@@ -122,12 +124,12 @@ def _pretraining(documents: int, captions: int) -> dict[str, Stream]:
     """Pairs of sentences with masked tokens, and pictures with captions; the numbers are rows."""
     return {
         "documents": Stream(KJV, SentencePairs(length=64, mlm=Masking(predictions=10)), documents),
-        "captions": Stream(PICTURES, Captions(length=16, mlm=None), captions),
+        "captions": Stream(PICTURES, Captions(length=16, answer_length=12), captions),
     }
 
 
 def _questions(batch: int) -> Stream:
-    return Stream(PICTURES, Questions(length=16, answer_length=3, per_image=8), batch)
+    return Stream(PICTURES, Questions(length=16, answer_length=3, per_image=4, absent=0.1), batch)
 
 
 def _objectives(match: int) -> dict:
@@ -136,4 +138,5 @@ def _objectives(match: int) -> dict:
         "nsp": NSP(on="documents"),
         "itc": ITC(on="captions"),
         "itm": ITM(on="captions", rows=match),
+        "caption": Caption(on="captions"),
     }

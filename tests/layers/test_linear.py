@@ -1,0 +1,76 @@
+"""Einsum and Embed: shapes, fan-in, letters and refusals, all from the equation."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llama_jax.layers.linear import Einsum, Embed, Lettered
+
+
+def boxes(module, *args):
+    return jax.eval_shape(module.init, jax.random.key(0), *args)["params"]
+
+
+def test_the_equation_gives_shape_and_letters_of_the_weight():
+    w = boxes(Einsum("BTD,DNH->BTNH", N=4, H=8), jnp.zeros((2, 3, 16)))["w"]
+    assert isinstance(w, Lettered)
+    assert (w.letters, w.value.shape) == ("DNH", (16, 4, 8))
+
+
+def test_the_bias_has_the_letters_that_weight_and_output_share():
+    b = boxes(Einsum("BTD,DNH->BTNH", N=4, H=8, bias=True), jnp.zeros((2, 3, 16)))["b"]
+    assert (b.letters, b.value.shape) == ("NH", (4, 8))
+
+
+@pytest.mark.parametrize(
+    ("equation", "shape", "sizes", "fan_in"),
+    [
+        ("BTD,DF->BTF", (1, 1, 400), {"F": 500}, 400),
+        ("BTNH,NHD->BTD", (1, 1, 8, 50), {"D": 500}, 400),
+    ],
+)
+def test_weights_start_with_a_deviation_of_one_over_the_root_of_fan_in(
+    equation, shape, sizes, fan_in
+):
+    params = nn.meta.unbox(Einsum(equation, **sizes).init(jax.random.key(0), jnp.zeros(shape)))
+    # 200,000 samples: the deviation is known to about 0.2 %.
+    assert np.std(params["params"]["w"]) == pytest.approx(fan_in**-0.5, rel=0.01)
+
+
+def test_a_bias_is_added_on_its_own_axes():
+    module = Einsum("BTD,DNH->BTNH", N=2, H=3, bias=True)
+    params = {"w": jnp.zeros((4, 2, 3)), "b": jnp.arange(6.0).reshape(2, 3)}
+    found = module.apply({"params": params}, jnp.ones((1, 1, 4)))
+    np.testing.assert_array_equal(found[0, 0], [[0, 1, 2], [3, 4, 5]])
+
+
+def test_a_missing_size_is_named():
+    with pytest.raises(ValueError, match=r"give the sizes of \['F'\], e.g. F=64"):
+        boxes(Einsum("BTD,DF->BTF"), jnp.zeros((1, 2, 3)))
+
+
+def test_an_input_of_another_rank_is_refused():
+    with pytest.raises(ValueError, match="'BTD' was expected"):
+        boxes(Einsum("BTD,DF->BTF", F=2), jnp.zeros((1, 2)))
+
+
+def test_an_id_outside_the_vocabulary_gives_nan_and_not_a_neighbour():
+    table = {"params": {"w": jnp.ones((5, 2))}}
+    found = Embed(5, 2).apply(table, jnp.array([[4, 5]]))
+    assert np.isfinite(found[0, 0]).all() and np.isnan(found[0, 1]).all()
+
+
+def test_scan_puts_the_layer_letter_in_front():
+    class Body(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            return Einsum("BTD,DA->BTA", A=3)(x), None
+
+    scan = nn.scan(
+        Body, variable_axes={"params": 0}, split_rngs={"params": True}, length=5,
+        metadata_params={nn.PARTITION_NAME: "L"},
+    )  # fmt: skip
+    w = boxes(scan(), jnp.zeros((1, 2, 3)), None)["Einsum_0"]["w"]
+    assert (w.letters, w.value.shape) == ("LDA", (5, 3, 3))

@@ -1,0 +1,52 @@
+"""Every preset: its parameters by shapes alone, its round trip, and that its step can be traced."""
+
+import jax
+import pytest
+
+from llama_jax import presets
+from llama_jax.axes import make_mesh, using
+from llama_jax.config import from_json, to_json
+from llama_jax.objectives import losses
+from llama_jax.train.load import build
+from llama_jax.train.state import plan
+from llama_jax.train.step import bind, initializer, make_train_step
+
+# Counted by eval_shape; a change here is a change of every saved run.
+PARAMETERS = {
+    "seed_demo": 1_663_557,
+    "seed_vqa": 1_603_488,
+    "seed_full": 0,
+    "seed_full_vqa": 0,
+    "tiny_decoder": 488_064,
+}
+
+
+@pytest.mark.parametrize("name", presets.NAMES)
+def test_the_step_of_a_preset_can_be_traced_and_its_parameters_are_known(name):
+    run = presets.get(name)
+    mesh = make_mesh(devices=jax.devices()[:1])
+    with using(mesh, run.rules):
+        model, total = build(run), losses(run.objectives)
+        fields = {stream: s.fields(None) for stream, s in run.data.items()}
+        layout = plan(initializer(model, total, fields), run.optimizer, run.steps, mesh, run.rules)
+        rate = run.optimizer.rate_at(run.steps)
+        step = make_train_step(layout, bind(model, total), rate, run.objectives)
+        batch = {
+            stream: {k: jax.ShapeDtypeStruct(*field) for k, field in named.items()}
+            for stream, named in fields.items()
+        }
+        state, metrics = jax.eval_shape(step, layout.abstract, batch)
+    assert {f"{name}/loss" for name in run.objectives} <= set(metrics)
+    assert layout.parameters == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", presets.NAMES)
+def test_a_preset_survives_the_round_trip_through_json(name):
+    run = presets.get(name)
+    assert from_json(to_json(run)) == run
+
+
+@pytest.mark.parametrize("pair", [("seed_demo", "seed_vqa"), ("seed_full", "seed_full_vqa")])
+def test_fine_tuning_has_the_model_and_tokenizer_of_pre_training(pair):
+    first, second = map(presets.get, pair)
+    assert (first.model, first.tokenizer) == (second.model, second.tokenizer)

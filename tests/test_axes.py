@@ -1,0 +1,84 @@
+"""The alphabet: specs, meshes, constraints, and that nothing is replicated in silence."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from llama_jax import axes
+
+
+def test_letters_become_mesh_axes_by_the_tables():
+    assert axes.weight_spec("LDNH") == P(None, "fsdp", "tensor", None)
+    assert axes.activation_spec("BTD") == P(("data", "fsdp"), "context", None)
+
+
+def test_an_unknown_letter_is_refused():
+    with pytest.raises(ValueError, match="unknown axis letter 'Q'"):
+        axes.shard(jnp.zeros((1,)), "Q")
+    with pytest.raises(ValueError, match="unknown axis letter"):
+        axes.Rules(weights=(("Z", "fsdp"),), activations=())
+
+
+def test_a_wrong_rank_is_refused():
+    with pytest.raises(ValueError, match="has 2 axes, 'BTD' names 3"):
+        axes.shard(jnp.zeros((2, 3)), "BTD")
+
+
+def test_one_mesh_axis_for_two_letters_is_refused():
+    with pytest.raises(ValueError, match="twice"):
+        axes.weight_spec("NK")
+
+
+def test_a_mesh_fills_the_free_size(mesh):
+    made = mesh(8, fsdp=2, tensor=2)
+    assert dict(made.shape) == {"data": 2, "fsdp": 2, "tensor": 2, "context": 1, "expert": 1}
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"data": 3}, {"data": -1, "fsdp": 3}, {"data": -1, "fsdp": -1}, {"data": 0}]
+)
+def test_sizes_that_do_not_fit_are_refused(mesh, sizes):
+    with pytest.raises(ValueError, match="mesh"):
+        mesh(8, **sizes)
+
+
+def test_a_constraint_reaches_the_compiled_program(mesh):
+    with axes.using(mesh(8, fsdp=2, tensor=2)):
+        found = jax.jit(lambda x: axes.shard(x, "BTF"))(jnp.zeros((8, 3, 4)))
+    assert found.sharding.spec == P(("data", "fsdp"), None, "tensor")  # context has one device
+
+
+def test_without_a_mesh_a_constraint_does_nothing():
+    x = jnp.zeros((3, 5))
+    assert axes.shard(x, "BD") is x
+
+
+def test_an_axis_that_cannot_be_divided_names_its_letter(mesh):
+    with axes.using(mesh(8)), pytest.raises(ValueError, match=r"axis B \(batch\) of length 6"):
+        axes.shard(jnp.zeros((6, 2)), "BD")
+
+
+def test_an_axis_of_length_one_stays_whole(mesh):
+    with axes.using(mesh(8)):
+        found = jax.jit(lambda x: axes.shard(x, "BD"))(jnp.zeros((1, 8)))
+    assert found.shape == (1, 8)
+
+
+def test_rules_are_those_of_the_innermost_block(mesh):
+    with axes.using(mesh(8, fsdp=8), axes.DATA):
+        assert axes.weight_spec("DF") == P(None, None)
+    assert axes.weight_spec("DF") == P("fsdp", "tensor")
+
+
+def test_the_sharded_product_equals_the_whole_one(mesh):
+    x, w = np.random.default_rng(0).normal(size=(2, 8, 8)).astype(np.float32)
+
+    def product(x, w):
+        return axes.shard(axes.shard(x, "BD") @ w, "BF")
+
+    expected = product(x, w)
+    with axes.using(mesh(8, fsdp=2, tensor=4)):
+        found = jax.jit(product)(x, w)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
