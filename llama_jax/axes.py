@@ -1,8 +1,9 @@
 """The alphabet: one letter an axis, in einsums, behind variable names and in the sharding tables.
 
-A weight made by `"BTD,DNH->BTNH"` has the axes D, N and H; a value `q_BTNH` has B, T, N and H. Two tables
-say over which mesh axis a letter is split, one for weights and one for activations (FSDP splits a
-weight's D, never an activation's). On a mesh of one device all of it is a no-op, with the same code.
+A weight made by `"BTD,DNH->BTNH"` has the axes D, N and H; a value `q_BTNH` has B, T, N and H. Two
+tables say over which mesh axis a letter is split, one for weights and one for activations (FSDP
+splits a weight's D, never an activation's). On a mesh of one device all of it is a no-op, with the
+same code.
 
     mesh = make_mesh(fsdp=4, tensor=2)
     with using(mesh):
@@ -65,7 +66,8 @@ class Rules:
             _known(letter)
 
 
-# Fully sharded data parallel and Megatron-style tensor parallel at once: an axis of size 1 splits nothing.
+# Fully sharded data parallel and Megatron-style tensor parallel at once: an axis of size 1 splits
+# nothing.
 FSDP_TENSOR = Rules(
     weights=(
         ("D", "fsdp"),
@@ -150,15 +152,15 @@ def weight_spec(letters: str, rules: Rules | None = None) -> PartitionSpec:
 
 
 def activation_spec(letters: str, rules: Rules | None = None) -> PartitionSpec:
-    """The partition of an activation with these letters, e.g. "BTD" -> P(("data", "fsdp"), "context", None)."""
+    """The partition of an activation, e.g. "BTD" -> P(("data", "fsdp"), "context", None)."""
     return _spec(letters, (rules or _rules.get()).activations)
 
 
 def shard(x: jax.Array, letters: str) -> jax.Array:
     """Constrains x, whose axes are `letters`, to the partition of the activation table.
 
-    Without a mesh it returns x. An axis that the mesh cannot divide evenly raises, so that nothing is
-    replicated or padded in silence; only an axis of length 1 (a broadcast one) is left whole.
+    Without a mesh it returns x. An axis that the mesh cannot divide evenly raises, so that nothing
+    is replicated or padded in silence; only an axis of length 1 (a broadcast one) is left whole.
 
     Raises:
       ValueError: an unknown letter, a wrong rank, or an axis that cannot be divided.
@@ -183,9 +185,9 @@ def check_divides(letters: str, shape: tuple[int, ...], spec: PartitionSpec, mes
             part = None
         elif length % ways:
             raise ValueError(
-                f"axis {letter} ({LETTERS[letter]}) of length {length} in {letters!r} {shape} is not "
-                f"divisible by the {ways} devices of mesh axes {_tuple(part)}; change the size, the "
-                "mesh or the rules"
+                f"axis {letter} ({LETTERS[letter]}) of length {length} in {letters!r} {shape} is "
+                f"not divisible by the {ways} devices of mesh axes {_tuple(part)}; change the "
+                "size, the mesh or the rules"
             )
         parts.append(part)
     return PartitionSpec(*parts)

@@ -10,7 +10,8 @@ os.environ["XLA_FLAGS"] = " ".join(
     [
         *(f for f in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in f),
         "--xla_force_host_platform_device_count=8",
-        # Tests compile much and compute little: without LLVM's optimizations they take half the time.
+        # Tests compile much and compute little: without LLVM's optimizations they take half the
+        # time.
         "--xla_backend_optimization_level=0",
     ]
 )

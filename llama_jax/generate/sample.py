@@ -14,8 +14,8 @@ class Sampling:
     Attributes:
       temperature: divides the logits; 0 takes the most probable token.
       top_k: only this many of the most probable tokens; 0 for all.
-      top_p: only the smallest set of tokens with this much probability (nucleus sampling, Holtzman et
-        al. 2019, arXiv:1904.09751); 1 for all.
+      top_p: only the smallest set of tokens with this much probability (nucleus sampling, Holtzman
+        et al. 2019, arXiv:1904.09751); 1 for all.
     """
 
     temperature: float = 0.0

@@ -34,7 +34,7 @@ class Case(NamedTuple):
 
 
 class Backend(NamedTuple):
-    """A way to compute attention: `why_not` gives None for a case that it takes, else the reason."""
+    """A way to compute attention; `why_not` gives None for a case that it takes, else why."""
 
     why_not: Callable[[Case], str | None]
     run: Callable[..., jax.Array]
@@ -111,7 +111,8 @@ def choose(case: Case, backend: str = "auto") -> str:
     if backend not in BACKENDS:
         known = ", ".join(BACKENDS)
         raise ValueError(
-            f"unknown attention backend {backend!r}; there are auto, {known}.{nearest(backend, BACKENDS)}"
+            f"unknown attention backend {backend!r}; there are auto, {known}."
+            + nearest(backend, BACKENDS)
         )
     # A form that is merely slower for this shape may still be asked for by name.
     if reason := BACKENDS[backend].why_not(case):
@@ -121,7 +122,7 @@ def choose(case: Case, backend: str = "auto") -> str:
 
 
 def platform() -> str:
-    """The platform that code is being traced for: that of the mesh, which need not be this machine's."""
+    """The platform that code is traced for: the mesh's, which need not be this machine's."""
     mesh = jax.sharding.get_abstract_mesh()
     device = None if mesh.empty else mesh.abstract_device
     return jax.default_backend() if device is None else device.platform
@@ -148,7 +149,8 @@ def _check(q, k, v, mask: Mask) -> None:
         raise ValueError(f"mask parts {mask.parts} do not add up to the {k.shape[1]} keys")
     if not mask.local and mask.q_positions is not None:
         raise ValueError(
-            "positions without a causal, window or chunk mask have no effect; drop them or set causal"
+            "positions without a causal, window or chunk mask have no effect; drop them or set "
+            "causal"
         )
     B, T, S = q.shape[0], q.shape[1], k.shape[1]
     for name, length in (

@@ -1,7 +1,7 @@
 """Mask: who may see whom in attention, described rather than built.
 
-A mask has static structure (known when tracing, so that a kernel can skip whole blocks) and data (arrays).
-`dense` is its definition; every backend is tested against it. Masks combine with `&`.
+A mask has static structure (known when tracing, so that a kernel can skip whole blocks) and data
+(arrays). `dense` is its definition; every backend is tested against it. Masks combine with `&`.
 
     Mask(causal=True, window=2), T = S = 4:      rows are queries, columns keys
         1 0 0 0
@@ -10,7 +10,7 @@ A mask has static structure (known when tracing, so that a kernel can skip whole
         0 0 1 1
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import jax
@@ -33,7 +33,8 @@ class Mask:
       chunk: keys of the query's own chunk of this length (Llama 4).
       parts: lengths of runs of keys that are summed apart and then together, so that a run without
         a valid key changes no bit of the result (XLA backends; it hides no key).
-      prefix: [B]; keys at positions below it are seen whatever `causal` says (prefix language model).
+      prefix: [B]; keys at positions below it are seen whatever `causal` says (prefix language
+        model).
       q_positions: [B, T]; default 0, 1, ... T-1.
       k_positions: [B, S]; default 0, 1, ... S-1.
       q_segments: [B, T]; with `k_segments`: equal segments only (packed documents).
@@ -79,7 +80,8 @@ class Mask:
         """Both masks at once.
 
         Raises:
-          ValueError: both give the same data field (other than k_valid and allow), or different chunks.
+          ValueError: both give the same data field (other than k_valid and allow), or different
+          chunks.
         """
         merged: dict[str, Any] = {"causal": self.causal or other.causal}
         for f in fields(self):
@@ -109,15 +111,15 @@ class Mask:
         positions = self.q_positions
         if self.local and positions is None:
             positions = jnp.arange(length, dtype=jnp.int32)[None]
-        changed = {
-            "q_positions": cut(positions),
-            "q_segments": cut(self.q_segments),
-            "allow": cut(self.allow),
-        }
-        return Mask(**{f.name: changed.get(f.name, getattr(self, f.name)) for f in fields(self)})
+        return replace(
+            self,
+            q_positions=cut(positions),
+            q_segments=cut(self.q_segments),
+            allow=cut(self.allow),
+        )
 
     def dense(self, T: int, S: int) -> Bool[Array, "B T S"]:
-        """The definition: True where query t of T may see key s of S; B is 1 where no row differs."""
+        """The definition: True where query t may see key s; B is 1 where no row differs."""
         seen = jnp.ones((1, T, S), bool)
         if self.local:
             q = jnp.arange(T)[None] if self.q_positions is None else self.q_positions

@@ -1,4 +1,4 @@
-"""Attention in plain XLA: the reference, and a form whose memory grows with S but not with T x S."""
+"""Attention in plain XLA: the reference, and a form whose memory does not grow with T x S."""
 
 import functools
 import itertools

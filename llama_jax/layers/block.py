@@ -57,7 +57,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Gated:
-    """Cross-attention whose output is scaled by tanh(gate), a learned scalar that starts at `start`.
+    """Cross-attention scaled by tanh(gate), a learned scalar that starts at `start`.
 
     Source: Flamingo (Alayrac et al. 2022, arXiv:2204.14198), section 3.1.2; Llama 3.2-Vision.
     """
@@ -68,7 +68,7 @@ class Gated:
 
 @dataclass(frozen=True)
 class Merged:
-    """No cross-attention of its own: self-attention sees [self; memory] with one softmax (T5Gemma 2)."""
+    """Self-attention sees [self; memory] with one softmax instead (T5Gemma 2)."""
 
 
 Cross = Attention | Gated | Merged
@@ -119,7 +119,7 @@ class BlockModule(nn.Module):
         own = new = attn.keys(h, ctx.positions)
         mask = cfg.attention.structure & _self_mask(cfg.attention, ctx)
         if cache is not None:
-            own = new = write(cache.own, new, ctx.index)
+            own = new = write(cache, new, ctx.index)
         cross = None if cache is None else cache.cross
         if isinstance(cfg.cross, Merged):
             if ctx.memory is not None:
@@ -128,8 +128,8 @@ class BlockModule(nn.Module):
         x = self._add(x, attn(h, own, mask, ctx.positions, ctx.bias), "attn")
 
         if isinstance(cfg.cross, Attention | Gated):
-            gated = isinstance(cfg.cross, Gated)
-            attend = (cfg.cross.attention if gated else cfg.cross).build(name="cross")
+            inner = cfg.cross.attention if isinstance(cfg.cross, Gated) else cfg.cross
+            attend = inner.build(name="cross")
             if ctx.memory is not None:
                 cross = _memory_keys(attend, ctx.memory, ctx.memory_parts)
             if cross is not None:
@@ -159,7 +159,7 @@ class BlockModule(nn.Module):
 
 @dataclass(frozen=True)
 class DividedBlock:
-    """Video: attention over time at each patch, then over the patches of each frame, then feed-forward.
+    """Video: attention over time at each patch, over each frame's patches, then feed-forward.
 
     Source: TimeSformer (Bertasius et al. 2021, arXiv:2102.05095), section 3, "divided space-time".
     """
@@ -181,7 +181,7 @@ class DividedBlockModule(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T D"], cache: None, ctx: Context
+        self, x: Float[Array, "B T D"], cache: LayerCache | None, ctx: Context
     ) -> tuple[Float[Array, "B T D"], None]:
         cfg, frames = self.config, ctx.frames
         over_time, back = "B (T P) ... -> (B P) T ...", "(B P) T D -> B (T P) D"

@@ -1,4 +1,4 @@
-"""The cache of a decoder as an explicit pytree: an argument and a result, never a hidden variable."""
+"""The cache of a decoder as an explicit pytree: an argument and a result, never hidden."""
 
 from dataclasses import dataclass, field, replace
 
@@ -62,8 +62,11 @@ class Cache:
         )
 
 
-def write(kv: KV, new: KV, index: Int[Array, ""]) -> KV:
-    """Puts the keys and values of T new tokens into slots index ... index+T-1."""
+def write(cache: LayerCache, new: KV, index: Int[Array, ""] | None) -> KV:
+    """Puts the keys and values of T new tokens into slots index ... index+T-1 of a block's own."""
+    kv = cache.own
+    if kv is None or index is None:
+        raise ValueError("a cache without slots; make it with Stack.empty_cache")
     at = (0, index, 0, 0)
     return KV(
         jax.lax.dynamic_update_slice(kv.k, new.k.astype(kv.k.dtype), at),

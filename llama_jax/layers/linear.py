@@ -1,7 +1,7 @@
 """Weights whose axes are the letters of an equation.
 
-`Einsum("BTD,DNH->BTNH", N=heads, H=head_dim)(x_BTD)` says the shape of the weight (D is read off the
-input), its fan-in (D), its sharding (D, N, H) and that of the output (B, T, N, H).
+`Einsum("BTD,DNH->BTNH", N=heads, H=head_dim)(x_BTD)` says the shape of the weight (D is read off
+the input), its fan-in (D), its sharding (D, N, H) and that of the output (B, T, N, H).
 """
 
 from collections.abc import Callable
@@ -47,15 +47,16 @@ def lettered(init: Callable, letters: str) -> Callable:
 
 def fan_in_normal(fan_in: int, scale: float = 1.0) -> Callable:
     """Truncated normal with standard deviation `scale / sqrt(fan_in)` (LeCun), cut at two sigma."""
-    # 0.8796... is the standard deviation of a unit normal cut at +-2; dividing by it restores the asked one.
+    # 0.8796... is the standard deviation of a unit normal cut at +-2; dividing by it restores the
+    # asked one.
     return nn.initializers.truncated_normal(scale * fan_in**-0.5 / 0.87962566103423978)
 
 
 class Einsum(nn.Module):
     """A linear map given by an equation "input,weight->output".
 
-    Letters of the weight that the input lacks are given as fields; the others are read off the input.
-    The weight is float32 and is cast to the input's dtype for the product.
+    Letters of the weight that the input lacks are given as fields; the others are read off the
+    input. The weight is float32 and is cast to the input's dtype for the product.
     """
 
     equation: str

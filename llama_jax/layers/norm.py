@@ -1,4 +1,4 @@
-"""Normalisation: RMSNorm (Zhang and Sennrich 2019, arXiv:1910.07467), LayerNorm (Ba et al. 2016)."""
+"""Normalisation: RMSNorm (Zhang and Sennrich 2019, arXiv:1910.07467) and LayerNorm."""
 
 from dataclasses import dataclass
 
@@ -34,7 +34,8 @@ class RMSNormModule(nn.Module):
         )
         f = x.astype(jnp.float32)
         f = f * jax.lax.rsqrt(jnp.mean(f * f, axis=-1, keepdims=True) + self.config.eps)
-        # Cast back before the scale, as Meta's reference does (llama_models/llama3/model.py, RMSNorm).
+        # Cast back before the scale, as Meta's reference does (llama_models/llama3/model.py,
+        # RMSNorm).
         return f.astype(x.dtype) * scale.astype(x.dtype)
 
 

@@ -98,7 +98,7 @@ class StackModule(nn.Module):
             period,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(0, nn.broadcast),
+            in_axes=(0, nn.broadcast),  # pyright: ignore[reportArgumentType]
             length=cfg.repeats,
             metadata_params={nn.PARTITION_NAME: "L"},
         )

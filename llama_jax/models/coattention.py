@@ -25,8 +25,8 @@ Streams = dict[str, Tokens]
 class CoAttention:
     """Each modality looks at all others, then at itself, then passes a feed-forward.
 
-    Every part is pre-normed and has a residual. With one modality there is nobody to look at and the
-    first part adds nothing.
+    Every part is pre-normed and has a residual. With one modality there is nobody to look at and
+    the first part adds nothing.
 
     Attributes:
       attention: the cross-modal attention (rope=None: positions of two modalities do not compare).
@@ -35,7 +35,8 @@ class CoAttention:
       combine: "joint" has one softmax over the keys of all other modalities; "sum" adds one softmax
         for each of them, the equation read literally. With two modalities they are equal.
       share: which cross-modal weights are shared: "all" has one set; "per_modality" one a modality,
-        whose queries it uses to read and whose keys when it is read; "per_pair" one an ordered pair.
+        whose queries it uses to read and whose keys when it is read; "per_pair" one an ordered
+        pair.
       norm: before the cross-modal attention.
     """
 

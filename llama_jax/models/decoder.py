@@ -1,4 +1,4 @@
-"""Decoder: a causal language model, alone (LLaMA) or reading a memory through cross-attention (the seed).
+"""Decoder: a causal language model, alone (LLaMA) or with a memory to read (the seed).
 
 Whether it reads a memory is a matter of its blocks: `Block(cross=...)`.
 """

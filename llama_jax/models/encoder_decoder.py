@@ -1,4 +1,4 @@
-"""The seed's encoder-decoder Transformer for text alone: encode once, decode with cross-attention."""
+"""The seed's encoder-decoder for text alone: encode once, decode with cross-attention."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,8 @@ from llama_jax.models.tokens import Tokens
 class EncoderDecoder:
     """A text encoder and a decoder of the same vocabulary and width.
 
-    Source: the seed document, section 2.2; Vaswani et al. 2017 (arXiv:1706.03762) with LLaMA's blocks.
+    Source: the seed document, section 2.2; Vaswani et al. 2017 (arXiv:1706.03762) with LLaMA's
+    blocks.
 
     Attributes:
       encoder: its output, normed, is the decoder's memory.

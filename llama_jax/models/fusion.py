@@ -2,9 +2,9 @@
 
     fuse({"text": Tokens, "image": Tokens, ...}) -> the same keys, fused
 
-A modality that a batch lacks is an absent key; one that an example lacks has no valid token. Both give
-the same result, because a query without a valid key receives zeros. A new variant is one class here and
-one line in `Fusion`. The default, co-attention, has a file of its own.
+A modality that a batch lacks is an absent key; one that an example lacks has no valid token. Both
+give the same result, because a query without a valid key receives zeros. A new variant is one class
+here and one line in `Fusion`. The default, co-attention, has a file of its own.
 """
 
 from dataclasses import dataclass, replace
@@ -21,12 +21,13 @@ from llama_jax.models.tokens import Tokens, concatenate, text_positions
 
 @dataclass(frozen=True)
 class Concat:
-    """All tokens in one sequence through shared bidirectional blocks, with a vector for each modality.
+    """All tokens in one sequence through shared blocks, with a vector for each modality.
 
     Source: LLaVA (Liu et al. 2023, arXiv:2304.08485), Llama 4's early fusion.
 
     Attributes:
-      stack: blocks with rope=None or learned positions: tokens of two modalities share no coordinates.
+      stack: blocks with rope=None or learned positions: tokens of two modalities share no
+        coordinates.
     """
 
     stack: Stack
@@ -61,10 +62,10 @@ class ConcatModule(nn.Module):
 
 @dataclass(frozen=True)
 class Reading:
-    """One modality reads the others through its blocks' cross-attention; the others stay as they are.
+    """One modality reads the others through its blocks' cross-attention; they stay as they are.
 
-    The blocks' `cross` says how: `Attention` (ALBEF's and BLIP's multimodal encoder), `Gated` (Flamingo,
-    Llama 3.2-Vision), `Merged` (one softmax over itself and the others, T5Gemma 2).
+    The blocks' `cross` says how: `Attention` (ALBEF's and BLIP's multimodal encoder), `Gated`
+    (Flamingo, Llama 3.2-Vision), `Merged` (one softmax over itself and the others, T5Gemma 2).
     """
 
     stack: Stack
@@ -151,7 +152,7 @@ class PerceiverModule(nn.Module):
 
 @dataclass(frozen=True)
 class Late:
-    """No fusion layer: streams meet only in heads or in a decoder's cross-attention (CLIP, SigLIP)."""
+    """No fusion layer: streams meet only in heads or in a decoder (CLIP, SigLIP)."""
 
     def build(self, name: str | None = None) -> nn.Module:
         """The module."""

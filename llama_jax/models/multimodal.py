@@ -4,7 +4,8 @@
      pixels ── vision encoder ──┼── fusion ───┤
       video ── vision encoder ──┘             └── joined memory ── decoder ── logits
 
-Any combination of modalities: what a batch lacks is an absent key, what an example lacks has no valid token.
+Any combination of modalities: what a batch lacks is an absent key, what an example lacks has no
+valid token.
 """
 
 from dataclasses import dataclass
@@ -56,8 +57,8 @@ class Multimodal:
             raise ValueError(f"widths {widths} must be equal, for fusion adds the streams")
         if self.decoder is not None and self.decoder.vocab != self.text.vocab:
             raise ValueError(
-                f"text vocab {self.text.vocab} and decoder vocab {self.decoder.vocab} must be equal, "
-                "for they share the embedding"
+                f"text vocab {self.text.vocab} and decoder vocab {self.decoder.vocab} must be "
+                "equal, for they share the embedding"
             )
 
     def build(self, name: str | None = None) -> "MultimodalModule":

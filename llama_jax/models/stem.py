@@ -49,8 +49,8 @@ class Convolutions:
     Source: Xiao et al. 2021, "Early convolutions help transformers see better" (arXiv:2106.14881).
 
     Attributes:
-      channels: of each convolution but the last, which gives the encoder's width; a place stands for
-        2^(len(channels) + 1) pixels a side.
+      channels: of each convolution but the last, which gives the encoder's width; a place stands
+        for 2^(len(channels) + 1) pixels a side.
       tubelet: t, frames that are joined at the end.
       activation: between two convolutions, after the norm.
       norm: over the channels of one place.
@@ -88,7 +88,7 @@ class ConvolutionsModule(nn.Module):
 
 
 def neighbours(x: Float[Array, "I T Y X C"]) -> Float[Array, "I T y x A"]:
-    """The 3 x 3 places around every second place, side by side: a convolution of stride 2 as a product.
+    """The 3 x 3 places around every second place, side by side: a convolution as a product.
 
     Zeros stand beyond the edge. On a CPU one large product is faster than XLA's convolution.
     """

@@ -45,7 +45,8 @@ def repeat_rows(tokens: Tokens, rows: int) -> Tokens:
     have = tokens.x.shape[0]
     if rows % have:
         raise ValueError(
-            f"{have} images cannot be shared evenly by {rows} rows of text; {rows} must be a multiple"
+            f"{have} images cannot be shared evenly by {rows} rows of text; {rows} must be a "
+            "multiple"
         )
     return jax.tree.map(lambda a: jnp.repeat(a, rows // have, axis=0), tokens)
 

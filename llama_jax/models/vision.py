@@ -1,8 +1,9 @@
 """Image and video encoder: an image is a video of one frame.
 
 A stem makes one vector of each tubelet of t x p x p pixels (ViViT, Arnab et al. 2021,
-arXiv:2103.15691), a token with coordinates (t, y, x) for the axial rotary embedding. Three kinds of space-time attention:
-joint (all tokens), divided (TimeSformer, `DividedBlock`), factorised (space first, then time).
+arXiv:2103.15691), a token with coordinates (t, y, x) for the axial rotary embedding. Three kinds of
+space-time attention: joint (all tokens), divided (TimeSformer, `DividedBlock`), factorised (space
+first, then time).
 """
 
 from dataclasses import dataclass

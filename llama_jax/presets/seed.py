@@ -30,7 +30,7 @@ TOKENIZER = BPE(vocab=VOCAB, corpus=(KJV, PICTURES))
 
 
 def seed_demo() -> Run:
-    """Pre-train the seed's system: MLM, NSP, image-text contrast and matching (minutes on a CPU)."""
+    """Pre-train the seed's system: MLM, NSP, alignment, captions (minutes on a CPU)."""
     return Run(
         name="seed_demo",
         model=_model(width=128, text=1, vision=1, fusion=1, decoder=1),
@@ -46,7 +46,7 @@ def seed_demo() -> Run:
 
 
 def seed_vqa() -> Run:
-    """Fine-tune on questions about pictures; give --init-from a run of seed_demo (minutes on a CPU)."""
+    """Fine-tune seed_demo on questions about pictures; give --init-from (minutes on a CPU)."""
     return Run(
         name="seed_vqa",
         model=seed_demo().model,
@@ -64,7 +64,7 @@ def seed_vqa() -> Run:
 
 
 def seed_full() -> Run:
-    """Pre-train a larger one for longer, with image-grounded MLM (about two hours on two CPU cores)."""
+    """Pre-train a larger one for longer, with image-grounded MLM (about an hour on a CPU)."""
     return Run(
         name="seed_full",
         model=_model(width=192, text=2, vision=2, fusion=2, decoder=2),
@@ -79,7 +79,7 @@ def seed_full() -> Run:
 
 
 def seed_full_vqa() -> Run:
-    """Fine-tune seed_full on questions about pictures; give --init-from (an hour on two CPU cores)."""
+    """Fine-tune seed_full on questions about pictures; give --init-from (an hour on a CPU)."""
     return Run(
         name="seed_full_vqa",
         model=seed_full().model,

@@ -7,7 +7,7 @@ import pytest
 from llama_jax.layers.block import DividedBlock
 from llama_jax.layers.rope import Rope
 from llama_jax.layers.stack import Stack
-from llama_jax.models.stem import Convolutions, Patches
+from llama_jax.models.stem import Patches
 from llama_jax.models.vision import Factorised, SpaceTime, VisionEncoder
 
 from .small import BLOCK, FFN, D, attention, pixels, start, vision
