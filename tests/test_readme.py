@@ -79,6 +79,7 @@ def test_the_example_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
 
 def test_the_demo_answers_as_the_second_example_says(monkeypatch, capsys):
     place = str(small.demo())
+    capsys.readouterr()
     with small.quick():
         exec(compile(PYTHON[1].replace("runs/demo", place), "README.md", "exec"), {})
     assert re.fullmatch(r".*\(\d+ %; then .*\)\n", capsys.readouterr().out)

@@ -41,7 +41,9 @@ class Answer:
         """For example "red (98 %; then brown 1 %, blue 0 %)"."""
         others = [f"{text} {p:.0%}" for text, p in self.choices if text != self.text][:2]
         then = f"; then {', '.join(others)}" if others else ""
-        return f"{self.text} ({self.confidence:.0%}{then})".replace("%", " %")
+        said = f"{self.text} ({self.confidence:.0%}{then})".replace("%", " %")
+        # An untrained model writes any bytes; a terminal should not obey them.
+        return "".join(letter if letter.isprintable() else "�" for letter in said)
 
 
 def answer(run_dir: str | Path, image: Any, question: str) -> Answer:

@@ -66,6 +66,7 @@ def test_it_is_printed_in_one_line():
     given = Answer("red", 0.982, (("red", 0.982), ("brown", 0.012), ("blue", 0.001), ("a", 0.0)))
     assert str(given) == "red (98 %; then brown 1 %, blue 0 %)"
     assert str(Answer("red", 1.0)) == "red (100 %)"
+    assert str(Answer("a\n\x1b[2J", 0.5)) == "a��[2J (50 %)"
 
 
 @pytest.mark.parametrize("question", ["", "  \n"])
