@@ -39,7 +39,7 @@ class PatchesModule(nn.Module):
         cut = "I (T t) (Y p) (X q) R -> I T Y X (t p q R)"
         size = self.config.size
         tubelets = rearrange(video, cut, t=self.config.tubelet, p=size, q=size)
-        return Einsum("ITYXA,AD->ITYXD", D=width, name="w")(tubelets)
+        return Einsum("ITYXA,AD->ITYXD", D=width, name="patches")(tubelets)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class ConvolutionsModule(nn.Module):
             x = Einsum("ITYXA,AD->ITYXD", D=channels, name=f"conv_{i}")(neighbours(x))
             x = ACTIVATIONS[cfg.activation](cfg.norm.build(name=f"norm_{i}")(x))
         x = rearrange(neighbours(x), "I (T t) Y X A -> I T Y X (t A)", t=cfg.tubelet)
-        return Einsum("ITYXA,AD->ITYXD", D=width, name="w")(x)
+        return Einsum("ITYXA,AD->ITYXD", D=width, name="out")(x)
 
 
 def neighbours(x: Float[Array, "I T Y X C"]) -> Float[Array, "I T y x A"]:

@@ -35,11 +35,11 @@ def seed_demo() -> Run:
         name="seed_demo",
         model=_model(width=128, text=1, vision=1, fusion=1, decoder=1),
         data=_pretraining(documents=16, captions=32),
-        objectives=_objectives(match=16),
+        objectives=_objectives(match=32),
         optimizer=AdamW(rate=1.5e-3, schedule=Cosine(warmup=50), b2=0.98, weight_decay=0.05),
         tokenizer=TOKENIZER,
-        steps=600,
-        save_every=600,
+        steps=700,
+        save_every=700,
         log_every=20,
         keep=1,
     )
@@ -56,8 +56,8 @@ def seed_vqa() -> Run:
             rate=1.5e-3, schedule=Cosine(warmup=50, floor=0.02), b2=0.98, weight_decay=0.05
         ),
         tokenizer=TOKENIZER,
-        steps=1000,
-        save_every=1000,
+        steps=600,
+        save_every=600,
         log_every=20,
         keep=1,
     )
