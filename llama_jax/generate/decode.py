@@ -30,7 +30,7 @@ class Decoded:
 
 
 def decode(
-    model: nn.Module,
+    model: Any,
     variables: Any,
     memory: Tokens | None,
     prompt_BT: Int[Array, "B T"],
@@ -44,7 +44,7 @@ def decode(
     """Continues the prompts token by token until each row has ended or `max_new` are made.
 
     Args:
-      model: a module with a method `decode` and a `config` with (or in) a Decoder.
+      model: a module with a method `decode`, a `dtype` and a `config` that has a Decoder.
       variables: its variables, {"params": ...}.
       memory: what cross-attention reads, or None.
       prompt_BT: the prompts, all of one length; [bos] a row for an encoder-decoder.
@@ -60,7 +60,7 @@ def decode(
     sampling = sampling or Sampling()
     key = jax.random.key(0) if key is None else key
     B, T = prompt_BT.shape
-    cache = model.config.decoder.empty_cache(B, T + max_new)
+    cache = model.config.decoder.empty_cache(B, T + max_new, model.dtype)
     logits, cache = model.apply(variables, prompt_BT, memory, cache, method="decode")
 
     def choose(step, logits_BV, ended_B, out):

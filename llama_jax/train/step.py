@@ -80,15 +80,6 @@ def make_train_step(
     return jax.jit(train_step, donate_argnums=0, out_shardings=(plan.shardings, None))
 
 
-def make_eval_step(loss: Loss):
-    """The jitted `(state, batch) -> {name: (sum, count)}`; add both up over batches."""
-
-    def eval_step(state: TrainState, batch: Batch) -> Sums:
-        return loss(state.params, batch, jax.random.wrap_key_data(state.key))[1]
-
-    return jax.jit(eval_step)
-
-
 def means(sums: Sums) -> dict[str, jax.Array]:
     """sum / count of every entry, NaN where nothing was counted."""
     return {name: total / count for name, (total, count) in sums.items()}

@@ -4,7 +4,7 @@ import pytest
 
 from llama_jax.axes import FSDP_TENSOR
 from llama_jax.errors import UserError
-from llama_jax.train.step import accumulated, bind, check_rows, make_eval_step, split
+from llama_jax.train.step import accumulated, bind, check_rows, split
 from tests.train.tiny import GOALS, STEPS, Goal, Net, batch_of, bits, lm_loss, training
 
 # Sums in another order: float32 rounds at 6e-8 and losses are near 3.
@@ -109,8 +109,3 @@ def test_rows_that_the_devices_cannot_share_are_refused(mesh):
     with pytest.raises(UserError, match="'text': 6 rows of 'ids' cannot be shared by 4 devices"):
         check_rows(fields, mesh(4), FSDP_TENSOR)
     check_rows(fields, mesh(8, data=2, tensor=4), FSDP_TENSOR)
-
-
-def test_the_evaluation_step_gives_sums_and_counts():
-    sums = make_eval_step(bind(Net(), lm_loss))(training().init(), batch_of(0))
-    assert float(sums["lm/loss"][1]) == batch_of(0)["text"]["weights"].sum()
