@@ -4,8 +4,8 @@ import pytest
 
 from llama_jax.axes import FSDP_TENSOR
 from llama_jax.errors import UserError
-from llama_jax.train.step import accumulated, bind, check_rows, split
-from tests.train.tiny import GOALS, STEPS, Goal, Net, batch_of, bits, lm_loss, training
+from llama_jax.train.step import accumulated, check_rows, split
+from tests.train.tiny import GOALS, STEPS, Goal, batch_of, bits, training
 
 # Sums in another order: float32 rounds at 6e-8 and losses are near 3.
 MESH_TOLERANCE = 1e-6
