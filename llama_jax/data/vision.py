@@ -22,21 +22,21 @@ class Captions:
 
     Attributes:
         length: T.
-        answer_length: T of the decoder; 0 gives it nothing to write.
         mlm: How tokens are hidden; None leaves them.
         size: Y = X.
         image: Field of the picture, or of the video if `frames` is not 0.
         caption: Field of the caption, or of several (one is drawn; the first in evaluation).
         frames: Frames to take of a video; 0 for a picture.
+        answer_length: T of the decoder; 0 gives it nothing to write.
     """
 
     length: int = 24
-    answer_length: int = 0
     mlm: Masking | None = None
     size: int = 64
     image: str = "image"
     caption: str = "caption"
     frames: int = 0
+    answer_length: int = 0
 
     def fields(self, batch: int, tokenizer: Tokenizer) -> r.Fields:
         """Text, picture and class."""

@@ -34,11 +34,12 @@ class Oracle(nn.Module):
     names: tuple[int, ...]
     vocab: int
     fooled: int = 0
+    dtype: type = jnp.float32
 
     @property
     def config(self):
         """What `decode` asks for."""
-        return SimpleNamespace(decoder=SimpleNamespace(empty_cache=lambda rows, slots: None))
+        return SimpleNamespace(decoder=SimpleNamespace(empty_cache=lambda rows, slots, dtype: None))
 
     def encode_text(self, ids, valid=None, types=None):
         which = jnp.argmax(jnp.any(ids[..., None] == jnp.array(self.names), axis=1), axis=-1)

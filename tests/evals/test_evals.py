@@ -26,6 +26,7 @@ from llama_jax.layers.stack import Stack
 from llama_jax.models.coattention import CoAttention
 from llama_jax.models.decoder import Decoder
 from llama_jax.models.multimodal import Multimodal
+from llama_jax.models.stem import Patches
 from llama_jax.models.text import TextEncoder
 from llama_jax.models.tokens import Tokens, text_positions
 from llama_jax.models.vision import SpaceTime, VisionEncoder
@@ -245,7 +246,7 @@ def test_a_run_over_several_devices_is_evaluated_as_on_one(trained, mesh):
     model = Multimodal(
         text=TextEncoder(state.tokenizer.vocab, 8, Stack((block,))),
         fusion=CoAttention(attention, block, layers=1),
-        vision=VisionEncoder(8, SpaceTime(Stack((block,))), patch=4),
+        vision=VisionEncoder(8, SpaceTime(Stack((block,))), stem=Patches(4)),
         decoder=Decoder(
             state.tokenizer.vocab, 8, Stack((dataclasses.replace(block, cross=attention),))
         ),

@@ -14,6 +14,7 @@ from llama_jax.layers.stack import Stack
 from llama_jax.models.coattention import CoAttention
 from llama_jax.models.decoder import Decoder
 from llama_jax.models.multimodal import Multimodal
+from llama_jax.models.stem import Patches
 from llama_jax.models.text import TextEncoder
 from llama_jax.models.vision import SpaceTime, VisionEncoder
 from llama_jax.objectives import (
@@ -47,7 +48,9 @@ def model():
     return Multimodal(
         text=TextEncoder(VOCAB, WIDTH, Stack((block(),))),
         fusion=CoAttention(flat, block(None), layers=1),
-        vision=VisionEncoder(WIDTH, SpaceTime(Stack((block(Rope(split=(2, 1, 1))),))), patch=2),
+        vision=VisionEncoder(
+            WIDTH, SpaceTime(Stack((block(Rope(split=(2, 1, 1))),))), stem=Patches(2)
+        ),
         decoder=Decoder(VOCAB, WIDTH, Stack((block(causal=True, reads=True),))),
     ).build()
 
