@@ -89,6 +89,26 @@ def test_captions_can_be_masked_for_mlm_grounded_in_the_picture(pictures, tokeni
     assert b["image"].shape == (8, 32, 32, 3) and (b["mlm_weights"].sum(1) >= 1).all()
 
 
+def test_captions_can_be_written_beside_their_alignment(pictures, tokenizer):
+    batch = first_batch(pictures, Captions(16, answer_length=12), tokenizer)
+    for text, valid, target, weights in zip(
+        batch["text"], batch["text_valid"], batch["target"], batch["target_weights"], strict=True
+    ):
+        caption = [*text[valid][1:-1], tokenizer.eos]  # without <cls> and <sep>
+        assert target[weights > 0].tolist() == caption
+
+
+def test_a_share_of_pictures_is_marked_absent_in_training_and_none_in_evaluation(
+    pictures, tokenizer
+):
+    stream = Stream(pictures, Questions(16, per_image=1, absent=0.25), 32)
+    loader = Loader({"x": stream}, tokenizer)
+    seen = np.concatenate([loader.batch(step)["x"]["image_valid"] for step in range(25)])
+    assert seen.shape == (800,)
+    assert 0.7 < seen.mean() < 0.8  # three deviations of 800 draws are 0.046
+    assert all(batch["image_valid"].all() for batch in one_pass(stream, tokenizer))
+
+
 def test_describe_asks_with_a_prompt_and_answers_with_the_caption(pictures, tokenizer):
     rows, t = pictures.open(), tokenizer
     b = first_batch(pictures, Describe(length=16, prompt="a picture of"), tokenizer, 4)
