@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
 from llama_jax.kernels.mask import Mask
@@ -155,54 +154,6 @@ class BlockModule(nn.Module):
             keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.config.dropout, y.shape)
             y = jnp.where(keep, y / (1 - self.config.dropout), 0).astype(y.dtype)
         return x + y
-
-
-@dataclass(frozen=True)
-class DividedBlock:
-    """Video: attention over time at each patch, over each frame's patches, then feed-forward.
-
-    Source: TimeSformer (Bertasius et al. 2021, arXiv:2102.05095), section 3, "divided space-time".
-    """
-
-    temporal: Attention
-    spatial: Attention
-    ffn: FeedForward
-    norm: Norm = RMSNorm()
-
-    def build(self, name: str | None = None) -> "DividedBlockModule":
-        """The module."""
-        return DividedBlockModule(self, name=name)
-
-
-class DividedBlockModule(nn.Module):
-    """See `DividedBlock`."""
-
-    config: DividedBlock
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "B T D"], cache: LayerCache | None, ctx: Context
-    ) -> tuple[Float[Array, "B T D"], None]:
-        cfg, frames = self.config, ctx.frames
-        over_time, back = "B (T P) ... -> (B P) T ...", "(B P) T D -> B (T P) D"
-        over_space, back_space = "B (T P) ... -> (B T) P ...", "(B T) P D -> B (T P) D"
-        for name, attention, out, home in (
-            ("temporal", cfg.temporal, over_time, back),
-            ("spatial", cfg.spatial, over_space, back_space),
-        ):
-            h, positions, valid = (
-                rearrange(a, out, T=frames)
-                for a in (cfg.norm.build(name=f"{name}_norm")(x), ctx.positions, ctx.valid)
-            )
-            attn = attention.build(name=name)
-            y = attn(
-                h, attn.keys(h, positions), attention.structure & Mask(k_valid=valid), positions
-            )
-            x = x + rearrange(y, home, B=x.shape[0], T=frames)
-        return x + cfg.ffn.build(name="ffn")(cfg.norm.build(name="ffn_norm")(x)), None
-
-
-AnyBlock = Block | DividedBlock
 
 
 def _self_mask(attention: Attention, ctx: Context) -> Mask:

@@ -12,10 +12,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from llama_jax.layers.block import AnyBlock, Block, Context
+from llama_jax.layers.block import Block, Context
 from llama_jax.layers.cache import Cache, LayerCache, empty_slots
+from llama_jax.layers.divided import DividedBlock
 from llama_jax.layers.positions import RelativeBias
 
+AnyBlock = Block | DividedBlock
 Remat = Literal["none", "block", "dots"]
 
 # What the backward pass may keep: everything, only block inputs, or the results of matrix products.

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from llama_jax.generate.decode import decode
-from llama_jax.layers.block import Block, Context, DividedBlock
+from llama_jax.layers.block import Block, Context
+from llama_jax.layers.divided import DividedBlock
 from llama_jax.layers.norm import LayerNorm
 from llama_jax.layers.stack import Stack
 from llama_jax.models.decoder import Decoder, DecoderLM

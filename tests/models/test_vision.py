@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llama_jax.layers.block import DividedBlock
+from llama_jax.layers.divided import DividedBlock
 from llama_jax.layers.rope import Rope
 from llama_jax.layers.stack import Stack
 from llama_jax.models.stem import Patches
