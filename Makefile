@@ -24,7 +24,7 @@ demo: $(call with,demo)  ## Pre-train, fine-tune and ask questions about picture
 	$(BIN)/llama-jax demo
 
 test: $(call with,demo test)  ## Run the tests (8 minutes)
-	$(PYTEST) tests
+	$(PYTEST) -n 2 --dist loadfile tests
 
 parity: $(call with,demo test parity)  ## Compare with torch implementations (8 minutes)
 	$(PYTEST) tests/parity
