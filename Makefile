@@ -30,7 +30,7 @@ parity: $(call with,demo test parity)  ## Compare with torch implementations (8 
 	$(PYTEST) tests/parity
 
 aot: $(call with,demo test aot)  ## Compile for TPU and GPU without having either
-	$(PYTEST) tests/aot
+	$(PYTEST) -s tests/aot
 
 lint: $(call with,demo test)  ## Check format, style and types
 	$(BIN)/ruff format --check .
