@@ -7,7 +7,21 @@ sees all training pictures with captions, and no question.
 Command:  python -m experiments.pretraining_matters
 Seeds:    0, 1, 2; mean and range (one pre-training for all, seed 0)
 
-Not run yet.
+A first look with one seed and half the steps, `--steps 300 --seeds 0`, 2 CPU cores, 11 minutes
+(the demo's pre-training of 700 steps not counted):
+
+| variant        | VQA    | shape  | color   | yes/no |
+|----------------|--------|--------|---------|--------|
+| scratch_1%     | 69.8 % | 34.6 % |  73.8 % | 75.3 % |
+| pretrained_1%  | 78.5 % | 62.5 % |  98.8 % | 77.7 % |
+| scratch_5%     | 82.1 % | 35.4 % |  99.6 % | 87.2 % |
+| pretrained_5%  | 90.6 % | 90.9 % |  99.7 % | 88.9 % |
+| scratch_10%    | 81.4 % | 41.5 % |  99.4 % | 85.2 % |
+| pretrained_10% | 93.0 % | 96.8 % | 100.0 % | 91.1 % |
+
+Verdict so far: pre-training is worth 9 to 12 points, nearly all of them in shapes, which the questions
+alone do not teach in 300 steps. The full steps and three seeds have not been run; with more steps
+the models from scratch may catch up.
 """
 
 from pathlib import Path
