@@ -19,9 +19,9 @@ A first look with one seed and half the steps, `--steps 300 --seeds 0`, 2 CPU co
 | scratch_10%    | 81.4 % | 41.5 % |  99.4 % | 85.2 % |
 | pretrained_10% | 93.0 % | 96.8 % | 100.0 % | 91.1 % |
 
-Verdict so far: pre-training is worth 9 to 12 points, nearly all of them in shapes, which the questions
-alone do not teach in 300 steps. The full steps and three seeds have not been run; with more steps
-the models from scratch may catch up.
+Verdict so far: pre-training is worth 9 to 12 points, nearly all of them in shapes, which the
+questions alone do not teach in 300 steps. The full steps and three seeds have not been run; with
+more steps the models from scratch may catch up.
 """
 
 from pathlib import Path
