@@ -34,25 +34,34 @@ class Case(NamedTuple):
 
 
 class Backend(NamedTuple):
-    """A way to compute attention; `why_not` gives None for a case that it takes, else why."""
+    """A way to compute attention.
 
-    why_not: Callable[[Case], str | None]
+    Attributes:
+      run: computes it.
+      why_not: None for a case that it can take, else the reason why not.
+      worse: None for a case in which "auto" should take it, else what speaks for another.
+    """
+
     run: Callable[..., jax.Array]
+    why_not: Callable[[Case], str | None] = lambda case: None
+    worse: Callable[[Case], str | None] = lambda case: None
 
 
-def _chunked_why_not(case: Case) -> str | None:
-    if case.bias:
-        return "an additive bias is not cut into chunks"
+def _no_bias(case: Case) -> str | None:
+    return "an additive bias is not cut into chunks" if case.bias else None
+
+
+def _few_scores(case: Case) -> str | None:
     T, S = case.q.shape[1], case.k.shape[1]
-    if T * S <= DENSE_SCORES:
-        return f"{T} x {S} scores are few enough for the dense form"
-    return None
+    if T * S > DENSE_SCORES:
+        return None
+    return f"{T} x {S} scores are few enough for the dense form"
 
 
 # In the order in which "auto" asks. Pallas kernels for TPU and GPU are further rows of this table.
 BACKENDS: dict[str, Backend] = {
-    "xla_chunked": Backend(_chunked_why_not, xla.chunked),
-    "xla": Backend(lambda case: None, xla.dense),
+    "xla_chunked": Backend(xla.chunked, _no_bias, _few_scores),
+    "xla": Backend(xla.dense),
 }
 
 
@@ -102,7 +111,7 @@ def choose(case: Case, backend: str = "auto") -> str:
     if backend == "auto":
         reasons = []
         for name, row in BACKENDS.items():
-            reason = row.why_not(case)
+            reason = row.why_not(case) or row.worse(case)
             if reason is None:
                 _log_once(name, case.platform, case.q.shape, case.k.shape, "; ".join(reasons))
                 return name
@@ -114,10 +123,8 @@ def choose(case: Case, backend: str = "auto") -> str:
             f"unknown attention backend {backend!r}; there are auto, {known}."
             + nearest(backend, BACKENDS)
         )
-    # A form that is merely slower for this shape may still be asked for by name.
     if reason := BACKENDS[backend].why_not(case):
-        if "few enough" not in reason:
-            raise ValueError(f"attention backend {backend!r}: {reason}")
+        raise ValueError(f"attention backend {backend!r}: {reason}")
     return backend
 
 

@@ -62,7 +62,6 @@ class Einsum(nn.Module):
     equation: str
     bias: bool = False
     scale: float = 1.0
-    zero: bool = False
     A: int = 0
     D: int = 0
     F: int = 0
@@ -87,7 +86,7 @@ class Einsum(nn.Module):
         fan_in = 1
         for letter in right:
             fan_in *= 1 if letter in out else sizes[letter]
-        init = nn.initializers.zeros if self.zero else fan_in_normal(fan_in, self.scale)
+        init = fan_in_normal(fan_in, self.scale)
         w = self.param("w", lettered(init, right), shape, jnp.float32)
         y = jnp.einsum(self.equation, x, w.astype(x.dtype))
         if self.bias:

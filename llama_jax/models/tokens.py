@@ -52,9 +52,15 @@ def repeat_rows(tokens: Tokens, rows: int) -> Tokens:
 
 
 def concatenate(parts: list[Tokens]) -> Tokens:
-    """Puts streams one after another; positions are kept only if all have the same axes."""
+    """Puts streams one after another, [B, T1 + T2 + ..., D]; shorter positions are filled with 0.
+
+    Raises:
+      ValueError: packed rows, whose segments have no meaning in another stream.
+    """
     if len(parts) == 1:
         return parts[0]
+    if any(part.segments is not None for part in parts):
+        raise ValueError("packed rows (segments) cannot be joined; give one document a row")
     axes = max(part.positions.shape[-1] for part in parts)
 
     def pad(positions):

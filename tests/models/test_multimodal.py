@@ -1,6 +1,7 @@
 """The seed's system: any combination of modalities, and that an absent one changes no bit."""
 
 import functools
+from dataclasses import replace
 
 import flax.linen as nn
 import jax
@@ -12,7 +13,7 @@ from llama_jax.layers.block import Block, Gated, Merged
 from llama_jax.layers.stack import Stack
 from llama_jax.models.coattention import CoAttention
 from llama_jax.models.fusion import Concat, Late, Perceiver, Reading
-from llama_jax.models.tokens import repeat_rows
+from llama_jax.models.tokens import Tokens, concatenate, repeat_rows
 
 from .small import BLOCK, FFN, attention, ids, multimodal, pixels, start
 
@@ -204,3 +205,10 @@ def test_parameter_paths_are_an_interface():
         "decoder/norm/scale",
     ):
         assert path in paths, path
+
+
+def test_packed_rows_are_not_joined_with_another_stream():
+    tokens = Tokens(jnp.zeros((1, 2, 4)), jnp.ones((1, 2), bool), jnp.zeros((1, 2, 1), int))
+    packed = replace(tokens, segments=jnp.array([[1, 2]]))
+    with pytest.raises(ValueError, match="packed rows"):
+        concatenate([tokens, packed])
