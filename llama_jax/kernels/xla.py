@@ -43,18 +43,32 @@ def dense(
         probs = jax.nn.softmax(scores, axis=-1)
     else:
         seen = mask.dense(T, S)[:, None, None]
-        scores = jnp.where(seen, scores, -jnp.inf)
-        top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
-        # A row that sees nothing has top = -inf; -inf - -inf would be NaN.
-        probs = jnp.exp(scores - jnp.where(top > -jnp.inf, top, 0.0))
-        total = _sum(jnp.sum(run, axis=-1, keepdims=True) for run in _runs(probs, -1, mask.parts))
-        probs = probs / jnp.where(total == 0.0, 1.0, total)
+        probs = _softmax(jnp.where(seen, scores, -jnp.inf), mask.parts)
     runs = zip(_runs(probs.astype(v.dtype), -1, mask.parts), _runs(v, 1, mask.parts), strict=True)
     out = _sum(
         jnp.einsum("BKGTS,BSKH->BTKGH", p, part, preferred_element_type=jnp.float32)
         for p, part in runs
     )
     return out.reshape(B, T, N, H).astype(q.dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _softmax(scores: jax.Array, parts: tuple[int, ...]) -> jax.Array:
+    """Softmax over the last axis; a row of -inf alone gives zeros. Sums run by run."""
+    top = jnp.max(scores, axis=-1, keepdims=True)
+    # A row that sees nothing has top = -inf; -inf - -inf would be NaN.
+    probs = jnp.exp(scores - jnp.where(top > -jnp.inf, top, 0.0))
+    total = _sum(jnp.sum(run, axis=-1, keepdims=True) for run in _runs(probs, -1, parts))
+    return probs / jnp.where(total == 0.0, 1.0, total)
+
+
+@_softmax.defjvp
+def _softmax_jvp(parts, primals, tangents):
+    # From the result alone: the scores need not be kept, and half the passes over memory go.
+    probs, (change,) = _softmax(*primals, parts), tangents
+    moved = probs * change
+    total = _sum(jnp.sum(run, axis=-1, keepdims=True) for run in _runs(moved, -1, parts))
+    return probs, moved - probs * total
 
 
 def _runs(x: jax.Array, axis: int, parts: tuple[int, ...]) -> list[jax.Array]:

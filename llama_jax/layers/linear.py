@@ -4,6 +4,7 @@
 the input), its fan-in (D), its sharding (D, N, H) and that of the output (B, T, N, H).
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -88,13 +89,37 @@ class Einsum(nn.Module):
             fan_in *= 1 if letter in out else sizes[letter]
         init = fan_in_normal(fan_in, self.scale)
         w = self.param("w", lettered(init, right), shape, jnp.float32)
-        y = jnp.einsum(self.equation, x, w.astype(x.dtype))
+        y = product(self.equation, x, w.astype(x.dtype))
         if self.bias:
             letters = "".join(letter for letter in out if letter in right)
             b_shape = tuple(sizes[letter] for letter in letters)
             b = self.param("b", lettered(nn.initializers.zeros, letters), b_shape, jnp.float32)
             y = y + _spread(b, letters, out).astype(x.dtype)
         return shard(y, out)
+
+
+def product(equation: str, x: Array, w: Array, **options) -> Array:
+    """`jnp.einsum(equation, x, w)` with the rows of x as one axis where nothing splits them.
+
+    XLA on a CPU transposes whole activations to sum a weight's gradient over two axes (B and T);
+    over one axis it does not, which makes a train step a third faster.
+
+    Args:
+      equation: "left,right->out"; rows are the first letters that left and out have in common.
+      x: activations.
+      w: weight; shares no letter with the rows.
+      **options: of `jnp.einsum`.
+    """
+    operands, out = equation.split("->")
+    left, right = operands.split(",")
+    rows = os.path.commonprefix([left, out])
+    mesh = jax.sharding.get_abstract_mesh()
+    if len(rows) < 2 or set(rows) & set(right) or not (mesh.empty or mesh.size == 1):
+        return jnp.einsum(equation, x, w, **options)
+    drop = len(rows) - 1
+    folded = x.reshape(-1, *x.shape[len(rows) :])
+    y = jnp.einsum(f"{left[drop:]},{right}->{out[drop:]}", folded, w, **options)
+    return y.reshape(*x.shape[: len(rows)], *y.shape[1:])
 
 
 def _spread(b: jax.Array, letters: str, out: str) -> jax.Array:
@@ -121,4 +146,4 @@ class Embed(nn.Module):
 
     def attend(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Logits against every row of the table."""
-        return shard(jnp.einsum("BTD,VD->BTV", x_BTD, self.w.astype(x_BTD.dtype)), "BTV")
+        return shard(product("BTD,VD->BTV", x_BTD, self.w.astype(x_BTD.dtype)), "BTV")

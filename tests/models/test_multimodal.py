@@ -78,29 +78,30 @@ def test_gradients_are_finite_when_a_modality_is_missing(name):
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
 
 
-def with_and_without_video(name, **options):
-    variables, apply = built(name)
-    if options:
-        model = multimodal(FUSIONS[name]).build()
-        apply = jax.jit(nn.apply(answer, model), compiler_options=options)
+def with_and_without_video(apply, variables):
     text, image, here, video, _ = everything()
     without = apply(variables, text, image=image, image_valid=here)
     absent = apply(variables, text, image=image, image_valid=here, video=video, video_valid=~here)
-    return without, absent
+    return zip(without, absent, strict=True)
 
 
-@pytest.mark.parametrize("name", ["merged", "late"])
-def test_a_decoder_reads_past_an_absent_modality_without_changing_a_bit(name):
-    # As in earnest: the tests' faster compilation without optimizations rounds by shape.
-    for a, b in zip(*with_and_without_video(name, xla_backend_optimization_level=3), strict=True):
-        np.testing.assert_array_equal(a, b)
+# Operation by operation: what is compared is the model's arithmetic. `concat` is left out, for
+# there the other tokens are rows of the same products, and a product of more rows may round others.
+@pytest.mark.parametrize("name", [name for name in FUSIONS if name != "concat"])
+def test_adding_an_absent_modality_changes_no_bit(name):
+    variables, _ = built(name)
+    with jax.disable_jit():
+        apply = nn.apply(answer, multimodal(FUSIONS[name]).build())
+        for a, b in with_and_without_video(apply, variables):
+            np.testing.assert_array_equal(a, b)
 
 
-# Another set of modalities is another program, whose fused loops XLA may round otherwise. Within
-# one program an absent example changes no bit, as the next test shows.
+# Compiled, another set of modalities is another program, whose fused loops XLA may round otherwise.
+# Within one program an absent example changes no bit, as the next test shows.
 @pytest.mark.parametrize("name", FUSIONS)
-def test_adding_an_absent_modality_changes_nothing_but_rounding(name):
-    for a, b in zip(*with_and_without_video(name), strict=True):
+def test_compiling_with_an_absent_modality_changes_nothing_but_rounding(name):
+    variables, apply = built(name)
+    for a, b in with_and_without_video(apply, variables):
         np.testing.assert_allclose(a, b, atol=ROUNDING)
 
 

@@ -80,6 +80,39 @@ def t5_stack(stack):
     return {"layers": {"block_0": stacked(layers)}, "bias": {"w": array(bias.weight)}}
 
 
+def t5_params(model):
+    return {
+        "embed": {"w": array(model.shared.weight)},
+        "text": {
+            "stack": t5_stack(model.encoder),
+            "norm": {"scale": array(model.encoder.final_layer_norm.weight)},
+        },
+        "decoder": {
+            "stack": t5_stack(model.decoder),
+            "norm": {"scale": array(model.decoder.final_layer_norm.weight)},
+            "out": projection(model.lm_head.weight, V),
+        },
+    }
+
+
+def with_gradients(model):
+    """The model with every weight replaced by its gradient: what reads weights reads gradients."""
+    for parameter in model.parameters():
+        parameter.data = parameter.grad
+    return model
+
+
+def assert_trees_close(mine, theirs):
+    """Every leaf within TOLERANCE, and not one leaf more or less."""
+    jax.tree_util.tree_map_with_path(
+        lambda path, a, b: np.testing.assert_allclose(
+            a, b, atol=TOLERANCE, err_msg=jax.tree_util.keystr(path)
+        ),
+        mine,
+        theirs,
+    )
+
+
 def t5():
     config = transformers.T5Config(
         vocab_size=V, d_model=D, d_kv=H, d_ff=F, num_layers=L, num_heads=N, dropout_rate=0.0,
@@ -106,19 +139,7 @@ def t5():
         TextEncoder(V, D, stack(False), norm=RMSNorm(1e-6)),
         Decoder(V, D, stack(True), tied=False, norm=RMSNorm(1e-6)),
     )
-    params = {
-        "embed": {"w": array(theirs.shared.weight)},
-        "text": {
-            "stack": t5_stack(theirs.encoder),
-            "norm": {"scale": array(theirs.encoder.final_layer_norm.weight)},
-        },
-        "decoder": {
-            "stack": t5_stack(theirs.decoder),
-            "norm": {"scale": array(theirs.decoder.final_layer_norm.weight)},
-            "out": projection(theirs.lm_head.weight, V),
-        },
-    }
-    return theirs, ours, params
+    return theirs, ours, t5_params(theirs)
 
 
 def loss_of(model, ids, valid, decoder_ids, target):
@@ -146,32 +167,7 @@ def test_the_encoder_decoder_equals_t5_with_gated_silu_in_logits_and_gradients()
     )
     np.testing.assert_allclose(logits, array(out.logits), atol=TOLERANCE, rtol=TOLERANCE)
     np.testing.assert_allclose(value, out.loss.item(), atol=TOLERANCE)
-    theirs_grads = {
-        "embed": (grads["embed"]["w"], theirs.shared.weight.grad),
-        "encoder q of layer 1": (
-            grads["text"]["stack"]["layers"]["block_0"]["attn"]["q"]["w"][1].reshape(D, -1).T,
-            theirs.encoder.block[1].layer[0].SelfAttention.q.weight.grad,
-        ),
-        "encoder bias": (
-            grads["text"]["stack"]["bias"]["w"],
-            theirs.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight.grad,
-        ),
-        "cross k of layer 2": (
-            grads["decoder"]["stack"]["layers"]["block_0"]["cross"]["k"]["w"][2].reshape(D, -1).T,
-            theirs.decoder.block[2].layer[1].EncDecAttention.k.weight.grad,
-        ),
-        "decoder down of layer 0": (
-            grads["decoder"]["stack"]["layers"]["block_0"]["ffn"]["down"]["w"][0].T,
-            theirs.decoder.block[0].layer[2].DenseReluDense.wo.weight.grad,
-        ),
-        "decoder norm of layer 0": (
-            grads["decoder"]["stack"]["layers"]["block_0"]["attn_norm"]["scale"][0],
-            theirs.decoder.block[0].layer[0].layer_norm.weight.grad,
-        ),
-        "lm head": (grads["decoder"]["out"]["w"].T, theirs.lm_head.weight.grad),
-    }
-    for name, (mine, other) in theirs_grads.items():
-        np.testing.assert_allclose(mine, array(other), atol=TOLERANCE, err_msg=name)
+    assert_trees_close(grads, t5_params(with_gradients(theirs)))
 
 
 def test_greedy_decoding_gives_the_tokens_that_t5_generates():
@@ -188,18 +184,9 @@ def test_greedy_decoding_gives_the_tokens_that_t5_generates():
     np.testing.assert_array_equal(np.asarray(found.ids)[:, : expected.shape[1]], expected)
 
 
-def llama(kv_heads):
-    config = transformers.LlamaConfig(
-        vocab_size=V, hidden_size=D, intermediate_size=F, num_hidden_layers=L, head_dim=H,
-        num_attention_heads=N, num_key_value_heads=kv_heads, rms_norm_eps=1e-5,
-        tie_word_embeddings=False, attn_implementation="eager", max_position_embeddings=64,
-    )  # fmt: skip
-    theirs = transformers.LlamaForCausalLM(config).eval()
-    with torch.no_grad():
-        for parameter in theirs.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+def llama_params(model, kv_heads):
     layers = []
-    for layer in theirs.model.layers:
+    for layer in model.layers:
         attn, mlp = layer.self_attn, layer.mlp
         layers.append(
             {
@@ -218,12 +205,24 @@ def llama(kv_heads):
                 },
             }
         )
-    params = {
-        "embed": {"w": array(theirs.model.embed_tokens.weight)},
-        "norm": {"scale": array(theirs.model.norm.weight)},
+    return {
+        "embed": {"w": array(model.embed_tokens.weight)},
+        "norm": {"scale": array(model.norm.weight)},
         "stack": {"layers": {"block_0": stacked(layers)}},
     }
-    return theirs, params
+
+
+def llama(kv_heads):
+    config = transformers.LlamaConfig(
+        vocab_size=V, hidden_size=D, intermediate_size=F, num_hidden_layers=L, head_dim=H,
+        num_attention_heads=N, num_key_value_heads=kv_heads, rms_norm_eps=1e-5,
+        tie_word_embeddings=False, attn_implementation="eager", max_position_embeddings=64,
+    )  # fmt: skip
+    theirs = transformers.LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return theirs, llama_params(theirs.model, kv_heads)
 
 
 def block(kv_heads, causal):
@@ -236,9 +235,21 @@ def test_the_decoder_equals_llama_with_grouped_heads(kv_heads):
     ids = np.random.default_rng(3).integers(0, V, (2, 13))
     ours = DecoderLM(Decoder(V, D, Stack((block(kv_heads, True),), L), tied=False)).build()
     params = {"decoder": params | {"out": projection(theirs.lm_head.weight, V)}}
-    logits, _ = ours.apply({"params": params}, jnp.asarray(ids), method="decode")
-    expected = array(theirs(torch.tensor(ids)).logits)
-    np.testing.assert_allclose(logits, expected, atol=TOLERANCE, rtol=TOLERANCE)
+    out = theirs(torch.tensor(ids), labels=torch.tensor(ids))
+    out.loss.backward()
+
+    def loss(params):
+        logits, _ = ours.apply({"params": params}, jnp.asarray(ids), method="decode")
+        logp = jax.nn.log_softmax(logits[:, :-1])
+        return -jnp.mean(jnp.take_along_axis(logp, ids[:, 1:, None], -1)), logits
+
+    (value, logits), grads = jax.value_and_grad(loss, has_aux=True)(params)
+    np.testing.assert_allclose(logits, array(out.logits), atol=TOLERANCE, rtol=TOLERANCE)
+    np.testing.assert_allclose(value, out.loss.item(), atol=TOLERANCE)
+    grown = with_gradients(theirs)
+    theirs_grads = llama_params(grown.model, kv_heads)
+    theirs_grads["out"] = projection(grown.lm_head.weight, V)
+    assert_trees_close(grads, {"decoder": theirs_grads})
 
 
 def test_the_bidirectional_encoder_equals_llama_with_a_mask_of_zeros():

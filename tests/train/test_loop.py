@@ -12,7 +12,7 @@ from llama_jax.config import Mesh, edit
 from llama_jax.errors import UserError
 from llama_jax.train.load import load
 from llama_jax.train.loop import train
-from tests.train.tiny import STEPS, Send, reset_calls, text_run, write_text
+from tests.train.tiny import STEPS, Send, multimodal_run, reset_calls, text_run, write_text
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,6 +89,14 @@ def test_kill_9_and_resume_gives_every_later_loss_bit_for_bit(
     assert before.items() <= losses(uninterrupted).items()
     names = {path.name for path in (place / "checkpoints").iterdir()}
     assert all(name.isdigit() for name in names)
+
+
+def test_a_multimodal_run_goes_on_after_kill_9_bit_for_bit(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(multimodal_run(), whole, progress=False)
+    assert child(killed, "multimodal", STEPS, 8) == -signal.SIGKILL
+    assert train(multimodal_run(), killed, progress=False).step == STEPS
+    assert losses(killed) == losses(whole)
 
 
 def test_the_same_run_twice_gives_the_same_bits(tmp_path, text, uninterrupted):

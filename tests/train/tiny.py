@@ -1,6 +1,8 @@
 """Small stand-ins that the training tests share; run as a script, a process that can be killed.
 
 python -m tests.train.tiny RUN_DIR TEXT_FILE STEPS [KILL_AT [saving]]
+
+In place of a text file, "multimodal" trains `multimodal_run`.
 """
 
 import dataclasses
@@ -144,6 +146,32 @@ def text_run(text: Path, **changes) -> Run:
     return dataclasses.replace(run, **changes)
 
 
+def multimodal_run(**changes) -> Run:
+    """Everything that draws at random, in one run: masks, pairs, negatives, absent pictures."""
+    from llama_jax.data import Questions, Stream
+    from llama_jax.layers.attention import Attention
+    from llama_jax.layers.block import Block
+    from llama_jax.layers.mlp import SwiGLU
+    from llama_jax.models.coattention import CoAttention
+    from llama_jax.objectives import Seq2Seq
+    from tests.demo import small
+
+    block = Block(Attention(2, 2, 8), SwiGLU(24), dropout=0.1)
+    fusion = CoAttention(Attention(2, 2, 8, rope=None), block, layers=1)
+    run = small.pretrain()
+    questions = Questions(length=16, answer_length=3, per_image=1, absent=0.3)
+    return dataclasses.replace(
+        run,
+        model=dataclasses.replace(run.model, fusion=fusion),
+        data={**run.data, "questions": Stream(small.PICTURES, questions, 8)},
+        objectives={**run.objectives, "vqa": Seq2Seq(on="questions")},
+        steps=STEPS,
+        save_every=3,
+        keep=2,
+        **changes,
+    )
+
+
 def tiny_text() -> Run:
     """A preset for the tests of the command line."""
     return text_run(Path(os.environ["TINY_TEXT"]))
@@ -180,7 +208,8 @@ def main() -> None:
     from llama_jax.train.loop import train
 
     run_dir, text, steps, *kill = sys.argv[1:]
-    run = text_run(Path(text), steps=int(steps))
+    whole = multimodal_run() if text == "multimodal" else text_run(Path(text))
+    run = dataclasses.replace(whole, steps=int(steps))
     if kill[1:] == ["saving"]:
         digests = checkpoint.digests
 
