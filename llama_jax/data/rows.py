@@ -173,5 +173,5 @@ class Memory:
 
 
 def identity(text: str) -> int:
-    """Returns a stable 31-bit hash."""
-    return zlib.crc32(text.encode()) & 0x7FFFFFFF
+    """Returns a stable 31-bit hash of the text without blanks around it."""
+    return zlib.crc32(text.strip().encode()) & 0x7FFFFFFF

@@ -15,7 +15,10 @@ from llama_jax.text.tokenizer import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class Captions:
-    """A picture and its caption `<cls> caption <sep>`, for alignment; `class` is its hash.
+    """A picture and its caption `<cls> caption <sep>`, for alignment.
+
+    `class` is the caption's hash, `classes` the hashes of all captions of the picture: which texts
+    are right for which pictures, though captions repeat and a picture has several.
 
     With `mlm` the caption is corrupted, for MLM grounded in the picture; with `answer_length` it
     comes as decoder fields too, for captioning beside alignment (CoCa, arXiv:2205.01917).
@@ -28,6 +31,7 @@ class Captions:
         caption: Field of the caption, or of several (one is drawn; the first in evaluation).
         frames: Frames to take of a video; 0 for a picture.
         answer_length: T of the decoder; 0 gives it nothing to write.
+        most: Captions that a picture has at most.
     """
 
     length: int = 24
@@ -37,6 +41,7 @@ class Captions:
     caption: str = "caption"
     frames: int = 0
     answer_length: int = 0
+    most: int = 8
 
     def fields(self, batch: int, tokenizer: Tokenizer) -> r.Fields:
         """Text, picture and class."""
@@ -46,6 +51,7 @@ class Captions:
             **picture_fields(batch, self.size, self.frames),
             **(r.decoder_fields(batch, self.answer_length) if self.answer_length else {}),
             "class": ((batch,), "int32"),
+            "classes": ((batch, self.most), "int32"),
             "id": ((batch,), "int32"),
         }
 
@@ -61,12 +67,14 @@ class Captions:
 
         def make(slots: Sequence[int], rngs: Sequence[np.random.Generator]) -> r.Batch:
             index_B = keep[np.asarray(slots)]
-            chosen = _captions(rows, self.caption, index_B, rngs, once)
+            every = _captions(rows, self.caption, index_B, self.most)
+            chosen = _drawn(every, rngs, once)
             texts = [framed(text) for text in chosen]
             batch = {
                 **r.masked_batch(texts, self.length, rngs, self.mlm, tokenizer),
                 stream_name(self.frames): pictures(index_B),
                 "class": np.array([r.identity(text) for text in chosen], np.int32),
+                "classes": _classes(every, self.most),
                 "id": index_B.astype(np.int32),
             }
             if self.answer_length:
@@ -89,6 +97,7 @@ class Describe:
         image: Field of the picture, or of the video if `frames` is not 0.
         caption: Field of the caption, or of several.
         frames: Frames to take of a video; 0 for a picture.
+        most: Captions that a picture has at most.
     """
 
     length: int = 4
@@ -98,6 +107,7 @@ class Describe:
     image: str = "image"
     caption: str = "caption"
     frames: int = 0
+    most: int = 8
 
     def fields(self, batch: int, tokenizer: Tokenizer) -> r.Fields:
         """Text, picture and decoder fields."""
@@ -106,6 +116,7 @@ class Describe:
             **r.text_fields(batch, self.length),
             **picture_fields(batch, self.size, self.frames),
             **r.decoder_fields(batch, self.answer_length),
+            "classes": ((batch, self.most), "int32"),
             "id": ((batch,), "int32"),
         }
 
@@ -125,11 +136,13 @@ class Describe:
 
         def make(slots: Sequence[int], rngs: Sequence[np.random.Generator]) -> r.Batch:
             index_B = keep[np.asarray(slots)]
-            chosen = _captions(rows, self.caption, index_B, rngs, once)
+            every = _captions(rows, self.caption, index_B, self.most)
+            chosen = _drawn(every, rngs, once)
             return {
                 **r.text_batch([prompt] * len(index_B), self.length),
                 stream_name(self.frames): pictures(index_B),
                 **r.decoder_batch([encode(t) for t in chosen], self.answer_length, tokenizer),
+                "classes": _classes(every, self.most),
                 "id": index_B.astype(np.int32),
             }
 
@@ -238,16 +251,33 @@ class Questions:
         return {f"{stream_name(self.frames)}_valid": ((pictures,), "bool")} if self.absent else {}
 
 
-def _captions(
-    rows: Rows, field: str, index_B: np.ndarray, rngs: Sequence[np.random.Generator], once: bool
+def _captions(rows: Rows, field: str, index_B: np.ndarray, most: int) -> list[list[str]]:
+    """Returns all captions of each row."""
+    every = [_listed(get(light(rows, i), field, rows.name)) for i in index_B.tolist()]
+    for i, captions in zip(index_B.tolist(), every, strict=True):
+        if not 0 < len(captions) <= most:
+            raise UserError(
+                f"{rows.name} row {i} has {len(captions)} captions in {field!r}, 1 to most={most} "
+                f"were expected; try most={len(captions)}, or drop a row without any."
+            )
+    return every
+
+
+def _drawn(
+    every: Sequence[list[str]], rngs: Sequence[np.random.Generator], once: bool
 ) -> list[str]:
-    """Returns each row's caption; of several, one that is drawn, or the first in evaluation."""
-    chosen = []
-    for index, rng in zip(index_B.tolist(), rngs, strict=True):
-        captions = _listed(get(light(rows, index), field, rows.name))
-        drawn = 0 if once or len(captions) == 1 else int(rng.integers(len(captions)))
-        chosen.append(captions[drawn])
-    return chosen
+    """Returns one caption a row, or the first in evaluation."""
+    return [
+        captions[0 if once or len(captions) == 1 else int(rng.integers(len(captions)))]
+        for captions, rng in zip(every, rngs, strict=True)
+    ]
+
+
+def _classes(every: Sequence[list[str]], most: int) -> np.ndarray:
+    """Returns the hashes of each row's captions, int32 [B, most]; the first one fills the rest."""
+    return np.array(
+        [[r.identity(text) for text in (c + c[:1] * most)[:most]] for c in every], np.int32
+    )
 
 
 def _listed(value: str | Sequence[str]) -> list[str]:

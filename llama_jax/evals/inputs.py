@@ -29,7 +29,8 @@ class Inputs:
       index: by modality, the number of each example's input.
       asked: each example's text.
       target: the text that each example should give, if there is one.
-      kind: each example's `class`, if there is one.
+      kind: each example's `class`, the hash of its text, if there is one.
+      kinds: the hashes of all texts that are right for it, [N,A], if there are any.
     """
 
     towers: dict[str, Tokens]
@@ -37,10 +38,15 @@ class Inputs:
     asked: list[str]
     target: list[str]
     kind: np.ndarray
+    kinds: np.ndarray
 
     def __len__(self) -> int:
         """The number of examples."""
         return len(next(iter(self.index.values())))
+
+    def right(self) -> np.ndarray:
+        """Which example's text is right for which example's picture, [N,N]."""
+        return np.any(self.kind[:, None, None] == self.kinds[None], axis=-1)
 
 
 def encode(
@@ -62,6 +68,7 @@ def encode(
     index: dict[str, list[np.ndarray]] = {}
     asked: list[str] = []
     target: list[str] = []
+    kind: list[np.ndarray] = []
     kinds: list[np.ndarray] = []
     for made in batches:
         valid = made["row_valid"]
@@ -78,7 +85,10 @@ def encode(
         if "target" in made:
             target += texts_of(made["target"][valid], tokenizer)
         if "class" in made:
-            kinds.append(made["class"][valid])
+            kind.append(made["class"][valid])
+        classes = made.get("classes", made.get("class"))
+        if classes is not None:
+            kinds.append(classes.reshape(len(valid), -1)[valid])
     if not towers:
         raise UserError(f"there is no {only or 'text, image or video'} in the stream to look at")
     return Inputs(
@@ -86,7 +96,8 @@ def encode(
         {name: np.concatenate(parts) for name, parts in index.items()},
         asked,
         target,
-        np.concatenate(kinds) if kinds else np.empty(0, np.int32),
+        np.concatenate(kind) if kind else np.empty(0, np.int32),
+        np.concatenate(kinds) if kinds else np.empty((0, 1), np.int32),
     )
 
 

@@ -108,6 +108,10 @@ class Aligned(Eval):
         stream, data = held_out(unmasked(self.stream(trained)))
         return encode(trained, self.batches(stream, trained.tokenizer), self.batch), data
 
+    def right(self, inputs: Inputs) -> np.ndarray:
+        """Which example's first modality is right for which one's second, [B,B]."""
+        return inputs.right() if self.pair[0] == "text" else inputs.right().T
+
     def similarity(self, trained: Trained, inputs: Inputs) -> np.ndarray:
         """Scaled similarity of every example's first modality with every one's second, [B,B]."""
         model = trained.model
@@ -135,14 +139,15 @@ class Aligned(Eval):
 class Retrieval(Aligned):
     """Recall at 1, both ways, among all held-out pairs.
 
-    Class-aware: captions repeat, so any partner of the same class counts as found.
+    Class-aware: captions repeat and a picture may have several, so any text that is true of the
+    picture counts as found, and any picture of which the text is true.
     """
 
     def rows(self, trained: Trained) -> list[Row]:
         """The mean of both ways, and each."""
         inputs, data = self.inputs(trained)
         sim_BB = self.similarity(trained, inputs)
-        same_BB = inputs.kind[:, None] == inputs.kind[None, :]
+        same_BB = self.right(inputs)
         rows = np.arange(len(inputs))
         there = float(np.mean(same_BB[rows, sim_BB.argmax(axis=1)]))
         back = float(np.mean(same_BB[sim_BB.argmax(axis=0), rows]))
@@ -159,19 +164,19 @@ class Retrieval(Aligned):
 class Matching(Aligned):
     """Accuracy of "does this text belong to this picture?", as many yes as no.
 
-    Random negatives are any pairs of two classes. Hard ones are drawn as in training, with
-    probability softmax(similarity): a text for every picture and a picture for every text.
+    Random negatives are any pairs that do not belong together. Hard ones are drawn as in training,
+    with probability softmax(similarity): a text for every picture and a picture for every text.
     """
 
     def rows(self, trained: Trained) -> list[Row]:
         """On random negatives, and on hard ones."""
         inputs, data = self.inputs(trained)
         sim_BB = self.similarity(trained, inputs)
-        same_BB = inputs.kind[:, None] == inputs.kind[None, :]
+        same_BB = self.right(inputs)
         rng, own = np.random.default_rng(SEED), np.arange(len(inputs))
         positive = np.mean(self.matches(trained, inputs, own, own))
         random = self._pairs(np.zeros_like(sim_BB), same_BB, rng)
-        hard = (self._pairs(sim_BB, same_BB, rng), self._pairs(sim_BB.T, same_BB, rng)[::-1])
+        hard = (self._pairs(sim_BB, same_BB, rng), self._pairs(sim_BB.T, same_BB.T, rng)[::-1])
         found = {
             "": random,
             "_hard": tuple(np.concatenate(side) for side in zip(*hard, strict=True)),
@@ -186,7 +191,7 @@ class Matching(Aligned):
 
     @staticmethod
     def _pairs(logits_BB, same_BB, rng) -> tuple[np.ndarray, np.ndarray]:
-        """Every row with a column of another class, drawn by softmax(logits) (Gumbel's trick)."""
+        """Every row with a wrong column, drawn by softmax(logits) (Gumbel's trick)."""
         noisy = np.where(same_BB, -np.inf, logits_BB + rng.gumbel(size=logits_BB.shape))
         rows = np.flatnonzero(~same_BB.all(axis=1))
         return rows, noisy.argmax(axis=1)[rows]

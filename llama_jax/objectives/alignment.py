@@ -23,7 +23,10 @@ _NEVER = -1e30
 
 @dataclass(frozen=True)
 class _Pairs(Objective):
-    """Reads pairs of two modalities; equal `class` makes rows positives of each other.
+    """Reads pairs of two modalities.
+
+    A text is right for a picture if its `class` is among the picture's `classes` (if the stream has
+    only `class`: if their classes are equal), whichever rows they came in.
 
     Attributes:
       pair: the two modalities; ("text", "video") works as well.
@@ -110,7 +113,7 @@ class ITM(_Pairs):
         sims = [scale * _dot(za_BA, zb_BA), scale * _dot(zb_BA, za_BA)]
         own_R = jnp.arange(anchors)
         b_R, found_b_R = hard_negatives(key_b, sims[0][:anchors], same_BB, weights_B, self.group)
-        a_R, found_a_R = hard_negatives(key_a, sims[1][:anchors], same_BB, weights_B, self.group)
+        a_R, found_a_R = hard_negatives(key_a, sims[1][:anchors], same_BB.T, weights_B, self.group)
         weights_R = weights_B[:anchors]
         return (
             jnp.concatenate([own_R, own_R, a_R]),
@@ -154,13 +157,13 @@ def itc_loss(
       za_BA: unit vectors of one modality.
       zb_BA: unit vectors of the other, row by row the partner.
       scale: inverse temperature.
-      same_BB: which rows are positives of each other; the diagonal is True. Symmetric.
+      same_BB: whether a row's first modality is right for a column's second; the diagonal is True.
       weights_B: a row of weight 0 is neither anchor nor candidate.
     """
     weights_B = jnp.ones(za_BA.shape[0], jnp.float32) if weights_B is None else weights_B
     # Two products and not one with its transpose: a split [B,B] array would have to be exchanged.
     ab, ab_right = _softmax_way(scale * _dot(za_BA, zb_BA), same_BB, weights_B)
-    ba, ba_right = _softmax_way(scale * _dot(zb_BA, za_BA), same_BB, weights_B)
+    ba, ba_right = _softmax_way(scale * _dot(zb_BA, za_BA), same_BB.T, weights_B)
     return Loss(0.5 * (ab + ba), jnp.sum(weights_B), {"recall": ab_right, "recall_back": ba_right})
 
 
@@ -194,7 +197,7 @@ def sigmoid_loss(
     total = jnp.sum(loss_BB * weights_B[:, None] * weights_B[None, :])
     metrics = {
         "recall": _recall(logits_BB, same_BB, weights_B),
-        "recall_back": _recall(_dot(zb_BA, za_BA), same_BB, weights_B),
+        "recall_back": _recall(_dot(zb_BA, za_BA), same_BB.T, weights_B),
     }
     return Loss(total, jnp.sum(weights_B), metrics)
 
@@ -227,10 +230,13 @@ def hard_negatives(
 
 
 def _embed(view: View, pair: tuple[str, str]):
-    """Unit vectors of both modalities, [B,A] each; which rows are the same; a weight a row."""
+    """Unit vectors of both, [B,A] each; which first is right for which second; a weight a row."""
     rows, model = view.rows, view.model
     z, there_B = [], view.valid
-    same_BB = view["class"][:, None] == view["class"][None, :]
+    # Row's text, column's picture: a picture's classes are those of all its captions.
+    classes_BA = view["classes"] if "classes" in view.fields else view["class"][:, None]
+    same_BB = jnp.any(view["class"][:, None, None] == classes_BA[None], axis=-1)
+    same_BB = same_BB if pair[0] == "text" else same_BB.T
     for name in pair:
         tokens: Tokens = getattr(view, name)
         share = rows // tokens.x.shape[0]

@@ -28,7 +28,7 @@ def test_easy_vqa_has_the_official_splits(data_dir):
 
 def test_every_question_of_the_test_split_agrees_with_its_caption(data_dir):
     for row in Tfds("easy_vqa", "test", data_dir=data_dir).open():
-        assert row["caption"] == facts(row).caption
+        assert row["caption"] == row["captions"][0] == facts(row).caption
         for question, answer in zip(row["questions"], row["answers"], strict=True):
             assert not contradicts(facts(row), question, answer), (row["image_id"], question)
 
@@ -40,22 +40,34 @@ def test_shapes_fitted_to_pixels_are_the_stated_ones(pictures):
         stated += shape is not None
         image = decode(row["image"])
         assert fit_shape(image.min(-1) < 200) == row["shape"] == (shape or row["shape"])
-        assert look(image) == facts(row)
+        assert look(image)[0] == facts(row)
     assert stated > 30
 
 
 @pytest.mark.parametrize(
-    ("top", "left", "height", "width", "caption"),
+    ("top", "left", "height", "width", "captions"),
     [
-        (2, 3, 12, 20, "a small blue rectangle at the top left"),
-        (40, 44, 18, 16, "a large blue rectangle at the bottom right"),
-        (8, 40, 10, 10, "a small blue rectangle at the top right"),
+        (2, 3, 9, 20, ["small", "top left"]),
+        (40, 44, 20, 16, ["large", "bottom right"]),
+        (8, 40, 10, 10, ["small", "top right"]),
+        (2, 3, 16, 16, ["large", "top left", "small", "top left"]),
+        (8, 25, 20, 16, ["large", "top right", "large", "top left"]),
+        (8, 26, 20, 16, ["large", "top right"]),
+        (24, 3, 15, 16, ["small", "top left", "small", "bottom left"] * 2),
     ],
 )
-def test_a_caption_names_size_color_shape_and_place(top, left, height, width, caption):
+def test_captions_name_size_color_shape_and_place_and_both_words_at_a_border(
+    top, left, height, width, captions
+):
     image = np.full((64, 64, 3), 240, np.uint8)
     image[top : top + height, left : left + width] = (0, 0, 255)
-    assert look(image).caption == caption
+    expected = [
+        f"a {size} blue rectangle at the {place}"
+        for size, place in zip(captions[::2], captions[1::2], strict=True)
+    ]
+    if len(expected) == 4:
+        expected[2:] = [text.replace("small", "large") for text in expected[2:]]
+    assert [facts.caption for facts in look(image)] == expected
 
 
 def test_a_negated_question_states_a_shape_by_no():

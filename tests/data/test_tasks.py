@@ -23,6 +23,7 @@ from llama_jax.data import (
     Stream,
     one_pass,
 )
+from llama_jax.data.rows import identity
 from llama_jax.errors import UserError
 
 
@@ -79,9 +80,30 @@ def test_a_caption_belongs_to_its_picture_and_its_class_is_the_captions(pictures
         assert tokenizer.decode(text) == rows[int(i)]["caption"]
         same = [r["caption"] for r in rows].count(rows[int(i)]["caption"])
         assert (b["class"] == group).sum() == same
-    assert (b["class"] >= 0).all()
+    assert (b["class"] >= 0).all() and (b["classes"] == b["class"][:, None]).all()
     picture = np.asarray(Image.open(__import__("io").BytesIO(rows[int(b["id"][0])]["image"])))
     assert (b["image"][0] == picture).all()
+
+
+def test_of_several_captions_one_is_drawn_and_all_are_its_classes(tmp_path, tokenizer):
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    captions = ["a lamb", "the sea", "a lamb at the sea"]
+    (tmp_path / "x.jsonl").write_text(json.dumps({"image": "0.png", "caption": captions}))
+    source = JsonLines(str(tmp_path / "x.jsonl"))
+    known = {identity(text) for text in captions}
+    drawn = set()
+    for step in range(8):
+        loader = Loader({"x": Stream(source, Captions(16, size=8), 1)}, tokenizer)
+        b = loader.batch(step)["x"]
+        assert set(b["classes"][0].tolist()) == known and b["classes"].shape == (1, 8)
+        assert b["class"][0] == identity(tokenizer.decode(b["text"][0]))
+        drawn |= set(b["class"].tolist())
+    assert len(drawn) > 1
+    one = next(one_pass(Stream(source, Describe(answer_length=8, size=8), 1), tokenizer))
+    assert tokenizer.decode(one["target"][0]) == "a lamb"
+    assert set(one["classes"][0].tolist()) == known
+    with pytest.raises(UserError, match=r"has 3 captions in 'caption', 1 to most=2 were expected"):
+        first_batch(source, Captions(16, size=8, most=2), tokenizer, 1)
 
 
 def test_captions_can_be_masked_for_mlm_grounded_in_the_picture(pictures, tokenizer):

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_jax import axes
-from llama_jax.data import Stream, Tfds
+from llama_jax.data import JsonLines, Stream, Tfds
 from llama_jax.errors import UserError
 from llama_jax.evals import ExactMatch, Matching, Retrieval, Scores, Vqa, evaluations, report
 from llama_jax.evals.base import held_out, unmasked
@@ -102,6 +102,24 @@ def test_retrieval_counts_any_partner_of_the_class(trained):
     }
     # Red and green twice, blue and black once: 4 + 4 + 1 + 1 of 36 pairs.
     assert rows[0].baseline == pytest.approx(10 / 36)
+
+
+def test_any_caption_of_a_picture_is_right(trained, pictures):
+    lines = [json.loads(line) for line in (pictures / "pictures.jsonl").read_text().splitlines()]
+    for line in lines:  # the two red pictures, which look green, may be called so
+        line["captions"] = [line["caption"]] + ["a green circle"] * ("red" in line["caption"])
+    (pictures / "several.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    state = trained({}, fooled=1)
+    captions = dataclasses.replace(state.run.data["captions"].task, caption="captions")
+    source = JsonLines(str(pictures / "several.jsonl"))
+    stream = dataclasses.replace(state.run.data["captions"], source=source, task=captions)
+    run = dataclasses.replace(state.run, data=state.run.data | {"captions": stream})
+    state = dataclasses.replace(state, run=run)
+    rows = values(Retrieval("retrieval", "captions").rows(state))
+    assert rows["retrieval_r1_image_to_text"] == 1
+    hard = values(Matching("itm", "captions").rows(state))["itm_accuracy_hard"]
+    # Still refused with their first caption, but a green caption is no negative of theirs.
+    assert hard == pytest.approx((4 / 6 + 1) / 2)
 
 
 def test_retrieval_notices_what_the_model_mistakes(trained):

@@ -47,6 +47,54 @@ def test_rows_of_one_class_share_the_target():
     assert loss.sum == pytest.approx(2 * row - np.log(4 / 6), rel=1e-6)
 
 
+def test_a_text_may_be_right_for_a_picture_whose_own_text_is_not_right_for_its_own():
+    """Picture 1 has the captions of both rows, picture 0 only its own."""
+    right = jnp.array([[True, True], [False, True]])
+    za, zb = jnp.eye(2), jnp.array([[0.0, 1.0], [1.0, 0.0]])
+    # Logits at scale 2, a to b: [[0, 2], [2, 0]], targets [[.5, .5], [0, 1]]; b to a: the same
+    # logits, targets [[1, 0], [.5, .5]].
+    wrong, either = np.log(1 + np.exp(2)), np.log(1 + np.exp(2)) - 1
+    loss = itc_loss(za, zb, 2.0, right)
+    assert loss.sum == pytest.approx(0.5 * 2 * (wrong + either), rel=1e-6)
+    assert loss.metrics["recall"] == (1, 2) and loss.metrics["recall_back"] == (1, 2)
+    assert sigmoid_loss(za, zb, 2.0, 0.0, right).metrics["recall_back"] == (1, 2)
+
+
+@pytest.mark.parametrize("pair", [("text", "image"), ("image", "text")])
+@pytest.mark.parametrize("kind", [ITM, RollITM])
+def test_no_caption_of_a_picture_is_its_negative(kind, pair, stand_in, batch):
+    captions = batch["captions"]
+    captions["class"] = np.arange(8, dtype=np.int32)
+    rng = np.random.default_rng(3)
+    own = np.arange(8, dtype=np.int32)[:, None]
+    captions["classes"] = np.concatenate([own, rng.integers(0, 8, (8, 4))], axis=1).astype(np.int32)
+    seen = {}
+
+    class Spy(stand_in):
+        def fuse(self, streams):
+            seen.update(streams)
+            return super().fuse(streams)
+
+    model = Spy()
+    towers = {
+        "text": model.encode_text(captions["text"]).x,
+        "image": model.encode_image(captions["image"]).x,
+    }
+
+    def number(name, x):
+        return next(i for i, own in enumerate(towers[name]) if (np.asarray(own) == x).all())
+
+    for seed in range(5):
+        loss = kind("captions", pair=pair)(Acts(model, batch, jax.random.key(seed)))
+        pairs = [
+            (number("text", t), number("image", i))
+            for t, i in zip(np.asarray(seen["text"].x), np.asarray(seen["image"].x), strict=True)
+        ]
+        wrong = [(t, i) for t, i in pairs[8:] if t not in captions["classes"][i]]
+        assert loss.metrics["negative"][1] == len(wrong)
+        assert len(wrong) == len(pairs) - 8 or kind is RollITM
+
+
 def test_sigmoid_by_hand():
     za, zb = jnp.eye(2), jnp.eye(2)
     loss = sigmoid_loss(za, zb, 3.0, -1.0, same([0, 1]))

@@ -21,8 +21,11 @@ __all__ = ["EasyVqa", "answer_type"]
 class EasyVqa(tfds.core.GeneratorBasedBuilder):
     """Builds `easy_vqa`; `limit` keeps the first pictures of each split (for tests)."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "Official splits, captions derived from questions and pixels."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {
+        "1.0.0": "Official splits, captions derived from questions and pixels.",
+        "1.1.0": "`captions`: all that are true of a picture.",
+    }
 
     def __init__(self, *, limit: int | None = None, **kwargs: Any):
         """Args: limit: Pictures a split, or None for all; the rest as in TFDS."""
@@ -47,6 +50,7 @@ class EasyVqa(tfds.core.GeneratorBasedBuilder):
                     "size": text(),
                     "position": text(),
                     "caption": text(),
+                    "captions": tfds.features.Sequence(text()),
                 }
             ),
             disable_shuffling=True,  # row i is picture i; the loader shuffles
@@ -70,7 +74,7 @@ class EasyVqa(tfds.core.GeneratorBasedBuilder):
             questions, answers = zip(*asked[picture], strict=True)
             with Image.open(paths[picture]) as image:
                 pixels_YXR = np.asarray(image.convert("RGB"))
-            facts = look(pixels_YXR, stated_shape(questions, answers))
+            readings = look(pixels_YXR, stated_shape(questions, answers))
             yield (
                 picture,
                 {
@@ -78,7 +82,8 @@ class EasyVqa(tfds.core.GeneratorBasedBuilder):
                     "image": paths[picture],
                     "questions": list(questions),
                     "answers": list(answers),
-                    "caption": facts.caption,
-                    **facts._asdict(),
+                    "caption": readings[0].caption,
+                    "captions": [facts.caption for facts in readings],
+                    **readings[0]._asdict(),
                 },
             )
