@@ -220,21 +220,22 @@ def newest_good(
     Raises:
       UserError: there are checkpoints and none of them is good.
     """
-    steps = saved_steps(directory)
+    steps, corrupt = saved_steps(directory), []
     for step in reversed(steps):
         path = directory / str(step)
         fault = corruption(path)
         if fault is None:
+            for bad in corrupt if repair else ():
+                aside = bad.with_suffix(".corrupt")
+                shutil.rmtree(aside, ignore_errors=True)
+                bad.rename(aside)
             return step
         say(f"checkpoint {step} is corrupt ({fault}); taking the one before")
-        if repair:
-            aside = directory / f"{step}.corrupt"
-            shutil.rmtree(aside, ignore_errors=True)
-            path.rename(aside)
-    if steps:
+        corrupt.append(path)
+    if steps:  # all stay where they are, so that the same command does not begin from nothing
         raise UserError(
-            f"none of the checkpoints {steps} in {directory} is what its manifest says; "
-            "start again in a new run directory"
+            f"none of the checkpoints {steps} in {directory} is what its manifest says; copy a "
+            "good one back from a backup, or start again in a new run directory"
         )
     return None
 

@@ -195,8 +195,8 @@ def _report(log: Log, run: Run, step: int, metrics: dict[str, Any]) -> None:
     if in_row >= HOPELESS:
         raise UserError(
             f"the last {in_row:.0f} steps to {step} had a loss or gradient that is not finite and "
-            "changed "
-            "nothing; try a lower --optimizer.rate or a longer warmup, from the checkpoint before"
+            "changed nothing; try a lower --optimizer.rate or a longer warmup, from the checkpoint "
+            "before"
         )
 
 

@@ -132,6 +132,16 @@ def test_every_other_damage_is_reported_too(tmp_path, fault):
     assert "corrupt" in said[0]
 
 
+def test_where_every_checkpoint_is_bad_the_same_command_does_not_begin_from_nothing(tmp_path):
+    saved(tmp_path, steps=(5, 6))
+    for step in "56":
+        flip(largest_file(tmp_path / step / "params"))
+    for _ in range(2):
+        with pytest.raises(UserError, match="copy a good one back"):
+            Checkpoints(tmp_path).restore(training().plan.abstract)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["5", "6"]
+
+
 def test_reading_sets_nothing_aside(tmp_path):
     saved(tmp_path, steps=(5, 6))
     flip(largest_file(tmp_path / "6"))
