@@ -164,22 +164,25 @@ class Retrieval(Aligned):
 class Matching(Aligned):
     """Accuracy of "does this text belong to this picture?", as many yes as no.
 
-    Random negatives are any pairs that do not belong together. Hard ones are drawn as in training,
-    with probability softmax(similarity): a text for every picture and a picture for every text.
+    Random negatives are any pairs that do not belong together. Hard ones are drawn as in training:
+    a text for every picture and a picture for every text, with probability softmax(similarity)
+    within random batches as large as the training stream's. The hardest are drawn among all
+    held-out pairs, so that a few pictures on a border between two captions come again and again.
     """
 
     def rows(self, trained: Trained) -> list[Row]:
-        """On random negatives, and on hard ones."""
+        """On random negatives, hard ones and the hardest."""
         inputs, data = self.inputs(trained)
         sim_BB = self.similarity(trained, inputs)
         same_BB = self.right(inputs)
         rng, own = np.random.default_rng(SEED), np.arange(len(inputs))
+        batch_B = rng.permutation(len(inputs)) // self.stream(trained).batch
+        apart_BB = batch_B[:, None] != batch_B[None, :]
         positive = np.mean(self.matches(trained, inputs, own, own))
-        random = self._pairs(np.zeros_like(sim_BB), same_BB, rng)
-        hard = (self._pairs(sim_BB, same_BB, rng), self._pairs(sim_BB.T, same_BB.T, rng)[::-1])
         found = {
-            "": random,
-            "_hard": tuple(np.concatenate(side) for side in zip(*hard, strict=True)),
+            "": self._pairs(np.zeros_like(sim_BB), same_BB, rng),
+            "_hard": self._both_ways(sim_BB, same_BB | apart_BB, rng),
+            "_hardest": self._both_ways(sim_BB, same_BB, rng),
         }
         result = []
         for name, (a, b) in found.items():
@@ -189,11 +192,17 @@ class Matching(Aligned):
             result.append(Row(f"{self.name}_accuracy{name}", value, 0.5, "chance", count, data))
         return result
 
+    def _both_ways(self, sim_BB, refused_BB, rng) -> tuple[np.ndarray, np.ndarray]:
+        """A second for every first and a first for every second."""
+        there = self._pairs(sim_BB, refused_BB, rng)
+        back = self._pairs(sim_BB.T, refused_BB.T, rng)[::-1]
+        return np.concatenate([there[0], back[0]]), np.concatenate([there[1], back[1]])
+
     @staticmethod
-    def _pairs(logits_BB, same_BB, rng) -> tuple[np.ndarray, np.ndarray]:
+    def _pairs(logits_BB, refused_BB, rng) -> tuple[np.ndarray, np.ndarray]:
         """Every row with a wrong column, drawn by softmax(logits) (Gumbel's trick)."""
-        noisy = np.where(same_BB, -np.inf, logits_BB + rng.gumbel(size=logits_BB.shape))
-        rows = np.flatnonzero(~same_BB.all(axis=1))
+        noisy = np.where(refused_BB, -np.inf, logits_BB + rng.gumbel(size=logits_BB.shape))
+        rows = np.flatnonzero(~refused_BB.all(axis=1))
         return rows, noisy.argmax(axis=1)[rows]
 
     def matches(self, trained: Trained, inputs: Inputs, a: np.ndarray, b: np.ndarray) -> np.ndarray:
