@@ -65,7 +65,7 @@ def pretrain() -> Run:
 
 
 def finetune() -> Run:
-    questions = Stream(PICTURES, Questions(length=16, answer_length=3, per_image=1), 8)
+    questions = Stream(PICTURES, Questions(length=24, answer_length=3, per_image=1), 8)
     return run("seed_vqa", {"questions": questions}, objectives={"vqa": Seq2Seq(on="questions")})
 
 
