@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from llama_jax.config import Run
+from llama_jax.errors import UserError
 from llama_jax.evals import evaluate
 from llama_jax.train.load import load
 from llama_jax.train.loop import train
@@ -35,16 +36,19 @@ def main(
     parser.add_argument("--steps", type=int, default=None, help="in place of each variant's own")
     parser.add_argument("--out", type=Path, default=Path("runs") / name)
     args = parser.parse_args()
-    if prepare:
-        prepare(args.out)
     lines = []
-    for variant in args.variant or variants():
-        found = [
-            measure(variants()[variant], args.out / variant / str(seed), seed, args.steps)
-            for seed in args.seeds
-        ]
-        cells = [_cell([result.get(column) for result in found]) for column in columns]
-        lines.append([variant, *cells])
+    try:
+        if prepare:
+            prepare(args.out)
+        for variant in args.variant or variants():
+            found = [
+                measure(variants()[variant], args.out / variant / str(seed), seed, args.steps)
+                for seed in args.seeds
+            ]
+            cells = [_cell([result.get(column) for result in found]) for column in columns]
+            lines.append([variant, *cells])
+    except UserError as error:
+        parser.error(str(error))
     print(f"| variant | {' | '.join(columns)} |")
     print("|---" * (len(columns) + 1) + "|")
     for line in lines:
