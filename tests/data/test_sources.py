@@ -40,7 +40,7 @@ def test_an_unknown_tfds_name_is_refused_with_the_nearest(source, message, monke
     [
         ({"split": "tset"}, "no split 'tset'; it has train, test. Did you mean 'test'"),
         ({"split": "train[:x"}, "train.:x"),
-        ({"version": "9.0.0"}, "9.0.0 was asked for; 1.0.0 is there"),
+        ({"version": "9.0.0"}, "9.0.0 was asked for; 1.1.0 is there"),
     ],
 )
 def test_an_unknown_split_or_version_is_refused(pictures, change, message):

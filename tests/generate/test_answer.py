@@ -76,7 +76,7 @@ def test_an_empty_question_is_refused_before_anything_is_loaded(question):
 
 
 def test_a_question_that_is_too_long_is_refused(image):
-    with pytest.raises(UserError, match=r"tokens; the model was trained with up to 14; try"):
+    with pytest.raises(UserError, match=r"tokens; the model was trained with up to 22; try"):
         ask(trained(), [image], ["what color is the thing that I see? " * 5])
 
 
