@@ -22,7 +22,7 @@ from llama_jax.train.log import duration
 from llama_jax.train.loop import train
 
 # Minutes on two CPU cores.
-PRETRAIN, FINETUNE, EVALUATE = 4, 3, 1
+PRETRAIN, FINETUNE, EVALUATE = 5, 3, 1
 
 
 def main(
