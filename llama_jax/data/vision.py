@@ -89,6 +89,8 @@ class Captions:
 class Describe:
     """A picture and a fixed prompt give the caption: the decoder writes it.
 
+    `classes` are the hashes of all captions of the picture: any of them is a right answer.
+
     Attributes:
         length: T of the prompt, `<cls> prompt <sep>`.
         answer_length: T of the decoder.

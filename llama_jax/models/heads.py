@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from llama_jax.axes import shard
 from llama_jax.errors import UserError, nearest
-from llama_jax.layers.linear import Einsum, lettered
+from llama_jax.layers.linear import Einsum, lettered, product
 from llama_jax.layers.mlp import ACTIVATIONS, Activation
 from llama_jax.layers.norm import LayerNorm, Norm
 
@@ -79,9 +79,7 @@ class TiedModule(nn.Module):
 
 def _tied(x_BAD: jax.Array, table_VD: jax.Array) -> jax.Array:
     table_VD = table_VD.astype(x_BAD.dtype)
-    return shard(
-        jnp.einsum("BAD,VD->BAV", x_BAD, table_VD, preferred_element_type=jnp.float32), "BAV"
-    )
+    return shard(product("BAD,VD->BAV", x_BAD, table_VD, preferred_element_type=jnp.float32), "BAV")
 
 
 @dataclass(frozen=True)

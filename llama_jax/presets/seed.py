@@ -68,7 +68,7 @@ def seed_vqa() -> Run:
 
 
 def seed_full() -> Run:
-    """Pre-train a deeper one for longer, with image-grounded MLM (half an hour on two cores)."""
+    """Pre-train a deeper one for longer, with image-grounded MLM (46 minutes on one core)."""
     return Run(
         name="seed_full",
         model=_model(text=3, vision=2),
@@ -83,7 +83,7 @@ def seed_full() -> Run:
 
 
 def seed_full_vqa() -> Run:
-    """Fine-tune seed_full on questions about pictures; give --init-from (minutes on two cores)."""
+    """Fine-tune seed_full on questions about pictures; give --init-from (27 minutes on one core)."""
     return Run(
         name="seed_full_vqa",
         model=seed_full().model,

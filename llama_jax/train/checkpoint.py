@@ -230,7 +230,8 @@ def newest_good(
                 shutil.rmtree(aside, ignore_errors=True)
                 bad.rename(aside)
             return step
-        say(f"checkpoint {step} is corrupt ({fault}); taking the one before")
+        before = "; taking the one before" if step > steps[0] else ""
+        say(f"checkpoint {step} is corrupt ({fault}){before}")
         corrupt.append(path)
     if steps:  # all stay where they are, so that the same command does not begin from nothing
         raise UserError(

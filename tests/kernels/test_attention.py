@@ -87,6 +87,31 @@ def test_a_bias_is_added_to_the_scores():
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", MASKS)
+def test_gradients_agree_with_differences_of_the_definition_in_float64(name, backend):
+    inputs, rng = random(), np.random.default_rng(7)
+    seen, weights = dense(MASKS[name], 2, 9, 11), rng.normal(size=(2, 9, 4, 8))
+    ways = [rng.normal(size=x.shape) for x in inputs]
+
+    def moved(step):
+        there = [
+            np.asarray(x, np.float64) + step * way for x, way in zip(inputs, ways, strict=True)
+        ]
+        return np.sum(weights * reference(*there, seen))
+
+    step = 1e-5  # its square and float64's rounding by it are both below 1e-9
+    expected = (moved(step) - moved(-step)) / (2 * step)
+
+    def total(q, k, v):
+        return jnp.sum(jnp.asarray(weights) * attention(q, k, v, MASKS[name], backend=backend))
+
+    grads = jax.grad(total, (0, 1, 2))(*inputs)
+    found = sum(np.sum(np.asarray(g) * way) for g, way in zip(grads, ways, strict=True))
+    # A sum of 928 products of order 1, whose roundings differ in sign.
+    assert found == pytest.approx(expected, abs=GRADIENT_TOLERANCE * 928**0.5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_query_without_keys_gives_zeros_and_finite_gradients(backend):
     q, k, v = random()
     mask = Mask(k_valid=jnp.array([[False] * 11, [True] * 11]))

@@ -6,7 +6,35 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llama_jax.layers.linear import Einsum, Embed, Lettered
+from llama_jax.layers.linear import Einsum, Embed, Lettered, product
+
+# float32 sums of some tens of products of order 1.
+TOLERANCE = 1e-5
+
+
+@pytest.mark.parametrize(
+    ("equation", "left", "right"),
+    [
+        ("BTD,DNH->BTNH", (2, 5, 6), (6, 3, 4)),
+        ("BTNH,NHD->BTD", (2, 5, 3, 4), (3, 4, 6)),
+        ("BTD,VD->BTV", (2, 5, 6), (7, 6)),
+        ("ITYXA,AD->ITYXD", (2, 1, 3, 4, 6), (6, 5)),
+        ("BA,AD->BD", (2, 6), (6, 5)),
+    ],
+)
+def test_rows_in_one_axis_change_no_product_and_no_gradient(equation, left, right):
+    x, w = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate((left, right)))
+
+    def run(multiply):
+        def total(x, w):
+            y = multiply(equation, x, w)
+            return jnp.sum(jnp.sin(y)), y
+
+        return jax.value_and_grad(total, (0, 1), has_aux=True)(x, w)
+
+    found, expected = run(product), run(jnp.einsum)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=TOLERANCE, rtol=TOLERANCE)
 
 
 def boxes(module, *args):

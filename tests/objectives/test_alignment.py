@@ -27,6 +27,18 @@ def unit(rows, seed=0, width=4):
     return z / jnp.linalg.norm(z, axis=-1, keepdims=True)
 
 
+def spied(stand_in):
+    """A stand-in, and what its `fuse` saw last."""
+    seen = {}
+
+    class Spy(stand_in):
+        def fuse(self, streams):
+            seen.update(streams)
+            return super().fuse(streams)
+
+    return Spy(), seen
+
+
 def test_itc_by_hand():
     za, zb = jnp.eye(2), jnp.array([[1.0, 0.0], [1.0, 0.0]])
     # Logits at scale 2, a to b: [[2, 2], [0, 0]]; b to a: [[2, 0], [2, 0]].
@@ -68,14 +80,7 @@ def test_no_caption_of_a_picture_is_its_negative(kind, pair, stand_in, batch):
     rng = np.random.default_rng(3)
     own = np.arange(8, dtype=np.int32)[:, None]
     captions["classes"] = np.concatenate([own, rng.integers(0, 8, (8, 4))], axis=1).astype(np.int32)
-    seen = {}
-
-    class Spy(stand_in):
-        def fuse(self, streams):
-            seen.update(streams)
-            return super().fuse(streams)
-
-    model = Spy()
+    model, seen = spied(stand_in)
     towers = {
         "text": model.encode_text(captions["text"]).x,
         "image": model.encode_image(captions["image"]).x,
@@ -170,14 +175,7 @@ def test_negatives_are_drawn_by_similarity():
 
 
 def test_itm_is_three_pairs_a_row_with_labels_in_order(stand_in, batch):
-    seen = {}
-
-    class Spy(stand_in):
-        def fuse(self, streams):
-            seen.update(streams)
-            return super().fuse(streams)
-
-    model = Spy()
+    model, seen = spied(stand_in)
     loss = ITM("captions")(Acts(model, batch, KEY))
     assert seen["text"].x.shape[0] == seen["image"].x.shape[0] == 24
     text, image = (
