@@ -83,7 +83,7 @@ def seed_full() -> Run:
 
 
 def seed_full_vqa() -> Run:
-    """Fine-tune seed_full on questions about pictures; give --init-from (27 minutes on one core)."""
+    """Fine-tune seed_full on questions about pictures; give --init-from (27 minutes, one core)."""
     return Run(
         name="seed_full_vqa",
         model=seed_full().model,

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from llama_jax.train.load import build
 from llama_jax.train.log import Log, last_metrics
 from llama_jax.train.rundir import RunDir
 from llama_jax.train.signals import graceful
-from llama_jax.train.state import TrainState, plan
+from llama_jax.train.state import Plan, TrainState, plan
 from llama_jax.train.step import bind, check_rows, initializer, make_train_step, put
 
 # So many steps in a row without a finite gradient do not mend themselves.
@@ -100,20 +101,7 @@ def _train(run: Run, place: RunDir, progress: bool, at_exit: contextlib.ExitStac
     at_exit.callback(checkpoints.finish)
     checkpoints.clean()
     digest = place.tokenizer_digest()
-    saved = {"loader": loader.state()}
-    if restored := checkpoints.restore(layout.abstract):  # 1. go on
-        state, saved = restored
-        if saved["tokenizer"] != digest:
-            raise UserError(
-                f"{place.tokenizer_json} is not the tokenizer of these checkpoints; restore that "
-                "file"
-            )
-    else:
-        state = layout.init(run.seed)
-        if run.init_from:  # 2. begin with the weights of another run
-            params = start_from(Path(run.init_from) / "checkpoints", state.params, log.say)
-            state = state.replace(params=params)
-        # else 3. begin from nothing
+    state, reached = _begin(run, place, layout, checkpoints, digest, log.say)
     start = int(state.step)
     log.start(start)
     evaluations: dict[str, dict[str, float]] = {}
@@ -145,7 +133,8 @@ def _train(run: Run, place: RunDir, progress: bool, at_exit: contextlib.ExitStac
         data = {"loader": loader.state(), "tokenizer": digest}
         checkpoints.save(late[0], state, data, layout.letters)
 
-    loader.restore(saved["loader"])
+    if reached is not None:
+        loader.restore(reached)
     stop = at_exit.enter_context(graceful())
     step, late = start, None
     for step in range(start + 1, run.steps + 1):
@@ -181,6 +170,30 @@ def _train(run: Run, place: RunDir, progress: bool, at_exit: contextlib.ExitStac
         log.say(f"{stop.signal}: saved step {step} of {run.steps}; give the same command to go on")
         return result(step, stop.signal)
     return result(step)
+
+
+def _begin(
+    run: Run,
+    place: RunDir,
+    layout: Plan,
+    checkpoints: Checkpoints,
+    digest: str,
+    say: Callable[[str], None],
+) -> tuple[TrainState, dict[str, int] | None]:
+    """The first state, and what the loader had reached, or None if it begins too."""
+    if restored := checkpoints.restore(layout.abstract):  # 1. go on
+        state, saved = restored
+        if saved["tokenizer"] != digest:
+            raise UserError(
+                f"{place.tokenizer_json} is not the tokenizer of these checkpoints; restore that "
+                "file"
+            )
+        return state, saved["loader"]
+    state = layout.init(run.seed)
+    if run.init_from:  # 2. begin with the weights of another run
+        params = start_from(Path(run.init_from) / "checkpoints", state.params, say)
+        state = state.replace(params=params)
+    return state, None  # or 3. begin from nothing
 
 
 def _report(log: Log, run: Run, step: int, metrics: dict[str, Any]) -> None:

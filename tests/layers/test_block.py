@@ -51,7 +51,8 @@ def test_post_norm_makes_each_part_of_unit_size():
         variables["params"][name]["scale"] = jnp.ones(D)
     variables["params"]["ffn"]["down"]["w"] *= 0
     added = np.asarray(apply(variables, X) - X)
-    np.testing.assert_allclose((added**2).mean(-1), 1, atol=1e-2)
+    # The norm's eps of 1e-5 beside mean squares of some hundredths.
+    np.testing.assert_allclose((added**2).mean(-1), 1, atol=1e-3)
 
 
 def test_bfloat16_decoding_keeps_its_cache_in_bfloat16():
