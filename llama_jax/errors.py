@@ -12,3 +12,7 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """Returns " Did you mean 'x'?" for the choice closest to `word`, or "" if none is close."""
     close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+class FormatError(UserError):
+    """A file that is not what it should be: the message names it and what is wrong."""

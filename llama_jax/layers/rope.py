@@ -5,6 +5,7 @@ theta^(-i/n). With several axes the pairs are dealt out in consecutive runs, eac
 of its own: a head of 64 with split (2, 3, 3) gives 8 pairs to t, 12 to y and 12 to x.
 """
 
+import math
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -41,11 +42,13 @@ class Rope:
         return tuple(head_dim // 2 // sum(self.split) * share for share in self.split)
 
     def frequencies(self, head_dim: int) -> np.ndarray:
-        """Radians a position for each pair, [H/2]; computed in float64, used in float32."""
-        parts = [
-            self.theta ** -(np.arange(n, dtype=np.float64) / n) for n in self.pairs(head_dim) if n
-        ]
-        return np.concatenate(parts)
+        """Radians a position for each pair, float32 [H/2].
+
+        Rounded where the published models were trained: exponent, power and reciprocal each to
+        float32. At position 131,071 a unit in the last place is 0.008 radians, so a table that is
+        nearer to the mathematics would be further from the weights.
+        """
+        return np.concatenate([_powers(self.theta, n) for n in self.pairs(head_dim) if n])
 
     def angles(self, positions_BTA: Int[Array, "B T A"], head_dim: int) -> Float[Array, "B T H2"]:
         """The angle of every pair at every token, [B, T, H/2], always float32.
@@ -61,9 +64,59 @@ class Rope:
                 f"{positions_BTA.shape} came"
             )
         axis = np.repeat(np.arange(len(self.split)), self.pairs(head_dim))
-        return positions_BTA.astype(jnp.float32)[..., axis] * self.frequencies(head_dim).astype(
-            np.float32
-        )
+        return positions_BTA.astype(jnp.float32)[..., axis] * self.frequencies(head_dim)
+
+
+@dataclass(frozen=True)
+class Llama3Rope(Rope):
+    """Long wavelengths stretched by `factor`, short ones kept, those between interpolated.
+
+    Llama 3.1, 3.2, 3.3 and 4 (Llama 3.1: arXiv:2407.21783, section 3.4; transformers,
+    `modeling_rope_utils.py`, "llama3"). A wavelength w is kept if w < original / high, becomes
+    factor w if w > original / low, and in between the frequency is mixed linearly in original / w.
+
+    Attributes:
+      factor: of the stretching; 8 in 3.1 and 3.3, 32 in 3.2 1B and 3B, 16 in Llama 4 Scout.
+      low: waves a context of `original` holds at most that are stretched whole.
+      high: waves that it holds at least that are kept.
+      original: positions before the context was extended.
+    """
+
+    theta: float = 500_000.0
+    factor: float = 8.0
+    low: float = 1.0
+    high: float = 4.0
+    original: int = 8192
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not (self.factor >= 1 and 0 < self.low <= self.high and self.original > 0):
+            raise ValueError(
+                f"llama3 rope: factor={self.factor}, low={self.low}, high={self.high}, "
+                f"original={self.original}; factor >= 1 and 0 < low <= high were expected"
+            )
+
+    def frequencies(self, head_dim: int) -> np.ndarray:
+        """Radians a position for each pair, float32 [H/2], in the reference's own arithmetic."""
+        f = super().frequencies(head_dim)
+        wavelength = np.float32(2 * math.pi) / f
+        stretched = f / np.float32(self.factor)
+        if self.low == self.high:  # nothing in between; the mixture would divide by zero
+            return np.where(wavelength > self.original / self.low, stretched, f)
+        waves = np.float32(self.original) / wavelength
+        share = (waves - np.float32(self.low)) / np.float32(self.high - self.low)
+        mixed = (np.float32(1) - share) * stretched + share * f
+        f = np.where(wavelength < self.original / self.high, f, mixed)
+        return np.where(wavelength > self.original / self.low, stretched, f)
+
+
+def _powers(theta: float, n: int) -> np.ndarray:
+    """theta^(-i/n) for i < n, float32, with the roundings of the references (torch, float32)."""
+    exponent = np.arange(n, dtype=np.float32) / np.float32(n)
+    # A float64 power, rounded once, is torch's float32 power; numpy's own is off by a unit.
+    return np.float32(1) / np.power(np.float64(theta), exponent.astype(np.float64)).astype(
+        np.float32
+    )
 
 
 def rotate(

@@ -29,6 +29,7 @@ class Decoder:
       tied: the embedding is the output layer too.
       positions: learned positions, or None (rotary ones are in the blocks).
       norm: before the output layer.
+      context: positions it was trained for, or None; longer sequences are refused when generating.
     """
 
     vocab: int
@@ -37,6 +38,7 @@ class Decoder:
     tied: bool = True
     positions: Learned | None = None
     norm: Norm = RMSNorm()
+    context: int | None = None
 
     def build(self, name: str | None = None, embed: Embed | None = None) -> "DecoderModule":
         """The module; `embed` is a table shared with an encoder."""

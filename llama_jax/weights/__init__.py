@@ -1,0 +1,8 @@
+"""Files of other worlds to our parameters and back.
+
+config.json, *.safetensors    huggingface.py ──┐
+*.gguf                        gguf.py ─────────┼── source.py: names, shapes, one tensor at a time
+params.json, *.pth            meta.py ─────────┘
+                                               names.py: which tensor is which weight, turned how
+                                               read.py: into the shards, layer by layer
+"""
