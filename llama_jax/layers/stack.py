@@ -36,12 +36,15 @@ class Stack:
       repeats: periods; layers = len(pattern) x repeats.
       remat: what the backward pass computes again instead of storing.
       bias: T5's relative bias, shared by all layers, or None.
+      scan: weights and caches are stacked over the repeats and the periods run in a loop; if not,
+        each period has arrays of its own, which decoding reads without cutting them out first.
     """
 
     pattern: tuple[AnyBlock, ...]
     repeats: int = 1
     remat: Remat = "none"
     bias: RelativeBias | None = None
+    scan: bool = True
 
     def build(self, name: str | None = None) -> "StackModule":
         """The module."""
@@ -53,11 +56,11 @@ class Stack:
         for block in self.pattern:
             if not isinstance(block, Block):
                 raise ValueError(f"{type(block).__name__} has no cache; decoders are made of Block")
-            one = block.empty_cache(batch, slots, dtype)
-            layers.append(
-                jax.tree.map(lambda a: jnp.broadcast_to(a, (self.repeats, *a.shape)), one)
-            )
-        return Cache(tuple(layers), *empty_slots(batch, slots))
+            layers.append(block.empty_cache(batch, slots, dtype))
+        if self.scan:
+            stacked = jax.tree.map(lambda a: jnp.broadcast_to(a, (self.repeats, *a.shape)), layers)
+            return Cache(tuple(stacked), *empty_slots(batch, slots))
+        return Cache(tuple(layers) * self.repeats, *empty_slots(batch, slots))
 
 
 class Period(nn.Module):
@@ -95,7 +98,11 @@ class StackModule(nn.Module):
             ctx = replace(ctx, bias=bias(q, k))
         period = Period
         if cfg.remat != "none":
-            period = nn.remat(Period, policy=POLICIES[cfg.remat], prevent_cse=False)
+            period = nn.remat(Period, policy=POLICIES[cfg.remat], prevent_cse=not cfg.scan)
+        layers = None if cache is None else cache.layers
+        if not cfg.scan:
+            x, layers = self._one_by_one(period, x, layers, ctx)
+            return x, None if cache is None else replace(cache, layers=layers)
         scan = nn.scan(
             period,
             variable_axes={"params": 0},
@@ -104,9 +111,22 @@ class StackModule(nn.Module):
             length=cfg.repeats,
             metadata_params={nn.PARTITION_NAME: "L"},
         )
-        layers = None if cache is None else cache.layers
         x, layers = scan(cfg.pattern, name="layers")(x, layers, ctx)
         return x, None if cache is None else replace(cache, layers=layers)
+
+    def _one_by_one(
+        self,
+        period: type[Period],
+        x: jax.Array,
+        layers: tuple[LayerCache, ...] | None,
+        ctx: Context,
+    ) -> tuple[jax.Array, tuple[LayerCache, ...] | None]:
+        size, after = len(self.config.pattern), ()
+        for i in range(self.config.repeats):
+            mine = None if layers is None else layers[i * size : (i + 1) * size]
+            x, mine = period(self.config.pattern, name=f"layer_{i}")(x, mine, ctx)
+            after += mine or ()
+        return x, after
 
 
 def _enter(ctx: Context, cache: Cache) -> tuple[Context, Cache]:

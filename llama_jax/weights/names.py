@@ -67,7 +67,8 @@ class Name:
     """One tensor of a file and one weight of ours (of one layer, if it is a layer's).
 
     Attributes:
-      path: ours, from the decoder down; a layer's weights are below "stack/layers/block_0".
+      path: ours, from the decoder down; a layer's weights are below "stack/layers/block_0", or
+        below "stack/layer_7/block_0" if the layers are not stacked.
       layer: which of the stacked layers, or None.
       tensor: theirs.
       axes: "theirs -> ours".
@@ -96,7 +97,9 @@ class Name:
         return {letter: size for letter, size in self.sizes if letter in self.axes}
 
 
-def names(rows: Rows, sizes: dict[str, int], layers: int, tied: bool) -> list[Name]:
+def names(
+    rows: Rows, sizes: dict[str, int], layers: int, tied: bool, scan: bool = True
+) -> list[Name]:
     """Every tensor that a model has in a format.
 
     Args:
@@ -104,6 +107,7 @@ def names(rows: Rows, sizes: dict[str, int], layers: int, tied: bool) -> list[Na
       sizes: of D, N, K, H, F and V.
       layers: L.
       tied: the embedding is the output layer, and a file need not have the latter.
+      scan: our layers are stacked (see `Stack`).
     """
     found = []
     for path, tensor, axes in rows:
@@ -115,8 +119,13 @@ def names(rows: Rows, sizes: dict[str, int], layers: int, tied: bool) -> list[Na
         shape = _shape(axes.split(" -> ")[0], own)
         of_layer = "{layer}" in tensor
         for layer in range(layers) if of_layer else (None,):
-            where = f"stack/layers/block_0/{path}" if of_layer else path
             name = tensor.format(layer=layer)
+            if not of_layer:
+                where = path
+            elif scan:
+                where = f"stack/layers/block_0/{path}"
+            else:
+                where, layer = f"stack/layer_{layer}/block_0/{path}", None
             found.append(Name(where, layer, name, axes, shape, tuple(own.items())))
     return found
 

@@ -37,8 +37,8 @@ def sizes(model: DecoderLM) -> dict[str, int]:
 
 def tensors(model: DecoderLM, rows: Rows) -> list[Name]:
     """Every tensor of a model in a format; see `names`."""
-    decoder = model.decoder
-    return names(rows, sizes(model), decoder.stack.repeats, decoder.tied)
+    stack = model.decoder.stack
+    return names(rows, sizes(model), stack.repeats, model.decoder.tied, stack.scan)
 
 
 def read(

@@ -1,0 +1,59 @@
+"""Layers in a loop over stacked arrays, or one by one with arrays of their own: one function."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llama_jax.layers.attention import Attention
+from llama_jax.layers.block import Block
+from llama_jax.layers.mlp import SwiGLU
+from llama_jax.layers.stack import Stack
+from llama_jax.models.decoder import Decoder, DecoderLM
+
+STACKED = DecoderLM(
+    Decoder(61, 16, Stack((Block(Attention(4, 2, 4, causal=True), SwiGLU(24)),) * 2, repeats=3))
+)
+SINGLE = replace(
+    STACKED,
+    decoder=replace(STACKED.decoder, stack=replace(STACKED.decoder.stack, scan=False)),
+)
+IDS = jnp.arange(10).reshape(2, 5)
+# Logits of order 1 in float32, as everywhere: one program is a loop and the other is not.
+TOLERANCE = 1e-5
+
+
+def unstacked(params):
+    params = jax.tree.map(lambda box: box.value, params, is_leaf=lambda x: hasattr(x, "letters"))
+    stack = params["decoder"]["stack"]["layers"]
+    single = {f"layer_{i}": jax.tree.map(lambda a, i=i: a[i], stack) for i in range(3)}
+    return {"decoder": params["decoder"] | {"stack": single}}
+
+
+def test_single_layers_are_the_stacked_ones():
+    stacked, single = STACKED.build(), SINGLE.build()
+    params = stacked.init(jax.random.key(0), IDS, method="decode")["params"]
+    expected, _ = stacked.apply({"params": params}, IDS, method="decode")
+    found, _ = single.apply({"params": unstacked(params)}, IDS, method="decode")
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+    shapes = jax.eval_shape(lambda: single.init(jax.random.key(0), IDS, method="decode"))
+    shapes = jax.tree.map(lambda a: a.shape, unboxed(shapes["params"]))
+    assert shapes == jax.tree.map(lambda a: a.shape, unstacked(params))
+
+
+def unboxed(tree):
+    return jax.tree.map(lambda box: box.value, tree, is_leaf=lambda x: hasattr(x, "letters"))
+
+
+def test_single_layers_decode_with_a_cache():
+    stacked, single = STACKED.build(), SINGLE.build()
+    params = stacked.init(jax.random.key(0), IDS, method="decode")["params"]
+    expected, _ = stacked.apply({"params": params}, IDS, method="decode")
+    cache = SINGLE.decoder.empty_cache(2, 8)
+    variables = {"params": unstacked(params)}
+    first, cache = single.apply(variables, IDS[:, :3], cache=cache, method="decode")
+    then, cache = single.apply(variables, IDS[:, 3:], cache=cache, method="decode")
+    found = np.concatenate([first, then], axis=1)
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+    assert len(cache.layers) == 6 and int(cache.index) == 5
