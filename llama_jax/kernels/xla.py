@@ -45,11 +45,12 @@ def dense(
         seen = mask.dense(T, S)[:, None, None]
         probs = _softmax(jnp.where(seen, scores, -jnp.inf), mask.parts)
     runs = zip(_runs(probs.astype(v.dtype), -1, mask.parts), _runs(v, 1, mask.parts), strict=True)
-    out = _sum(
-        jnp.einsum("BKGTS,BSKH->BTKGH", p, part, preferred_element_type=jnp.float32)
+    # Turned afterwards: asked for in the order BTKGH, XLA on a CPU copies all values first.
+    out_BKGTH = _sum(
+        jnp.einsum("BKGTS,BSKH->BKGTH", p, part, preferred_element_type=jnp.float32)
         for p, part in runs
     )
-    return out.reshape(B, T, N, H).astype(q.dtype)
+    return jnp.moveaxis(out_BKGTH, 3, 1).reshape(B, T, N, H).astype(q.dtype)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from llama_jax.kernels.mask import Mask
 from llama_jax.layers.attention import Attention, AttentionModule
-from llama_jax.layers.cache import KV, LayerCache, write
+from llama_jax.layers.cache import KV, LayerCache, Slots, write
 from llama_jax.layers.linear import lettered
 from llama_jax.layers.mlp import FeedForward
 from llama_jax.layers.norm import Norm, RMSNorm
@@ -99,8 +99,8 @@ class Block:
 
     def empty_cache(self, batch: int, slots: int, dtype=jnp.float32) -> LayerCache:
         """A cache of this block that holds nothing yet."""
-        shape = (batch, slots, self.attention.kv_heads, self.attention.head_dim)
-        return LayerCache(own=KV(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)))
+        shape = (batch, self.attention.kv_heads, slots, self.attention.head_dim)
+        return LayerCache(own=Slots(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)))
 
 
 class BlockModule(nn.Module):
@@ -115,11 +115,11 @@ class BlockModule(nn.Module):
         cfg = self.config
         attn = cfg.attention.build(name="attn")
         h = self._norm("attn_norm")(x)
-        own = new = attn.keys(h, ctx.positions)
+        own, slots, cross = attn.keys(h, ctx.positions), None, None
         mask = cfg.attention.structure & _self_mask(cfg.attention, ctx)
         if cache is not None:
-            own = new = write(cache, new, ctx.index)
-        cross = None if cache is None else cache.cross
+            slots, cross = write(cache, own, ctx.index), cache.cross
+            own = slots.kv
         if isinstance(cfg.cross, Merged):
             if ctx.memory is not None:
                 cross = _memory_keys(attn, ctx.memory, ctx.memory_parts)
@@ -135,7 +135,7 @@ class BlockModule(nn.Module):
                 x = self._add(x, self._cross(attend, x, cross, ctx), "cross")
 
         x = self._add(x, cfg.ffn.build(name="ffn")(self._norm("ffn_norm")(x)), "ffn")
-        return x, None if cache is None else LayerCache(own=new, cross=cross)
+        return x, None if cache is None else LayerCache(own=slots, cross=cross)
 
     def _cross(self, attend: AttentionModule, x: jax.Array, kv: KV, ctx: Context) -> jax.Array:
         y = attend(self._norm("cross_norm")(x), kv, _memory_mask(ctx), ctx.positions)

@@ -10,10 +10,28 @@ from jaxtyping import Array, Bool, Float, Int
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class KV:
-    """Keys and values of one layer; stacked over layers with a leading L inside `Cache`."""
+    """Keys and values of one layer."""
 
-    k: Float[Array, "*L B S K H"]
-    v: Float[Array, "*L B S K H"]
+    k: Float[Array, "B S K H"]
+    v: Float[Array, "B S K H"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Slots:
+    """Keys and values of one layer head by head, the order in which one query reads them.
+
+    Stored as [B,S,K,H] they would be copied into this order for every token. Stacked layers put an
+    L in front.
+    """
+
+    k: Float[Array, "*L B K S H"]
+    v: Float[Array, "*L B K S H"]
+
+    @property
+    def kv(self) -> KV:
+        """The same as [B,S,K,H]; the compiler undoes this turn by attention's own."""
+        return KV(self.k.swapaxes(-3, -2), self.v.swapaxes(-3, -2))
 
 
 @jax.tree_util.register_dataclass
@@ -21,7 +39,7 @@ class KV:
 class LayerCache:
     """What one block remembers: its own past, and the memory's keys, computed once."""
 
-    own: KV | None = None
+    own: Slots | None = None
     cross: KV | None = None
 
 
@@ -62,15 +80,15 @@ class Cache:
         )
 
 
-def write(cache: LayerCache, new: KV, index: Int[Array, ""] | None) -> KV:
+def write(cache: LayerCache, new: KV, index: Int[Array, ""] | None) -> Slots:
     """Puts the keys and values of T new tokens into slots index ... index+T-1 of a block's own."""
-    kv = cache.own
-    if kv is None or index is None:
+    own = cache.own
+    if own is None or index is None:
         raise ValueError("a cache without slots; make it with Stack.empty_cache")
-    at = (0, index, 0, 0)
-    return KV(
-        jax.lax.dynamic_update_slice(kv.k, new.k.astype(kv.k.dtype), at),
-        jax.lax.dynamic_update_slice(kv.v, new.v.astype(kv.v.dtype), at),
+    at = (0, 0, index, 0)
+    return Slots(
+        jax.lax.dynamic_update_slice(own.k, new.k.swapaxes(1, 2).astype(own.k.dtype), at),
+        jax.lax.dynamic_update_slice(own.v, new.v.swapaxes(1, 2).astype(own.v.dtype), at),
     )
 
 

@@ -75,7 +75,27 @@ class DecoderModule(nn.Module):
         segments_BT: Int[Array, "B T"] | None = None,
         dtype=jnp.float32,
     ) -> tuple[Float[Array, "B T V"], Cache | None]:
-        """Logits in float32 for the token after each position.
+        """Logits in float32 for the token after each position; arguments as for `hidden`.
+
+        Returns:
+          logits, and the cache with these tokens in it.
+        """
+        x_BTD, cache = self.hidden(
+            ids_BT, memory, cache, positions_BT, valid_BT, segments_BT, dtype
+        )
+        return self.head(x_BTD), cache
+
+    def hidden(
+        self,
+        ids_BT: Int[Array, "B T"],
+        memory: Tokens | None = None,
+        cache: Cache | None = None,
+        positions_BT: Int[Array, "B T"] | None = None,
+        valid_BT: Bool[Array, "B T"] | None = None,
+        segments_BT: Int[Array, "B T"] | None = None,
+        dtype=jnp.float32,
+    ) -> tuple[Float[Array, "B T D"], Cache | None]:
+        """What `head` turns into logits.
 
         Args:
           ids_BT: the tokens.
@@ -87,7 +107,7 @@ class DecoderModule(nn.Module):
           dtype: of the computation.
 
         Returns:
-          logits, and the cache with these tokens in it.
+          The normalised output of the stack, and the cache with these tokens in it.
         """
         cfg = self.config
         x_BTD = self.embed(ids_BT, dtype)
@@ -106,9 +126,12 @@ class DecoderModule(nn.Module):
             memory_parts=() if memory is None else memory.parts,
         )
         x_BTD, cache = self.stack(x_BTD, ctx, cache)
-        x_BTD = self.norm(x_BTD)
-        logits_BTV = self.embed.attend(x_BTD) if cfg.tied else self.out(x_BTD)
-        return logits_BTV.astype(jnp.float32), cache
+        return self.norm(x_BTD), cache
+
+    def head(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """Logits in float32."""
+        logits_BTV = self.embed.attend(x_BTD) if self.config.tied else self.out(x_BTD)
+        return logits_BTV.astype(jnp.float32)
 
 
 @dataclass(frozen=True)
@@ -142,3 +165,21 @@ class DecoderLMModule(nn.Module):
     ) -> tuple[Float[Array, "B T V"], Cache | None]:
         """See `DecoderModule`; there is no memory."""
         return self.decoder(ids_BT, None, cache, positions_BT, valid_BT, segments_BT, self.dtype)
+
+    def extend(
+        self,
+        ids_BT: Int[Array, "B T"],
+        cache: Cache,
+        valid_BT: Bool[Array, "B T"],
+    ) -> tuple[Float[Array, "B V"], Cache]:
+        """Logits after the last token alone, and the cache with all of them in it.
+
+        Positions go on from the tokens that each row of the cache holds.
+        """
+        past_B1 = jnp.sum(cache.valid, axis=1, keepdims=True)
+        positions_BT = jnp.maximum(past_B1 + jnp.cumsum(valid_BT, axis=1) - 1, 0)
+        x_BTD, after = self.decoder.hidden(
+            ids_BT, None, cache, positions_BT.astype(jnp.int32), valid_BT, None, self.dtype
+        )
+        assert after is not None
+        return self.decoder.head(x_BTD[:, -1:])[:, 0], after

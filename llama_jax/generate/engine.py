@@ -1,0 +1,291 @@
+"""Prompts of any length into a cache, then tokens out of it, in a few compiled programs.
+
+    engine = Engine(model.build(), params)
+    rows = engine.rows(batch=2, slots=256)
+    logits = rows.feed([[1, 5, 9], [1, 7]])                  # prefill, in chunks of fixed sizes
+    for ids_BT, logp_BT in rows.tokens(logits, most=64):      # decode, a few tokens a dispatch
+        ...
+
+Chunks of few sizes mean few programs: a conversation compiles nothing after its first turn. On the
+first reading go straight to `_extend` and `_advance`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int
+
+from llama_jax.axes import FSDP_TENSOR, Rules, activation_spec, make_mesh, using
+from llama_jax.errors import UserError
+from llama_jax.generate.sample import Sampling
+from llama_jax.layers.cache import Cache
+
+# Tokens of a prefill program. A prompt is cut into these, the largest first; padding, on the left,
+# is less than the smallest.
+CHUNKS = (512, 128, 32)
+SLOTS = 128  # caches are multiples of this long: one program for many lengths
+# Tokens a dispatch: few where a token takes tens of milliseconds and is shown at once, more where
+# it takes less than the dispatch.
+STRIDE = {"cpu": 1}
+STRIDE_ELSEWHERE = 16
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class State:
+    """Decoding between two dispatches.
+
+    Attributes:
+      cache: of the tokens before `token`.
+      token: chosen last, not in the cache yet.
+      ended: rows that have given an end token.
+      seen: tokens that each row holds, or [B,0] if nobody asks.
+      keys: random keys, one a row.
+      step: tokens chosen so far.
+    """
+
+    cache: Cache
+    token: Int[Array, " B"]
+    ended: Bool[Array, " B"]
+    seen: Bool[Array, "B V"]
+    keys: jax.Array
+    step: Int[Array, ""]
+
+
+class Engine:
+    """A decoder with its weights, on its devices, ready to generate."""
+
+    def __init__(
+        self, module: nn.Module, params: Any, mesh: Mesh | None = None, rules: Rules = FSDP_TENSOR
+    ):
+        self.module = module
+        self.params = params
+        self.mesh = mesh or make_mesh(devices=jax.devices()[:1])
+        self.rules = rules
+
+    @property
+    def context(self) -> int | None:
+        """Positions the model was trained for."""
+        return self.module.config.decoder.context
+
+    def rows(self, batch: int, slots: int) -> "Rows":
+        """An empty cache for `slots` tokens of each of `batch` rows."""
+        return Rows(self, batch, slots)
+
+    def logits(self, ids_BT: Int[Array, "B T"]) -> Float[Array, "B T V"]:
+        """Logits of whole sequences, as in training, without a cache."""
+        with using(self.mesh, self.rules):
+            return _logits(self.module, self.params, jnp.asarray(ids_BT, jnp.int32))
+
+    def logprobs(self, ids_BT: Int[Array, "B T"]) -> Float[Array, "B T"]:
+        """The log-probability of each token but the first after those before it, [B, T-1]."""
+        with using(self.mesh, self.rules):
+            return _logprobs(self.module, self.params, jnp.asarray(ids_BT, jnp.int32))
+
+
+class Rows:
+    """Sequences that are being read and written: a cache, and how full it is."""
+
+    def __init__(self, engine: Engine, batch: int, slots: int):
+        self.engine, self.batch, self.used = engine, batch, 0
+        self.cache = self._empty(-(-slots // SLOTS) * SLOTS)
+
+    def _empty(self, slots: int) -> Cache:
+        module, mesh = self.engine.module, self.engine.mesh
+        with using(mesh, self.engine.rules):
+            make = partial(module.config.decoder.empty_cache, self.batch, slots, module.dtype)
+            return jax.jit(make, out_shardings=_shardings(jax.eval_shape(make), mesh))()
+
+    def feed(self, prompts: Sequence[Sequence[int]]) -> Float[Array, "B V"]:
+        """Reads one list of ids a row, at least one id each; returns the logits of the next token.
+
+        Raises:
+          UserError: an empty prompt, or one beyond the model's context.
+        """
+        engine, lengths = self.engine, [len(prompt) for prompt in prompts]
+        if min(lengths) == 0:
+            raise UserError("a prompt without tokens; give at least one, such as the beginning")
+        width = -(-max(lengths) // CHUNKS[-1]) * CHUNKS[-1]
+        ids_BT = np.zeros((self.batch, width), np.int32)
+        valid_BT = np.arange(width) >= width - np.array(lengths)[:, None]
+        for row, prompt in zip(ids_BT, prompts, strict=True):
+            row[width - len(prompt) :] = prompt
+        self._make_room(width)
+        logits = start = 0
+        with using(engine.mesh, engine.rules):
+            for chunk in CHUNKS:
+                while width - start >= chunk:
+                    piece = np.s_[:, start : start + chunk]
+                    logits, self.cache = _extend(
+                        engine.module, engine.params, ids_BT[piece], self.cache, valid_BT[piece]
+                    )
+                    start += chunk
+        self.used += width
+        return jnp.asarray(logits)
+
+    def tokens(
+        self,
+        logits_BV: Float[Array, "B V"],
+        most: int,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+        ends: Sequence[int] = (),
+        held: Sequence[Sequence[int]] = (),
+        stride: int | None = None,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Chooses tokens, at most `most` a row, until every row has ended.
+
+        Args:
+          logits_BV: what `feed` returned.
+          most: tokens a row.
+          sampling: how; greedy by default.
+          seed: of the random keys.
+          ends: tokens that end a row; what follows them in a row is 0.
+          held: ids that each row holds already, for a repetition penalty.
+          stride: tokens a dispatch after the first.
+
+        Yields:
+          ids [B,t] and their log-probabilities (before the sampling) [B,t]; t is 1, then at most
+          the stride.
+        """
+        engine, sampling = self.engine, sampling or Sampling()
+        if most < 1:
+            return
+        self._make_room(most)
+        keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(self.batch))
+        vocab = logits_BV.shape[1] if sampling.penalises else 0
+        seen = np.zeros((self.batch, vocab), bool)
+        for row, ids in zip(seen, held, strict=False):
+            row[list(ids) if vocab else []] = True
+        ends_E = jnp.asarray(sorted(ends), jnp.int32)
+        stride = stride or STRIDE.get(engine.mesh.devices.flat[0].platform, STRIDE_ELSEWHERE)
+        with using(engine.mesh, engine.rules):
+            found, token, ended, seen = _first(logits_BV, sampling, keys, ends_E, seen)
+        state = State(self.cache, token, ended, seen, keys, jnp.int32(1))
+        done = 1
+        while True:
+            ids_BT, logp_BT = map(np.asarray, found)
+            # The caller may stop here; the cache then lacks this last token.
+            yield ids_BT, logp_BT
+            if done >= most or bool(np.all(state.ended)):
+                return
+            count = min(stride, most - done)
+            with using(engine.mesh, engine.rules):
+                found, state = _advance(
+                    engine.module, engine.params, state, sampling, ends_E, count=count
+                )
+            self.cache = state.cache
+            self.used += count
+            done += count
+
+    def _make_room(self, tokens: int) -> None:
+        """Grows the cache, by doubling, if it lacks slots for so many tokens."""
+        slots, context = self.cache.slots, self.engine.context
+        need = self.used + tokens
+        if context is not None and need > context + CHUNKS[-1]:
+            raise UserError(
+                f"{need} tokens are more than the model's context of {context}; shorten the "
+                "prompt, ask for fewer new tokens, or begin a new conversation"
+            )
+        if need <= slots:
+            return
+        bigger = self._empty(max(-(-need // SLOTS) * SLOTS, 2 * slots))
+        with using(self.engine.mesh, self.engine.rules):
+            self.cache = _grow(bigger, self.cache)
+
+
+def _shardings(cache: Cache, mesh: Mesh) -> Any:
+    """Keys and values by their letters, the rest by batch."""
+
+    def place(x):
+        letters = {5: "LBKSH", 4: "BKSH", 2: "BS", 0: ""}[x.ndim]
+        spec = [*activation_spec(letters)]
+        for axis, letter in enumerate(letters):
+            ways = np.prod([mesh.shape[a] for a in np.atleast_1d(spec[axis]) if a is not None])
+            if x.shape[axis] % ways or letter in "LS":
+                spec[axis] = None
+        return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+
+    return jax.tree.map(place, cache)
+
+
+@partial(jax.jit, static_argnames="module")
+def _logits(module, params, ids_BT):
+    return module.apply({"params": params}, ids_BT, method="decode")[0]
+
+
+@partial(jax.jit, static_argnames="module")
+def _logprobs(module, params, ids_BT):
+    logits_BTV = module.apply({"params": params}, ids_BT, method="decode")[0][:, :-1]
+    chosen = jnp.take_along_axis(logits_BTV, ids_BT[:, 1:, None], axis=-1)[..., 0]
+    return chosen - jax.nn.logsumexp(logits_BTV, axis=-1)
+
+
+@partial(jax.jit, static_argnames="module", donate_argnames="cache")
+def _extend(module, params, ids_BT, cache, valid_BT):
+    """A chunk of the prompts into the cache; logits after its last token."""
+    return module.apply({"params": params}, ids_BT, cache, valid_BT, method="extend")
+
+
+@jax.jit
+def _first(logits_BV, sampling, keys, ends_E, seen_BV):
+    """The first token, from the prompts' logits."""
+    ended_B = jnp.zeros(len(logits_BV), bool)
+    token_B, logp_B, ended_B, seen_BV = _choose(
+        logits_BV, sampling, keys, 0, ends_E, ended_B, seen_BV
+    )
+    return (token_B[:, None], logp_B[:, None]), token_B, ended_B, seen_BV
+
+
+@partial(jax.jit, static_argnames=("module", "count"), donate_argnames="state")
+def _advance(module, params, state, sampling, ends_E, *, count):
+    """`count` times: the token into the cache, the next one chosen."""
+
+    def one(state, _):
+        fed_B1 = state.token[:, None]
+        logits_BV, cache = module.apply(
+            {"params": params}, fed_B1, state.cache, jnp.ones_like(fed_B1, bool), method="extend"
+        )
+        token_B, logp_B, ended_B, seen_BV = _choose(
+            logits_BV, sampling, state.keys, state.step, ends_E, state.ended, state.seen
+        )
+        state = replace(
+            state, cache=cache, token=token_B, ended=ended_B, seen=seen_BV, step=state.step + 1
+        )
+        return state, (token_B, logp_B)
+
+    if count == 1:  # a loop of one costs copies of the cache on a CPU
+        state, (token_B, logp_B) = one(state, None)
+        return (token_B[:, None], logp_B[:, None]), state
+    state, (ids_TB, logp_TB) = jax.lax.scan(one, state, None, length=count)
+    return (ids_TB.T, logp_TB.T), state
+
+
+def _choose(logits_BV, sampling, keys, step, ends_E, ended_B, seen_BV):
+    """Tokens of one step with their log-probabilities; rows that have ended give 0."""
+    token_B = sampling(logits_BV, jax.vmap(jax.random.fold_in, (0, None))(keys, step), seen_BV)
+    chosen_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=1)[:, 0]
+    logp_B = chosen_B - jax.nn.logsumexp(logits_BV, axis=-1)
+    token_B = jnp.where(ended_B, 0, token_B)
+    if seen_BV.shape[1]:
+        seen_BV = seen_BV | jax.nn.one_hot(token_B, seen_BV.shape[1], dtype=bool)
+    logp_B = jnp.where(ended_B, 0.0, logp_B)
+    ended_B = ended_B | jnp.any(token_B[:, None] == ends_E, axis=1)
+    return token_B, logp_B, ended_B, seen_BV
+
+
+@partial(jax.jit, donate_argnums=(0, 1))
+def _grow(bigger, cache):
+    """The old slots at the front of the new ones."""
+
+    def put(new, old):
+        return jax.lax.dynamic_update_slice(new, old, (0,) * old.ndim) if old.ndim else old
+
+    return jax.tree.map(put, bigger, cache)
