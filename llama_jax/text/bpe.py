@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llama_jax.errors import FormatError
-from llama_jax.text.opened import is_unicode, refusing
+from llama_jax.text.guard import is_unicode, refusing
 
 if TYPE_CHECKING:
     import tokenizers
@@ -30,9 +30,9 @@ def alphabet() -> dict[str, int]:
     return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
 
 
-# A small vocabulary may lack bytes of rare characters: SmolLM2's has no 0x04, 0x06, 0x13 and so on,
-# and none that begins planes 4 to 11 of Unicode, which are empty. `tokenizers` drops such characters
-# in silence; here U+FFFD takes their place. Bytes that are in no UTF-8 text may be missing anyway.
+# A small vocabulary may lack bytes of rare characters: SmolLM2's has no 0x04, 0x06 and so on, and
+# none that begins planes 4 to 11 of Unicode, which are empty. `tokenizers` drops such characters in
+# silence; here U+FFFD takes their place. Bytes that are in no UTF-8 text may be missing anyway.
 RARE = {byte: f"\\x{byte:02x}" for byte in (*range(0x20), 0x7F) if byte not in b"\t\n\r"}
 RARE |= {0xF1 + n: f"\\U{0x40000 * (n + 1):08x}-\\U{0x40000 * (n + 2) - 1:08x}" for n in range(3)}
 RARE |= {0xF4: "\\U00100000-\\U0010ffff"} | dict.fromkeys((0xC0, 0xC1, *range(0xF5, 0x100)), "")

@@ -82,12 +82,11 @@ def _tokenizer(opened: Opened) -> dict[str, Any]:
     table = tables(opened)
     control = sorted(opened.control.items(), key=lambda item: item[1])
     flags = {"single_word": False, "normalized": False, "special": True}
-    strips = opened.special.strips
-    added = [
-        {"id": i, "content": t, "lstrip": "l" in strips.get(t, ""), "rstrip": "r" in strips.get(t, "")}
-        | flags
-        for t, i in control
-    ]  # fmt: skip
+    added = []
+    for text, i in control:
+        sides = opened.special.strips.get(text, "")
+        strip = {"lstrip": "l" in sides, "rstrip": "r" in sides}
+        added.append({"id": i, "content": text} | strip | flags)
     pre: Any = {"type": "Sequence", "pretokenizers": list(table.steps)}
     decoder: Any = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}
     normalizer: Any = None

@@ -161,8 +161,12 @@ def _special(
                     f"{SOURCE}: tokenizer.ggml.{key} is {ids[key]}; expected an id below "
                     f"{len(tokens)}."
                 )
+    # A padding token may be any token, "!" for one, and is then no control token.
+    control = control | {
+        tokens[ids[key]]: ids[key] for key in ("bos_token_id", *ENDS) if key in ids
+    }
     named = {f"{role}_token": tokens[ids[key]] for role, key in ROLES.items() if key in ids}
-    control = control | {tokens[i]: i for i in ids.values()}
+    named = {role: text for role, text in named.items() if text in control}
     add_bos = bool(fields.get("tokenizer.ggml.add_bos_token", add_bos))
     template = fields.get("tokenizer.chat_template")
     if template is not None and not isinstance(template, str):

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from llama_jax.errors import FormatError
 from llama_jax.text import patterns
-from llama_jax.text.huggingface import Beside
-from llama_jax.text.opened import Opened, assemble, refusing
+from llama_jax.text.beside import Beside
+from llama_jax.text.guard import refusing
+from llama_jax.text.opened import Opened, assemble
 
 if TYPE_CHECKING:
     import tiktoken

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from llama_jax.errors import FormatError
-
-# Llama 4's tokenizer.json has 27 MB.
-MOST_BYTES = 48 << 20
+from llama_jax.text.guard import read_bytes
 
 
 @runtime_checkable
@@ -100,25 +98,13 @@ def open_tokenizer(path: str | os.PathLike[str]) -> Pretrained:
     return _read(path, None)
 
 
-def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
-    """Returns a file's content; a FormatError if it cannot be read or is too large."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(most + 1)
-    except OSError as error:
-        raise FormatError(f"{str(path)!r} cannot be read ({error.strerror}).") from None
-    if len(data) > most:
-        raise FormatError(f"{str(path)!r} has more than {most} bytes; expected a tokenizer.")
-    return data
-
-
 def _read(file: Path, folder: Path | None) -> Pretrained:
-    from llama_jax.text import huggingface, meta, spm
+    from llama_jax.text import beside, huggingface, meta, spm
 
     data = read_bytes(file)
-    special = huggingface.beside(folder)
+    others = beside.read(folder)
     if data.lstrip()[:1] == b"{":
-        return huggingface.read(data, special, str(file))
+        return huggingface.read(data, others, str(file))
     if re.match(rb"[A-Za-z0-9+/]+=* \d+\s", data):
-        return meta.read(data, special, str(file))
-    return spm.read(data, special, str(file))
+        return meta.read(data, others, str(file))
+    return spm.read(data, others, str(file))

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llama_jax.errors import FormatError
+from llama_jax.text.beside import Beside
 from llama_jax.text.bpe import BLANK, BYTES, apart
-from llama_jax.text.huggingface import Beside
-from llama_jax.text.opened import MOST_TOKENS, Opened, assemble, is_unicode, refusing
+from llama_jax.text.guard import MOST_TOKENS, is_unicode, refusing
+from llama_jax.text.opened import Opened, assemble
 
 if TYPE_CHECKING:
     import sentencepiece
