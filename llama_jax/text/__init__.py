@@ -1,5 +1,19 @@
-"""Text to numbers and back."""
+"""Text to numbers and back.
 
+tokenizer.py     a vocabulary of our own, for models trained from nothing
+pretrained.py    tokenizers that come with real weights: open_tokenizer
+    huggingface.py, spm.py, meta.py, gguf.py    their files ...
+    bpe.py                                      ... and the library behind two of them
+    beside.py        files that name special tokens and the chat template
+    export.py        files for other software
+chat.py          conversations as ids: chat_ids
+    template.py, render.py, template_worker.py  the file's own Jinja template, in a cage
+detokenize.py    text from a stream of tokens
+"""
+
+from llama_jax.text.chat import Message, chat_ids
+from llama_jax.text.detokenize import Detokenizer
+from llama_jax.text.pretrained import Pretrained, open_tokenizer
 from llama_jax.text.tokenizer import Tokenizer
 
-__all__ = ["Tokenizer"]
+__all__ = ["Detokenizer", "Message", "Pretrained", "Tokenizer", "chat_ids", "open_tokenizer"]

@@ -1,0 +1,110 @@
+"""Tokenizers that come with real weights, behind one interface."""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from llama_jax.errors import FormatError
+from llama_jax.text.guard import read_bytes
+
+
+@runtime_checkable
+class Pretrained(Protocol):
+    """A tokenizer with control tokens, which plain text can never spell."""
+
+    @property
+    def vocab(self) -> int:
+        """Every id is below it."""
+        ...
+
+    @property
+    def bos(self) -> int | None:
+        """What begins every text; None if nothing is added."""
+        ...
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end generation: of a text, a turn, a message."""
+        ...
+
+    @property
+    def control(self) -> Mapping[str, int]:
+        """All special and added tokens by their text."""
+        ...
+
+    @property
+    def named(self) -> Mapping[str, str]:
+        """Roles of tokens in the file's own words, such as `{"bos_token": "<s>"}`."""
+        ...
+
+    @property
+    def template(self) -> str | None:
+        """The file's Jinja chat template."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """What does the work: "tokenizers", "sentencepiece" or "tiktoken"."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the ids of plain text: never a control token, whatever the text says.
+
+        The beginning of a text is not marked: see `bos`. `decode` gives the same text back.
+        """
+        ...
+
+    def parse(self, text: str) -> list[int]:
+        """Returns the ids of `text` with its control tokens recognised: not for users' text."""
+        ...
+
+    def split(self, text: str) -> list[str | int]:
+        """Returns `text` as plain runs and the ids of the control tokens between them."""
+        ...
+
+    def join(self, parts: Iterable[str | int]) -> list[int]:
+        """Returns the ids of plain runs and control tokens; neighbouring strings are one run."""
+        ...
+
+    def piece(self, token: int) -> bytes:
+        """Returns the bytes of one token; b"" for a control token and for an id without a token."""
+        ...
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Returns the text of `ids`, control tokens left out."""
+        ...
+
+
+def open_tokenizer(path: str | os.PathLike[str]) -> Pretrained:
+    """Opens the tokenizer in a folder of weights, or one file of it.
+
+    tokenizer.json    Hugging Face; a folder's other JSON files name special tokens and template
+    tokenizer.model   a SentencePiece model, or Meta's lines of base64 and rank: told by content
+
+    Raises:
+        FormatError: If there is none, or if it is damaged or of a kind that is not supported.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = [path / name for name in ("tokenizer.json", "tokenizer.model")]
+        file = next((f for f in files if f.is_file()), None)
+        if file is None:
+            raise FormatError(
+                f"{str(path)!r} holds no tokenizer; expected tokenizer.json or tokenizer.model."
+            )
+        return _read(file, path)
+    return _read(path, None)
+
+
+def _read(file: Path, folder: Path | None) -> Pretrained:
+    from llama_jax.text import beside, huggingface, meta, spm
+
+    data = read_bytes(file)
+    others = beside.read(folder)
+    if data.lstrip()[:1] == b"{":
+        return huggingface.read(data, others, str(file))
+    if re.match(rb"[A-Za-z0-9+/]+=* \d+\s", data):
+        return meta.read(data, others, str(file))
+    return spm.read(data, others, str(file))
