@@ -77,11 +77,15 @@ def open_gguf(path: str | Path) -> Gguf:
 
 
 def _map(place: Path) -> mmap.mmap:
+    if not place.is_file():
+        raise FormatError(f"{place} is no file; give the path of a .gguf file")
     try:
         with place.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:  # ValueError: it is empty
-        raise FormatError(f"{place} cannot be read as GGUF ({error})") from None
+    except OSError as error:
+        raise FormatError(f"{place} cannot be read ({error.strerror})") from None
+    except ValueError:
+        raise FormatError(f"{place} is empty") from None
 
 
 def _dtype(entry: Entry) -> str:
@@ -96,7 +100,8 @@ def _array(data: mmap.mmap, entry: Entry) -> np.ndarray:
     if entry.kind.name in PLAIN:
         return stored.view(PLAIN[entry.kind.name]).reshape(entry.shape)
     rows = stored.reshape(*entry.shape[:-1], -1)
-    return quants.dequantize(rows, entry.kind)
+    with np.errstate(all="ignore"):  # `read` refuses what is not finite
+        return quants.dequantize(rows, entry.kind)
 
 
 def _known(entries: Mapping[str, Entry], place: Path) -> None:

@@ -65,6 +65,11 @@ def model(
             f"{place}: general.architecture={_brief(fields.get('general.architecture'))}; "
             f"{ARCHITECTURE!r} was expected"
         )
+    parts = fields.get("split.count", 0)  # 0 after a merge
+    if not (_same(parts, 0) or _same(parts, 1)):
+        raise FormatError(
+            f"{place} is one of {_brief(parts)} parts; join them with `llama-gguf-split --merge`"
+        )
     for key, value in FIXED.items():
         if key in fields and not _same(fields[key], value):
             raise FormatError(f"{place}: {key}={_brief(fields[key])}; only {value!r} is known")
@@ -82,8 +87,10 @@ def model(
 
     width, heads = size("llama.embedding_length"), size("llama.attention.head_count")
     layers, head_dim = size("llama.block_count"), size("llama.attention.key_length", width // heads)
+    if head_dim % 2:
+        raise FormatError(f"{place}: a head of {head_dim}; an even number was expected, for rope")
     for key in ("llama.attention.value_length", "llama.rope.dimension_count"):
-        if size(key, head_dim) != head_dim or head_dim % 2:
+        if size(key, head_dim) != head_dim:
             raise FormatError(f"{place}: {key}={fields[key]}; the head's {head_dim} was expected")
     # Also keeps a wrong count from being taken for many layers that are missing.
     if (last := f"blk.{layers - 1}.attn_norm.weight") not in shapes:
@@ -154,12 +161,13 @@ def _number(
     place: Path | str,
 ) -> float:
     value = fields.get(key, default)
-    if type(value) not in (int, float) or not low < value < high:
-        raise FormatError(
-            f"{place}: {key}={_brief(value)}; a number between {low:g} and {high:g} was expected"
-        )
-    # The file's float32 of 1e-5 is 9.99999975e-06; the shortest number that rounds to it was meant.
-    return float(str(np.float32(value)))
+    if type(value) in (int, float) and low < value < high:
+        # The float32 of 1e-5 is 9.99999975e-06; the shortest number that rounds to it was meant.
+        if low < (meant := float(str(np.float32(value)))) < high:
+            return meant
+    raise FormatError(
+        f"{place}: {key}={_brief(value)}; a number between {low:g} and {high:g} was expected"
+    )
 
 
 def _same(value: Any, expected: Any) -> bool:

@@ -18,8 +18,9 @@ TENSOR = "rope_freqs.weight"
 # Two float32 computations of one divisor, each of some five roundings.
 ROUNDING = 1e-6
 
-# What a file's divisors are compared with, the published values first. `low` is 1 throughout: with
-# low, high and original all multiplied by one number the divisors stay what they are.
+# What a file's divisors are compared with, the published values first: a small head has so few
+# pairs that several parameters give the same divisors. `low` is 1 throughout: with low, high and
+# original all multiplied by one number the divisors stay what they are.
 ORIGINAL = (8192, *(2**n for n in range(10, 21)))
 HIGH = (4.0, 1.0, 2.0, 8.0, 16.0, 32.0)
 FACTOR = (8.0, 32.0, 16.0, 2.0, 4.0, 64.0)
@@ -49,8 +50,8 @@ def rope(theta: float, head_dim: int, found: np.ndarray, place: Path | str) -> R
     if np.all(found == 1):
         return Rope(theta)
     largest = float(np.max(found, initial=1))
-    for factor, original, high in product((largest, *FACTOR), ORIGINAL, HIGH):
-        # Without a wave long enough to be stretched whole, the largest divisor is not the factor.
+    # Without a wave long enough to be stretched whole, the largest divisor is not the factor.
+    for high, original, factor in product(HIGH, ORIGINAL, (*FACTOR, largest)):
         if math.isfinite(factor):
             scaled = Llama3Rope(theta, factor=factor, high=high, original=original)
             if np.allclose(divisors(scaled, head_dim), found, rtol=ROUNDING, atol=0):
