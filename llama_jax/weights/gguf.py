@@ -30,6 +30,10 @@ UNUSED = (gguf_rope.TENSOR,)
 # Types that numpy reads as they are; the others come in blocks.
 PLAIN = {"F32": "float32", "F16": "float16"}
 
+# Values that gguf turns at a time, a multiple of every block: with what lies between they stay in a
+# core's cache, and a tensor needs its own size in memory and no more.
+CHUNK = 2**16
+
 
 @dataclass(frozen=True)
 class Gguf:
@@ -94,14 +98,18 @@ def _dtype(entry: Entry) -> str:
 
 def _array(data: mmap.mmap, entry: Entry) -> np.ndarray:
     """The values of a tensor; of blocks and bfloat16 as float32."""
-    from gguf import quants
+    from gguf import GGML_QUANT_SIZES, quants
 
     stored = np.frombuffer(data, np.uint8, entry.size, entry.start)
     if entry.kind.name in PLAIN:
         return stored.view(PLAIN[entry.kind.name]).reshape(entry.shape)
-    rows = stored.reshape(*entry.shape[:-1], -1)
+    block, size = GGML_QUANT_SIZES[entry.kind]
+    blocks, values = stored.reshape(-1, size), np.empty((entry.size // size, block), np.float32)
     with np.errstate(all="ignore"):  # `read` refuses what is not finite
-        return quants.dequantize(rows, entry.kind)
+        for at in range(0, len(blocks), CHUNK // block):
+            row = blocks[at : at + CHUNK // block].reshape(1, -1)
+            values[at : at + CHUNK // block] = quants.dequantize(row, entry.kind).reshape(-1, block)
+    return values.reshape(entry.shape)
 
 
 def _known(entries: Mapping[str, Entry], place: Path) -> None:
