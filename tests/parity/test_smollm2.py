@@ -23,7 +23,9 @@ from llama_jax.weights.read import read  # noqa: E402
 
 # Of the largest logit, through 30 layers in float32.
 TOLERANCE = 1e-5
-SECONDS = 4.0  # open and read, compiling included
+# Of a processor: to open, and to open and read, compiling included. Twice what it takes and more,
+# for a busy machine makes it longer; gguf's own reader opens the file in 4.
+OPEN, LOAD = 0.5, 5.0
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +39,12 @@ def place() -> Path:
 
 @pytest.fixture(scope="module")
 def loaded(place):
-    """The open file, the parameters, and the seconds that took."""
-    begin = time.perf_counter()
+    """The open file, the parameters, and the seconds of a processor until either was there."""
+    begin = time.process_time()
     file = open_gguf(place)
+    opened = time.process_time() - begin
     params = jax.block_until_ready(read(file.model, file.source, GGUF, unused=file.unused))
-    return file, params, time.perf_counter() - begin
+    return file, params, (opened, time.process_time() - begin)
 
 
 def test_the_file_describes_the_preset(loaded):
@@ -49,7 +52,8 @@ def test_the_file_describes_the_preset(loaded):
 
 
 def test_the_file_is_loaded_in_seconds(loaded):
-    assert loaded[2] < SECONDS
+    opened, done = loaded[2]
+    assert opened < OPEN and done < LOAD
 
 
 @pytest.mark.slow
