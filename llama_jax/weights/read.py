@@ -73,24 +73,34 @@ def read(
     wanted = tensors(model, rows)
     source.check({name.tensor: name.shape for name in wanted}, unused)
     boxes = abstract(model)
-    found: dict[str, Any] = {}
     with using(mesh, rules):
+        stacked = {name.path for name in wanted if name.layer is not None}
+        found = _empty({path: boxes[path] for path in sorted(stacked)}, mesh, rules, dtype)
         for name in progress(wanted):
-            box = boxes[name.path]
-            shape = box.value.shape
-            sharding = weight_sharding(box.letters, shape, mesh, rules)
+            letters, shape = boxes[name.path].letters, boxes[name.path].value.shape
             value = _finite(name, source.read(name.tensor))
             if name.layer is None:
+                # A copy: jax may keep what it is given, and that may be the mapped file.
+                sharding = weight_sharding(letters, shape, mesh, rules)
                 found[name.path] = jax.device_put(value.astype(dtype), sharding)
                 continue
-            if name.path not in found:
-                found[name.path] = jax.jit(
-                    partial(jnp.zeros, shape, dtype), out_shardings=sharding
-                )()
-            place = weight_sharding(box.letters[1:], shape[1:], mesh, rules)
-            layer = jax.device_put(value.astype(dtype), place)
+            place = weight_sharding(letters[1:], shape[1:], mesh, rules)
+            layer = jax.device_put(value.astype(dtype, copy=False), place)
             found[name.path] = _put(found[name.path], layer, name.layer)
     return {"decoder": nested(found)}
+
+
+def _empty(
+    boxes: dict[str, Lettered], mesh: Mesh, rules: Rules, dtype: Any
+) -> dict[str, jax.Array]:
+    """Zeros for the weights that are filled layer by layer, from one program."""
+    shardings = {
+        path: weight_sharding(box.letters, box.value.shape, mesh, rules)
+        for path, box in boxes.items()
+    }
+    make = {path: partial(jnp.zeros, box.value.shape, dtype) for path, box in boxes.items()}
+    zeros = jax.jit(lambda: {path: zero() for path, zero in make.items()}, out_shardings=shardings)
+    return zeros()
 
 
 @partial(jax.jit, donate_argnums=0)
