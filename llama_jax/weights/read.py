@@ -1,17 +1,19 @@
 """A checkpoint's tensors into a model's parameters, one at a time.
 
-Host memory holds one tensor (and what its conversion copies); the rest is on the devices, each with
-its own part.
+Host memory beyond the parameters: one tensor as it is in the file and `OVERHEAD` (measured in
+tests/weights/test_memory.py). It is turned, split and cast on the devices, of which each gets only
+its own part; on a CPU, where devices have the same memory, that makes one layer's weight more.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from llama_jax.axes import FSDP_TENSOR, Rules, make_mesh, using, weight_sharding
 from llama_jax.errors import FormatError
@@ -70,6 +72,7 @@ def read(
       FormatError: a tensor that is missing, one too many, of another shape, or not finite.
     """
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
+    dtype = jnp.dtype(dtype)
     wanted = tensors(model, rows)
     source.check({name.tensor: name.shape for name in wanted}, unused)
     boxes = abstract(model)
@@ -77,31 +80,65 @@ def read(
     with using(mesh, rules):
         for name in progress(wanted):
             box = boxes[name.path]
-            shape = box.value.shape
-            sharding = weight_sharding(box.letters, shape, mesh, rules)
-            value = _finite(name, source.read(name.tensor))
+            sharding = weight_sharding(box.letters, box.value.shape, mesh, rules)
+            tensor = jax.device_put(
+                _numbers(source, name), weight_sharding(name.letters, name.shape, mesh, rules)
+            )
+            kind = dataclasses.replace(name, path="", layer=None, tensor="")
             if name.layer is None:
-                found[name.path] = jax.device_put(value.astype(dtype), sharding)
-                continue
-            if name.path not in found:
-                found[name.path] = jax.jit(
-                    partial(jnp.zeros, shape, dtype), out_shardings=sharding
-                )()
-            place = weight_sharding(box.letters[1:], shape[1:], mesh, rules)
-            layer = jax.device_put(value.astype(dtype), place)
-            found[name.path] = _put(found[name.path], layer, name.layer)
+                found[name.path], finite = _turn(kind, dtype, sharding)(tensor)
+            else:
+                if name.path not in found:
+                    found[name.path] = _zeros(box.value.shape, dtype, sharding)()
+                turn = _turn_into(kind, dtype, sharding)
+                found[name.path], finite = turn(found[name.path], tensor, name.layer)
+            # Waits, so that no more than one tensor is on its way.
+            if not finite:
+                raise not_finite(name.tensor, dtype)
+            del tensor
     return {"decoder": nested(found)}
 
 
-@partial(jax.jit, donate_argnums=0)
-def _put(stacked: jax.Array, layer: jax.Array, index: int) -> jax.Array:
-    return jax.lax.dynamic_update_index_in_dim(stacked, layer, index, 0)
+def _numbers(source: Source, name: Name) -> np.ndarray:
+    tensor = source.read(name.tensor)
+    # jax has no float64 and would warn.
+    return tensor.astype(np.float32) if tensor.dtype == np.float64 else tensor
 
 
-def _finite(name: Name, tensor: np.ndarray) -> np.ndarray:
-    if not np.all(np.isfinite(tensor)):
-        raise FormatError(f"tensor {name.tensor!r} holds values that are not finite")
-    return np.ascontiguousarray(name.ours(tensor))
+def not_finite(tensor: str, dtype: Any) -> FormatError:
+    """The error for a tensor with values that are not finite, or not in `dtype`."""
+    return FormatError(
+        f"tensor {tensor!r} holds values that are not finite as {jnp.dtype(dtype).name}, which "
+        f"ends at {float(jnp.finfo(dtype).max):.3g}; is the file damaged, or would bfloat16 do?"
+    )
+
+
+@lru_cache(64)
+def _zeros(shape: tuple[int, ...], dtype: np.dtype, sharding: NamedSharding):
+    return jax.jit(partial(jnp.zeros, shape, dtype), out_shardings=sharding)
+
+
+@lru_cache(64)
+def _turn(kind: Name, dtype: np.dtype, sharding: NamedSharding):
+    """tensor -> the weight, and whether all of it is finite."""
+
+    def turn(tensor: jax.Array) -> tuple[jax.Array, jax.Array]:
+        weight = kind.ours(tensor).astype(dtype)
+        return weight, jnp.all(jnp.isfinite(weight))
+
+    return jax.jit(turn, out_shardings=(sharding, None))
+
+
+@lru_cache(64)
+def _turn_into(kind: Name, dtype: np.dtype, sharding: NamedSharding):
+    """weights of all layers, a layer's tensor, its number -> weights with it, whether finite."""
+
+    def turn(stacked: jax.Array, tensor: jax.Array, layer: int) -> tuple[jax.Array, jax.Array]:
+        weight = kind.ours(tensor).astype(dtype)
+        stacked = jax.lax.dynamic_update_index_in_dim(stacked, weight, layer, 0)
+        return stacked, jnp.all(jnp.isfinite(weight))
+
+    return jax.jit(turn, out_shardings=(sharding, None), donate_argnums=0)
 
 
 def abstract(model: DecoderLM) -> dict[str, Lettered]:
