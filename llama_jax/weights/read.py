@@ -16,16 +16,27 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from llama_jax.axes import FSDP_TENSOR, Rules, make_mesh, using, weight_sharding
-from llama_jax.errors import FormatError
+from llama_jax.errors import FormatError, UserError
+from llama_jax.layers.block import Block
 from llama_jax.layers.linear import Lettered
+from llama_jax.layers.mlp import SwiGLU
 from llama_jax.models.decoder import DecoderLM
 from llama_jax.weights.names import Name, Rows, names
 from llama_jax.weights.source import Source
 
 
 def sizes(model: DecoderLM) -> dict[str, int]:
-    """The sizes of the letters D, N, K, H, F and V of a LLaMA model."""
-    [block] = model.decoder.stack.pattern
+    """The sizes of the letters D, N, K, H, F and V of a LLaMA model.
+
+    Raises:
+      UserError: it has other blocks, for which formats have no names.
+    """
+    block, *others = model.decoder.stack.pattern
+    if others or not isinstance(block, Block) or not isinstance(block.ffn, SwiGLU):
+        raise UserError(
+            "the model is not made of one kind of LLaMA block with SwiGLU; other formats have no "
+            "names for its weights"
+        )
     attention = block.attention
     return {
         "D": model.decoder.width,

@@ -5,12 +5,12 @@
     data                tensor after tensor, without holes; offsets count from here
 
 Tensors are read with plain reads, not through a memory map: a map's pages count as the process's
-memory for as long as the file is open, and a file that shrinks while it is mapped kills the process.
+memory for as long as the file is open, and one that shrinks while it is mapped kills the process.
 """
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,7 @@ def read_tensor(path: Path, entry: Entry) -> np.ndarray:
     try:
         with path.open("rb", buffering=0) as file:
             file.seek(entry.start)
-            view, done = memoryview(array), 0
+            view, done = array.data, 0
             while done < size and (count := file.readinto(view[done:])):
                 done += count
     except OSError as error:
@@ -137,7 +137,7 @@ def write_file(
     path: Path,
     tensors: Iterable[tuple[str, tuple[int, ...]]],
     dtype: np.dtype,
-    read: Callable[[str], np.ndarray],
+    arrays: Iterator[np.ndarray],
 ) -> None:
     """Writes a file, one tensor in memory at a time.
 
@@ -145,21 +145,20 @@ def write_file(
       path: the file.
       tensors: name and shape of each, in order.
       dtype: of all of them.
-      read: name -> the tensor, in any type and memory order.
+      arrays: the tensors; as many are taken as are named.
     """
     # transformers opens only files that say for which framework they were written.
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    reached, names = 0, []
+    reached, shapes = 0, []
     for name, shape in tensors:
         end = reached + math.prod(shape) * dtype.itemsize
         about = {"dtype": CODES[dtype], "shape": list(shape), "data_offsets": [reached, end]}
         header[name], reached = about, end
-        names.append(name)
+        shapes.append(shape)
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for name in names:
-            tensor = np.ascontiguousarray(read(name), dtype)
-            assert list(tensor.shape) == header[name]["shape"], name
-            file.write(tensor.reshape(-1).view(np.uint8))
+        for shape, array in zip(shapes, arrays, strict=False):
+            assert array.shape == shape and array.dtype == dtype
+            file.write(array.reshape(-1).view(np.uint8).data)
