@@ -1,4 +1,4 @@
-"""The command line: `llama-jax train PRESET --run-dir DIR`, eval, answer, demo, presets, doctor.
+"""The command line: `llama-jax train PRESET --run-dir DIR`, eval, answer, demo, convert, ...
 
 Nothing heavy is imported before it is needed, so that `--help` answers at once.
 """
@@ -116,6 +116,13 @@ def _parser() -> argparse.ArgumentParser:
     demo = command("demo", _demo, "pre-train, fine-tune and evaluate on real pictures, in minutes")
     demo.add_argument("--run-dir", type=Path, default=Path("runs/demo"))
 
+    convert = command("convert", _convert, "write a checkpoint in another format")
+    convert.add_argument("src", type=Path, help="a folder of weights, a .gguf file or a run")
+    convert.add_argument("dst", type=Path, help="a folder or .gguf file that is not there yet")
+    convert.add_argument("--to", required=True, choices=["huggingface", "gguf", "orbax"])
+    convert.add_argument("--dtype", help="float32, bfloat16, float16 or q8_0; else as they are")
+    convert.add_argument("--allow-pickle", action="store_true", help="open Meta's .pth files")
+
     command("presets", _presets, "list the presets")
     command("doctor", _doctor, "say what is installed, which devices and which data are here")
     return parser
@@ -208,6 +215,12 @@ def _demo(args: argparse.Namespace) -> None:
     from llama_jax.demo import main as demo
 
     demo(args.run_dir)
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from llama_jax.weights.convert import command
+
+    command(args.src, args.dst, args.to, args.dtype, args.allow_pickle)
 
 
 def _presets(args: argparse.Namespace) -> None:

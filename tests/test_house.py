@@ -14,6 +14,8 @@ MOST_LINES = 500
 # Modules whose loaders run what they read.
 RUNS_WHAT_IT_READS = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 FORBIDDEN_CALLS = {"eval", "exec", "yaml.load", "torch.load"}
+# Meta publishes its weights as pickles only. One file opens them, on demand, as tensors alone.
+ALLOWED_CALLS = {"llama_jax/weights/meta.py": ("torch.load", "weights_only=True")}
 FORBIDDEN_ARGUMENTS = {"trust_remote_code", "allow_pickle"}
 
 # Homes, mounts and work folders belong to one machine. Split so that this line is not a find.
@@ -41,7 +43,9 @@ def test_reading_a_file_never_runs_it(path):
             modules = [a.name for a in node.names] + [getattr(node, "module", None) or ""]
             assert not RUNS_WHAT_IT_READS & {m.split(".")[0] for m in modules}, where
         if isinstance(node, ast.Call):
-            assert ast.unparse(node.func) not in FORBIDDEN_CALLS, f"{where}: {ast.unparse(node)}"
+            call, text = ast.unparse(node.func), ast.unparse(node)
+            allowed, argument = ALLOWED_CALLS.get(path.relative_to(ROOT).as_posix(), ("", ""))
+            assert call not in FORBIDDEN_CALLS or (call == allowed and argument in text), where
             for argument in node.keywords:
                 harmless = isinstance(argument.value, ast.Constant) and not argument.value.value
                 assert argument.arg not in FORBIDDEN_ARGUMENTS or harmless, where

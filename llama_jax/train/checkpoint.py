@@ -175,6 +175,11 @@ class Checkpoints:
         if step is None:
             return None
         path = self.directory / str(step)
+        if not (path / "rest").exists():
+            raise UserError(
+                f"{path} holds weights alone, from which a run can begin but not go on; give "
+                f"another --run-dir and --init-from {self.directory.parent}"
+            )
         params, rest = _halves(abstract)
         args = ocp.args.Composite(
             params=ocp.args.StandardRestore(params), rest=ocp.args.StandardRestore(rest)
@@ -286,6 +291,22 @@ def restore_params(
         for name, leaf in saved.items()
     }
     return _read(path, wanted), int(path.name)
+
+
+def save_params(directory: Path, step: int, params: Any, letters: dict[str, str]) -> None:
+    """Writes weights alone as a checkpoint: to read, and to `start_from`, but not to go on from.
+
+    Args:
+      directory: `checkpoints` of a run directory that nobody else writes to.
+      step: its name.
+      params: the weights, a nested dict of arrays on devices.
+      letters: the axes of every weight by its path name.
+    """
+    path = directory.absolute() / str(step)
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
+        writer.save(path, args=ocp.args.Composite(params=ocp.args.StandardSave(params)))
+    (path / "letters.json").write_text(json.dumps(letters, indent=1))
+    (path / MANIFEST).write_text(json.dumps(digests(path), indent=1))
 
 
 def start_from(directory: Path, params: Any, say: Callable[[str], None] = to_stderr) -> Any:

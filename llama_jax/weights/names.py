@@ -9,9 +9,10 @@ the file. Lower-case r is the half of a rotary pair: Meta's files hold a head's 
     attn/q/w  [D,N,H]      self_attn.q_proj.weight (N H) D    attention.wq.weight (N H r) D
 """
 
+import re
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 from einops import rearrange
 
 # Ours, theirs, "their axes -> our axes". {layer} is the number of a layer, whose weights we stack.
@@ -83,11 +84,16 @@ class Name:
     shape: tuple[int, ...]
     sizes: tuple[tuple[str, int], ...]
 
-    def ours(self, tensor: np.ndarray) -> np.ndarray:
-        """The weight, from the file's tensor."""
+    @property
+    def letters(self) -> str:
+        """A letter for each axis of the file's tensor: of (N H r) it is N, the slowest."""
+        return re.sub(r"\((\w)[^)]*\)| ", r"\1", self.axes.split(" -> ")[0])
+
+    def ours(self, tensor: Any) -> Any:
+        """The weight, from the file's tensor, in numpy or in jax."""
         return rearrange(tensor, self.axes, **self._inside())
 
-    def theirs(self, weight: np.ndarray) -> np.ndarray:
+    def theirs(self, weight: Any) -> Any:
         """The file's tensor, from the weight."""
         left, right = self.axes.split(" -> ")
         return rearrange(weight, f"{right} -> {left}", **self._inside())

@@ -1,29 +1,44 @@
 """A checkpoint's tensors into a model's parameters, one at a time.
 
-Host memory holds one tensor (and what its conversion copies); the rest is on the devices, each with
-its own part.
+Host memory beyond the parameters: one tensor as it is in the file and `OVERHEAD` (measured in
+tests/weights/test_memory.py). It is turned, split and cast on the devices, of which each gets only
+its own part; on a CPU, where devices have the same memory, that makes one layer's weight more.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from llama_jax.axes import FSDP_TENSOR, Rules, make_mesh, using, weight_sharding
-from llama_jax.errors import FormatError
+from llama_jax.errors import FormatError, UserError
+from llama_jax.layers.block import Block
 from llama_jax.layers.linear import Lettered
+from llama_jax.layers.mlp import SwiGLU
 from llama_jax.models.decoder import DecoderLM
 from llama_jax.weights.names import Name, Rows, names
 from llama_jax.weights.source import Source
 
+STACKED = "stack/layers/"  # before the path of a weight that all layers have in one array
+
 
 def sizes(model: DecoderLM) -> dict[str, int]:
-    """The sizes of the letters D, N, K, H, F and V of a LLaMA model."""
-    [block] = model.decoder.stack.pattern
+    """The sizes of the letters D, N, K, H, F and V of a LLaMA model.
+
+    Raises:
+      UserError: it has other blocks, for which formats have no names.
+    """
+    block, *others = model.decoder.stack.pattern
+    if others or not isinstance(block, Block) or not isinstance(block.ffn, SwiGLU):
+        raise UserError(
+            "the model is not made of one kind of LLaMA block with SwiGLU; other formats have no "
+            "names for its weights"
+        )
     attention = block.attention
     return {
         "D": model.decoder.width,
@@ -70,58 +85,102 @@ def read(
       FormatError: a tensor that is missing, one too many, of another shape, or not finite.
     """
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
+    dtype = jnp.dtype(dtype)
     wanted = tensors(model, rows)
     source.check({name.tensor: name.shape for name in wanted}, unused)
     boxes = abstract(model)
+    found: dict[str, Any] = {}
     with using(mesh, rules):
-        stacked = {name.path for name in wanted if name.layer is not None}
-        found = _empty({path: boxes[path] for path in sorted(stacked)}, mesh, rules, dtype)
         for name in progress(wanted):
-            letters, shape = boxes[name.path].letters, boxes[name.path].value.shape
-            value = _finite(name, source.read(name.tensor))
+            box = boxes[name.path]
+            sharding = weight_sharding(box.letters, box.value.shape, mesh, rules)
+            tensor = jax.device_put(
+                _numbers(source, name), weight_sharding(name.letters, name.shape, mesh, rules)
+            )
+            kind = dataclasses.replace(name, path="", layer=None, tensor="")
             if name.layer is None:
-                # A copy: jax may keep what it is given, and that may be the mapped file.
-                sharding = weight_sharding(letters, shape, mesh, rules)
-                found[name.path] = jax.device_put(value.astype(dtype), sharding)
-                continue
-            place = weight_sharding(letters[1:], shape[1:], mesh, rules)
-            layer = jax.device_put(value.astype(dtype, copy=False), place)
-            found[name.path] = _put(found[name.path], layer, name.layer)
+                found[name.path], finite = _turn(kind, dtype, sharding)(tensor)
+            else:
+                if name.path not in found:
+                    found[name.path] = _zeros(box.value.shape, dtype, sharding)()
+                turn = _turn_into(kind, dtype, sharding)
+                found[name.path], finite = turn(found[name.path], tensor, name.layer)
+            # Waits, so that no more than one tensor is on its way.
+            if not finite:
+                raise not_finite(name.tensor, dtype)
+            del tensor
     return {"decoder": nested(found)}
 
 
-def _empty(
-    boxes: dict[str, Lettered], mesh: Mesh, rules: Rules, dtype: Any
-) -> dict[str, jax.Array]:
-    """Zeros for the weights that are filled layer by layer, from one program."""
-    shardings = {
-        path: weight_sharding(box.letters, box.value.shape, mesh, rules)
-        for path, box in boxes.items()
-    }
-    make = {path: partial(jnp.zeros, box.value.shape, dtype) for path, box in boxes.items()}
-    zeros = jax.jit(lambda: {path: zero() for path, zero in make.items()}, out_shardings=shardings)
-    return zeros()
+def _numbers(source: Source, name: Name) -> np.ndarray:
+    tensor = source.read(name.tensor)
+    # jax has no float64 and would warn.
+    return tensor.astype(np.float32) if tensor.dtype == np.float64 else tensor
 
 
-@partial(jax.jit, donate_argnums=0)
-def _put(stacked: jax.Array, layer: jax.Array, index: int) -> jax.Array:
-    return jax.lax.dynamic_update_index_in_dim(stacked, layer, index, 0)
+def not_finite(tensor: str, dtype: Any) -> FormatError:
+    """The error for a tensor with values that are not finite, or not in `dtype`."""
+    return FormatError(
+        f"tensor {tensor!r} holds values that are not finite as {jnp.dtype(dtype).name}, which "
+        f"ends at {float(jnp.finfo(dtype).max):.3g}; is the file damaged, or would bfloat16 do?"
+    )
 
 
-def _finite(name: Name, tensor: np.ndarray) -> np.ndarray:
-    if not np.all(np.isfinite(tensor)):
-        raise FormatError(f"tensor {name.tensor!r} holds values that are not finite")
-    return np.ascontiguousarray(name.ours(tensor))
+@lru_cache(64)
+def _zeros(shape: tuple[int, ...], dtype: np.dtype, sharding: NamedSharding):
+    return jax.jit(partial(jnp.zeros, shape, dtype), out_shardings=sharding)
+
+
+@lru_cache(64)
+def _turn(kind: Name, dtype: np.dtype, sharding: NamedSharding):
+    """tensor -> the weight, and whether all of it is finite."""
+
+    def turn(tensor: jax.Array) -> tuple[jax.Array, jax.Array]:
+        weight = kind.ours(tensor).astype(dtype)
+        return weight, jnp.all(jnp.isfinite(weight))
+
+    return jax.jit(turn, out_shardings=(sharding, None))
+
+
+@lru_cache(64)
+def _turn_into(kind: Name, dtype: np.dtype, sharding: NamedSharding):
+    """weights of all layers, a layer's tensor, its number -> weights with it, whether finite."""
+
+    def turn(stacked: jax.Array, tensor: jax.Array, layer: int) -> tuple[jax.Array, jax.Array]:
+        weight = kind.ours(tensor).astype(dtype)
+        stacked = jax.lax.dynamic_update_index_in_dim(stacked, weight, layer, 0)
+        return stacked, jnp.all(jnp.isfinite(weight))
+
+    return jax.jit(turn, out_shardings=(sharding, None), donate_argnums=0)
 
 
 def abstract(model: DecoderLM) -> dict[str, Lettered]:
     """Shape and letters of every parameter, by its path below the decoder."""
+    stack = model.decoder.stack
+    if not stack.scan:
+        # Traced as one layer, for thirty take seconds.
+        stacked = dataclasses.replace(stack, scan=True)
+        decoder = dataclasses.replace(model.decoder, stack=stacked)
+        return _singles(abstract(dataclasses.replace(model, decoder=decoder)), stack.repeats)
     module, ids = model.build(), jax.ShapeDtypeStruct((1, 1), jnp.int32)
     made = jax.eval_shape(lambda ids: module.init(jax.random.key(0), ids, method="decode"), ids)
     boxes, _ = jax.tree_util.tree_flatten_with_path(
         made["params"]["decoder"], is_leaf=lambda x: isinstance(x, Lettered)
     )
     return {"/".join(key.key for key in path): box for path, box in boxes}
+
+
+def _singles(boxes: dict[str, Lettered], layers: int) -> dict[str, Lettered]:
+    """The same with an entry for each layer, without the axis L."""
+    found = {}
+    for path, box in boxes.items():
+        if not path.startswith(STACKED):
+            found[path] = box
+            continue
+        one = jax.ShapeDtypeStruct(box.value.shape[1:], box.value.dtype)
+        for i in range(layers):
+            found[path.replace(STACKED, f"stack/layer_{i}/")] = Lettered(one, box.letters[1:])
+    return found
 
 
 def nested(flat: dict[str, Any]) -> dict[str, Any]:

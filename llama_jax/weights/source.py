@@ -2,7 +2,7 @@
 
     source = safetensors("SmolLM2-135M")          # a file, or a folder with or without an index
     source.tensors["model.norm.weight"].shape     # known without reading
-    source.read("model.norm.weight")              # memory-mapped, and copied when it is used
+    source.read("model.norm.weight")              # read when it is asked for
 
 Nothing in a file is trusted: names of shards stay inside the folder, and a pickle is never opened.
 """
@@ -12,14 +12,17 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from llama_jax.errors import FormatError, nearest
+from llama_jax.weights.safetensors_file import Entry, read_header, read_tensor
 
 INDEX = "model.safetensors.index.json"
 SHARD = re.compile(r"[A-Za-z0-9._-]{1,200}")
 INDEX_BYTES = 64 * 2**20  # a larger index is not one
+CONFIG_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,6 @@ class Source:
             )
 
 
-# safetensors' names of types that hold weights.
-TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-
-
 def safetensors(path: str | Path) -> Source:
     """Opens one .safetensors file, or a folder with one, or with an index and its shards.
 
@@ -93,52 +92,57 @@ def safetensors(path: str | Path) -> Source:
         the folder or whose tensors are not those of the index.
     """
     place = Path(path)
-    shards = [place] if place.is_file() else _shards(place)
+    listed = None if place.is_file() else _listed(place)
+    shards = [place] if place.is_file() else _shards(place, listed)
+    entries: dict[str, Entry] = {}
     tensors: dict[str, Tensor] = {}
-    opened = {}
     for shard in shards:
-        opened[shard] = file = _open(shard)
-        for name in file.keys():  # noqa: SIM118  (it is no dict)
-            about = file.get_slice(name)
-            kind = about.get_dtype()
-            if kind not in TYPES:
-                raise FormatError(
-                    f"{shard}: tensor {name!r} is of type {kind}; {', '.join(TYPES)} can be read"
-                )
+        for name, entry in read_header(shard).items():
             if name in tensors:
                 raise FormatError(f"tensor {name!r} is in {tensors[name].file} and in {shard}")
-            tensors[name] = Tensor(tuple(about.get_shape()), TYPES[kind], shard)
-    return Source(place, tensors, lambda name: opened[tensors[name].file].get_tensor(name))
+            entries[name] = entry
+            tensors[name] = Tensor(entry.shape, entry.dtype.name, shard)
+    if listed is not None:
+        _check_index(place / INDEX, listed, tensors)
+    return Source(place, tensors, lambda name: read_tensor(tensors[name].file, entries[name]))
 
 
-def _open(path: Path):
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        return safe_open(path, framework="np")
-    except (SafetensorError, OSError) as error:
-        raise FormatError(
-            f"{path} cannot be read as safetensors ({error}); was the download cut short?"
-        ) from None
-
-
-def _shards(folder: Path) -> list[Path]:
-    """The files of a folder, as its index names them."""
+def _listed(folder: Path) -> dict[str, str] | None:
+    """The file of every tensor, as the folder's index says, or None without an index."""
     if not folder.is_dir():
         raise FormatError(f"{folder} does not exist; give a checkpoint's file or folder")
-    index = folder / INDEX
-    if not index.exists():
-        found = sorted(folder.glob("*.safetensors"))
-        if len(found) != 1:
-            raise FormatError(
-                f"{folder} has {len(found)} .safetensors files and no {INDEX}; one file, or an "
-                "index that names several, was expected"
-            )
-        return found
-    listed = _json(index, INDEX_BYTES).get("weight_map")
+    if not (folder / INDEX).exists():
+        return None
+    index = inside(folder, INDEX)
+    listed = read_json(index, INDEX_BYTES).get("weight_map")
     if not isinstance(listed, dict) or not all(isinstance(v, str) for v in listed.values()):
         raise FormatError(f"{index} has no weight_map of tensor names to files")
-    return [inside(folder, name) for name in sorted(set(listed.values()))]
+    return listed
+
+
+def _shards(folder: Path, listed: dict[str, str] | None) -> list[Path]:
+    """The files of a folder."""
+    if listed is not None:
+        return [inside(folder, name) for name in sorted(set(listed.values()))]
+    found = sorted(path.name for path in folder.glob("*.safetensors"))
+    if len(found) != 1:
+        raise FormatError(
+            f"{folder} has {len(found)} .safetensors files and no {INDEX}; one file, or an index "
+            "that names several, was expected"
+        )
+    return [inside(folder, found[0])]
+
+
+def _check_index(index: Path, listed: dict[str, str], tensors: dict[str, Tensor]) -> None:
+    for name, file in listed.items():
+        if name not in tensors or tensors[name].file.name != file:
+            raise FormatError(
+                f"{index} says that tensor {name[:80]!r} is in {file}, and it is not; do both "
+                "belong to one checkpoint?"
+            )
+    if extra := tensors.keys() - listed.keys():
+        name = min(extra)
+        raise FormatError(f"{tensors[name].file}: tensor {name[:80]!r} is not in {index.name}")
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -162,14 +166,15 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
-def _json(path: Path, limit: int) -> dict:
-    """A JSON object from a file of the checkpoint."""
+def read_json(path: Path, limit: int = CONFIG_BYTES) -> dict[str, Any]:
+    """A JSON object from a file of the checkpoint, which may have `limit` bytes."""
     try:
-        if path.stat().st_size > limit:
-            raise FormatError(f"{path} is larger than {limit:,} bytes")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        size = path.stat().st_size
+        value = json.loads(path.read_bytes().decode()) if size <= limit else None
     except (OSError, ValueError, RecursionError) as error:
         raise FormatError(f"{path} is not readable as JSON ({type(error).__name__})") from None
+    if size > limit:
+        raise FormatError(f"{path} has {size:,} bytes; {limit:,} at most were expected")
     if not isinstance(value, dict):
         raise FormatError(f"{path} holds a {type(value).__name__}, an object was expected")
     return value

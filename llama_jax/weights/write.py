@@ -1,5 +1,6 @@
 """A model's parameters as the tensors of another format, one at a time."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from llama_jax.models.decoder import DecoderLM
 from llama_jax.weights.names import Name, Rows
-from llama_jax.weights.read import tensors
+from llama_jax.weights.read import not_finite, tensors
 
 
 def export(
@@ -17,7 +18,7 @@ def export(
 
     Args:
       model: its config.
-      params: the nested dict {"decoder": ...}, on the host or on devices.
+      params: the nested dict {"decoder": ...}, on the host or on devices, or `Unread` weights.
       rows: how the format names and lays out tensors.
     """
     for name in tensors(model, rows):
@@ -25,3 +26,41 @@ def export(
         for part in name.path.split("/"):
             weight = weight[part]
         yield name, name.theirs(np.asarray(weight if name.layer is None else weight[name.layer]))
+
+
+def cast(name: Name, tensor: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The tensor in another type and in one piece.
+
+    Raises:
+      FormatError: a value that is not finite in that type.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = np.ascontiguousarray(tensor, dtype)
+    if not np.isfinite(found).all():
+        raise not_finite(name.tensor, dtype)
+    return found
+
+
+def inference(model: DecoderLM) -> DecoderLM:
+    """The model without what only matters in training, or to the compiler."""
+    stack = model.decoder.stack
+    blocks = tuple(dataclasses.replace(block, dropout=0.0) for block in stack.pattern)
+    stack = dataclasses.replace(stack, pattern=blocks, remat="none")
+    return DecoderLM(dataclasses.replace(model.decoder, stack=stack))
+
+
+def difference(a: Any, b: Any, path: str = "model") -> str | None:
+    """The first place where two configs differ, as "model.decoder.tied is True", or None."""
+    inside, other = _inside(a), _inside(b)
+    if type(a) is not type(b) or not inside or inside.keys() != other.keys():
+        return None if a == b else f"{path} is {a!r}"
+    places = (difference(inside[key], other[key], f"{path}.{key}") for key in inside)
+    return next(filter(None, places), None)
+
+
+def _inside(config: Any) -> dict[str, Any]:
+    if isinstance(config, tuple):
+        return {str(i): item for i, item in enumerate(config)}
+    if not dataclasses.is_dataclass(config):
+        return {}
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}

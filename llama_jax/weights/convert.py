@@ -1,0 +1,254 @@
+"""From one format to another, a tensor at a time: `llama-jax convert SRC DST --to FORMAT`.
+
+Hugging Face's and GGUF files are written while the source is read, so a model may be larger than
+the memory; to become a run, it must fit.
+"""
+
+import contextlib
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from llama_jax.axes import DATA, make_mesh
+from llama_jax.errors import FormatError, UserError, nearest
+from llama_jax.weights.checkpoint import Checkpoint, load_params, open_checkpoint
+from llama_jax.weights.folder import check_free
+from llama_jax.weights.names import Name
+from llama_jax.weights.read import nested, tensors
+from llama_jax.weights.source import Source, inside, read_json
+from llama_jax.weights.write import inference
+
+FORMATS = ("huggingface", "gguf", "orbax")
+DTYPES = ("float32", "bfloat16", "float16", "q8_0")
+# Bits of precision and of the exponent: what does not fit into a type is lost.
+BITS = {"float64": (53, 11), "float32": (24, 8), "bfloat16": (8, 8), "float16": (11, 5)}
+GGUF_KINDS = {"float32": "F32", "float16": "F16", "q8_0": "Q8_0"}
+# Files of a Hugging Face folder that belong to its tokenizer or to generating.
+COMPANIONS = (
+    *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"),
+    *("added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja"),
+    *("chat_template.json", "generation_config.json"),
+)
+MOST_BYTES = 48 << 20  # of one of them
+IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+Progress = Callable[[Iterable[Name]], Iterable[Name]]
+
+
+def convert(
+    src: str | Path,
+    dst: str | Path,
+    to: str,
+    dtype: str | None = None,
+    pickle: bool = False,
+    progress: Progress = iter,
+    say: Callable[[str], None] = lambda line: None,
+) -> Checkpoint:
+    """Writes a checkpoint in another format, with its tokenizer.
+
+    Args:
+      src: what `open_checkpoint` opens.
+      dst: a folder, or with to="gguf" a file; must not be there, or be an empty folder.
+      to: one of `FORMATS`.
+      dtype: one of `DTYPES`; by default the source's own (float32 for a quantised source, and
+        float16 in place of bfloat16 in GGUF).
+      pickle: whether Meta's .pth files may be opened.
+      progress: wraps the tensors while they are converted.
+      say: told in a line what is lost.
+
+    Returns:
+      The source.
+
+    Raises:
+      UserError: a wish that cannot be met; nothing is written.
+      FormatError: a file that is not what it should be.
+    """
+    if to not in FORMATS:
+        raise UserError(
+            f"format {to!r}; one of {', '.join(FORMATS)} was expected{nearest(to, FORMATS)}"
+        )
+    check_free(dst, file=to == "gguf")
+    source = open_checkpoint(src, pickle)
+    params, stored = weights(source)
+    kind = _kind(stored, dtype, to)
+    if loss := _loss(stored, kind):
+        say(f"{loss}")
+    tokenizer = _Tokenizer(source)
+    if source.tokenizer_place is None:
+        say(f"{src} has no tokenizer, so {dst} has none")
+    model = inference(source.model)
+    if to == "huggingface":
+        from llama_jax.weights.huggingface_write import write_huggingface
+
+        files, ids = tokenizer.files(), tokenizer.ids()
+        write_huggingface(dst, model, params, files, kind, ids=ids, progress=progress)
+    elif to == "gguf":
+        from llama_jax.weights.gguf_write import write_gguf
+
+        fields = {"general.name": Path(src).absolute().stem, **tokenizer.fields()}
+        write_gguf(dst, model, params, fields, GGUF_KINDS[kind], progress)  # pyright: ignore
+    else:
+        from llama_jax.weights.run import write_run
+
+        if source.source is not None:
+            params = load_params(source, dtype=kind, progress=progress)
+        write_run(dst, model, params, tokenizer.files(), kind, Path(src).absolute().stem)
+    return source
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A weight of a file that is read when it is asked for, layer by layer or whole."""
+
+    source: Source
+    layers: dict[int | None, Name]
+
+    def __getitem__(self, layer: int) -> np.ndarray:
+        name = self.layers[layer]
+        return name.ours(self.source.read(name.tensor))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        name = self.layers[None]
+        return np.asarray(name.ours(self.source.read(name.tensor)), dtype)
+
+
+def weights(checkpoint: Checkpoint) -> tuple[dict[str, Any], str]:
+    """Params for `export`, not read yet if the checkpoint has names; and the type of most of them.
+
+    Raises:
+      FormatError: a tensor that is missing, one too many, or of another shape.
+    """
+    source = checkpoint.source
+    if source is None:
+        from llama_jax.weights.run import read_run
+
+        mesh = make_mesh(devices=jax.devices()[:1])
+        params = read_run(checkpoint.place, mesh, DATA, None)
+        return params, jax.tree.leaves(params)[0].dtype.name
+    checkpoint.check_tied()
+    names = tensors(checkpoint.model, checkpoint.rows)
+    source.check({name.tensor: name.shape for name in names}, checkpoint.unused)
+    found: dict[str, Unread] = {}
+    for name in names:
+        found.setdefault(name.path, Unread(source, {})).layers[name.layer] = name
+    kinds = Counter(source.tensors[name.tensor].dtype for name in names if len(name.shape) > 1)
+    return {"decoder": nested(found)}, kinds.most_common(1)[0][0]
+
+
+def _kind(stored: str, wanted: str | None, to: str) -> str:
+    """The type to write."""
+    if wanted is not None and wanted not in DTYPES:
+        raise UserError(
+            f"dtype {wanted!r}; one of {', '.join(DTYPES)} was expected{nearest(wanted, DTYPES)}"
+        )
+    if wanted is None:
+        wanted = stored if stored in BITS and stored != "float64" else "float32"
+        return "float16" if to == "gguf" and wanted == "bfloat16" else wanted
+    if to == "gguf" and wanted not in GGUF_KINDS:
+        raise UserError(f"a GGUF file is written in {', '.join(GGUF_KINDS)}, not in {wanted}")
+    if to != "gguf" and wanted == "q8_0":
+        raise UserError("q8_0 is a type of GGUF files; with --to gguf it can be had")
+    return wanted
+
+
+def _loss(stored: str, kind: str) -> str | None:
+    """What is lost on the way, in a line."""
+    if kind == "q8_0":
+        return f"q8_0 keeps 8 bits of each number: {stored} is rounded"
+    if stored not in BITS:
+        return (
+            f"the source is quantised ({stored}); its values are kept, what that lost is not back"
+        )
+    precision, exponent = (a > b for a, b in zip(BITS[stored], BITS[kind], strict=True))
+    if not precision and not exponent:
+        return None
+    rounded = "rounds to fewer digits" * precision
+    small = "rounds numbers below 6e-5 and cannot hold those above 65504" * exponent
+    return f"{stored} to {kind} {' and '.join(filter(None, (rounded, small)))}"
+
+
+@dataclass(frozen=True)
+class _Tokenizer:
+    """The tokenizer of a checkpoint, as other formats want it."""
+
+    checkpoint: Checkpoint
+
+    def files(self) -> dict[str, bytes]:
+        """By name; those of a Hugging Face folder as they are."""
+        place = self.checkpoint.tokenizer_place
+        if place is None:
+            return {}
+        if self.checkpoint.kind == "huggingface":
+            there = [name for name in COMPANIONS if (place / name).exists()]
+            return {name: _content(inside(place, name)) for name in there}
+        from llama_jax.text.pretrained import files
+
+        return files(self._open())
+
+    def ids(self) -> Mapping[str, Any]:
+        """bos_token_id and eos_token_id."""
+        place = self.checkpoint.tokenizer_place
+        if self.checkpoint.kind == "huggingface":
+            folder = self.checkpoint.place
+            folder = folder if folder.is_dir() else folder.absolute().parent
+            config = read_json(inside(folder, "config.json"))
+            return {name: config.get(name) for name in IDS}
+        if place is None:
+            return {}
+        tokenizer = self._open()
+        ends = sorted(tokenizer.ends) or None
+        if ends and len(ends) == 1:
+            [ends] = ends
+        return {"bos_token_id": tokenizer.bos, "eos_token_id": ends}
+
+    def fields(self) -> Mapping[str, Any]:
+        """GGUF's."""
+        if self.checkpoint.kind == "gguf":
+            from llama_jax.weights.gguf import open_gguf
+
+            return open_gguf(self.checkpoint.place).fields
+        if self.checkpoint.tokenizer_place is None:
+            return {}
+        from llama_jax.text.gguf import to_fields
+
+        return to_fields(self._open())
+
+    def _open(self) -> Any:
+        from llama_jax.text.pretrained import open_tokenizer
+
+        return open_tokenizer(self.checkpoint.tokenizer_place)
+
+
+def _content(path: Path) -> bytes:
+    if path.stat().st_size > MOST_BYTES:
+        raise FormatError(f"{path} has more than {MOST_BYTES:,} bytes; a tokenizer was expected")
+    return path.read_bytes()
+
+
+def command(src: Path, dst: Path, to: str, dtype: str | None, pickle: bool) -> None:
+    """`llama-jax convert`: a bar on standard error, and a line of what came out."""
+    with _bar() as progress:
+        source = convert(src, dst, to, dtype, pickle, progress, _say)
+    _say(f"{source.kind} checkpoint {src} is now {dst}, {to}")
+
+
+def _say(line: str) -> None:
+    print(f"llama-jax: {line}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Progress]:
+    """A bar over the tensors; nothing if standard error is no terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(
+        console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+    ) as bar:
+        yield lambda names: bar.track(list(names), description="tensors")
