@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from llama_jax.axes import make_mesh
     from llama_jax.config import Run, edit
     from llama_jax.errors import UserError
+    from llama_jax.generate.lm import load
     from llama_jax.models.multimodal import Multimodal
     from llama_jax.text.tokenizer import Tokenizer
 
-__all__ = ["Multimodal", "Run", "Tokenizer", "UserError", "edit", "make_mesh"]
+__all__ = ["Multimodal", "Run", "Tokenizer", "UserError", "edit", "load", "make_mesh"]
 
 _HOMES = {
     "Multimodal": "models.multimodal",
@@ -29,6 +30,7 @@ _HOMES = {
     "Tokenizer": "text.tokenizer",
     "UserError": "errors",
     "edit": "config",
+    "load": "generate.lm",
     "make_mesh": "axes",
 }
 

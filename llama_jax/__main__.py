@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_jax.errors import UserError, nearest
+from llama_jax.generate.commands import add as commands_of_weights
 
 if TYPE_CHECKING:
     from llama_jax.config import Run
@@ -78,8 +79,9 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         "llama-jax",
-        description="Train multimodal LLaMA encoders and decoders, and ask them questions.",
-        epilog="First time? `llama-jax demo`. LLAMA_JAX_DEBUG=1 shows tracebacks.",
+        description="LLaMA in JAX: pretrained weights of any format; multimodal training.",
+        epilog="First time? `llama-jax chat` or `llama-jax demo`. LLAMA_JAX_DEBUG=1 shows "
+        "tracebacks.",
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -122,6 +124,8 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--to", required=True, choices=["huggingface", "gguf", "orbax"])
     convert.add_argument("--dtype", help="float32, bfloat16, float16 or q8_0; else as they are")
     convert.add_argument("--allow-pickle", action="store_true", help="open Meta's .pth files")
+
+    commands_of_weights(command)
 
     command("presets", _presets, "list the presets")
     command("doctor", _doctor, "say what is installed, which devices and which data are here")

@@ -7,7 +7,7 @@ lm.logits([[1, 2, 3]])                                     # [B,T,V] float32
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -260,20 +260,20 @@ def load(
     """
     from llama_jax.generate.find import find
     from llama_jax.weights.checkpoint import load_params, open_checkpoint
-    from llama_jax.weights.layers import one_by_one
+    from llama_jax.weights.layers import one_by_one, unstack
+    from llama_jax.weights.vocabulary import tokenizer
 
-    checkpoint = one_by_one(open_checkpoint(find(path), pickle=pickle))
+    checkpoint = open_checkpoint(find(path), pickle=pickle)
+    vocabulary = tokenizer(checkpoint)
     if dtype is None:
         platform = (jax.devices()[0] if mesh is None else mesh.devices.flat[0]).platform
         # A CPU has no bfloat16 products: the same program would be thirty times slower.
         dtype = jnp.float32 if platform == "cpu" else jnp.bfloat16
-    tokenizer = checkpoint.tokenizer()
-    vocab = checkpoint.model.decoder.vocab
-    if tokenizer.vocab > vocab:
-        raise UserError(
-            f"{checkpoint.place}: the tokenizer has ids up to {tokenizer.vocab - 1} and the model "
-            f"{vocab} embeddings; the tokenizer is another model's"
-        )
-    params = load_params(checkpoint, mesh, rules, dtype, progress)
-    module = checkpoint.model.build().clone(dtype=jnp.dtype(dtype))
-    return LM(Engine(module, params, mesh, rules), tokenizer, str(checkpoint.place))
+    single = one_by_one(checkpoint.model)
+    if checkpoint.source is not None:
+        params = load_params(replace(checkpoint, model=single), mesh, rules, dtype, progress)
+    else:
+        params = load_params(checkpoint, mesh, rules, dtype)
+        params = unstack(params, single.decoder.stack.repeats)
+    module = single.build().clone(dtype=jnp.dtype(dtype))
+    return LM(Engine(module, params, mesh, rules), vocabulary, str(checkpoint.place))

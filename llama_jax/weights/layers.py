@@ -1,0 +1,34 @@
+"""Stacked layers to single ones: the form in which decoding reads weights without cutting them."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+
+from llama_jax.models.decoder import DecoderLM
+
+
+def one_by_one(model: DecoderLM) -> DecoderLM:
+    """The same model with arrays of its own for each layer; see `Stack.scan`."""
+    stack = replace(model.decoder.stack, scan=False)
+    return replace(model, decoder=replace(model.decoder, stack=stack))
+
+
+def unstack(params: dict[str, Any], layers: int) -> dict[str, Any]:
+    """Parameters of the stacked model as those of the single one; frees the stacked arrays.
+
+    Args:
+      params: the nested dict {"decoder": ...}.
+      layers: L.
+    """
+    decoder = dict(params["decoder"])
+    stack = dict(decoder["stack"])
+    leaves, tree = jax.tree.flatten(stack.pop("layers"))
+    single: list[list[jax.Array]] = [[] for _ in range(layers)]
+    for n, leaf in enumerate(leaves):
+        leaves[n] = None
+        for i in range(layers):
+            single[i].append(leaf[i])
+        leaf.delete()
+    stack |= {f"layer_{i}": jax.tree.unflatten(tree, one) for i, one in enumerate(single)}
+    return {"decoder": decoder | {"stack": stack}}
