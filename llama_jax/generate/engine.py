@@ -79,12 +79,12 @@ class Engine:
         """An empty cache for `slots` tokens of each of `batch` rows."""
         return Rows(self, batch, slots)
 
-    def logits(self, ids_BT: Int[Array, "B T"]) -> Float[Array, "B T V"]:
+    def logits(self, ids_BT: np.ndarray) -> Float[Array, "B T V"]:
         """Logits of whole sequences, as in training, without a cache."""
         with using(self.mesh, self.rules):
             return _logits(self.module, self.params, jnp.asarray(ids_BT, jnp.int32))
 
-    def logprobs(self, ids_BT: Int[Array, "B T"]) -> Float[Array, "B T"]:
+    def logprobs(self, ids_BT: np.ndarray) -> Float[Array, "B T"]:
         """The log-probability of each token but the first after those before it, [B, T-1]."""
         with using(self.mesh, self.rules):
             return _logprobs(self.module, self.params, jnp.asarray(ids_BT, jnp.int32))

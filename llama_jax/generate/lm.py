@@ -57,7 +57,9 @@ class LM:
     tokenizer: Pretrained
     name: str
 
-    def generate(self, prompt: Prompt | Sequence[Prompt], max_new_tokens: int = 64, **settings):
+    def generate(
+        self, prompt: Prompt | Sequence[Prompt], max_new_tokens: int = 64, **settings
+    ) -> Any:
         """Continues a prompt, or each of a list of prompts, as one batch.
 
         Args:
@@ -72,8 +74,8 @@ class LM:
         Raises:
           UserError: a setting out of range, or prompts longer than the context.
         """
-        alone = isinstance(prompt, str) or _is_ids(prompt)
-        found = self.complete([prompt] if alone else prompt, max_new_tokens, **settings)
+        prompts, alone = _prompts(prompt)
+        found = self.complete(prompts, max_new_tokens, **settings)
         return found[0].text if alone else [one.text for one in found]
 
     def complete(
@@ -99,7 +101,7 @@ class LM:
         Raises:
           UserError: see `generate`; or the model has no known chat format.
         """
-        return self.generate(self.chat_ids(messages), max_new_tokens, **settings)
+        return self.complete([self.chat_ids(messages)], max_new_tokens, **settings)[0].text
 
     def chat_ids(self, messages: str | Sequence[Message | dict]) -> list[int]:
         """The ids of a conversation up to where the answer begins."""
@@ -230,8 +232,11 @@ class Batch:
         ]
 
 
-def _is_ids(prompt: Any) -> bool:
-    return len(prompt) > 0 and all(isinstance(i, int | np.integer) for i in prompt)
+def _prompts(given: Any) -> tuple[list[Prompt], bool]:
+    """One or several prompts as a list, and whether it was one."""
+    if isinstance(given, str) or (len(given) and isinstance(given[0], int | np.integer)):
+        return [given], True
+    return list(given), False
 
 
 def load(

@@ -5,6 +5,8 @@ counts are tested to the unit. The data is C4 and the tokenizer a file beside th
 in their place with `edit`.
 """
 
+from typing import Any
+
 from llama_jax.config import File, Run
 from llama_jax.data import LanguageModel, Stream, Tfds
 from llama_jax.layers.attention import Attention
@@ -18,12 +20,13 @@ from llama_jax.objectives import CausalLM
 from llama_jax.train.optimizer import AdamW, Cosine
 
 # vocabulary, context
-LLAMA1 = {"vocab": 32_000, "context": 2048, "rope": Rope()}
-LLAMA2 = {"vocab": 32_000, "context": 4096, "rope": Rope()}
-CODE = {"vocab": 32_016, "context": 16_384, "rope": Rope(1e6)}
-LLAMA3 = {"vocab": 128_256, "context": 8192, "rope": Rope(5e5)}
-LLAMA3_1 = {"vocab": 128_256, "context": 131_072, "rope": Llama3Rope()}
-LLAMA3_2 = {"vocab": 128_256, "context": 131_072, "rope": Llama3Rope(factor=32.0)}
+LLAMA1: dict[str, Any] = {"vocab": 32_000, "context": 2048, "rope": Rope()}
+LLAMA2: dict[str, Any] = {"vocab": 32_000, "context": 4096, "rope": Rope()}
+CODE: dict[str, Any] = {"vocab": 32_016, "context": 16_384, "rope": Rope(1e6)}
+CODE_34B: dict[str, Any] = CODE | {"vocab": 32_000}
+LLAMA3: dict[str, Any] = {"vocab": 128_256, "context": 8192, "rope": Rope(5e5)}
+LLAMA3_1: dict[str, Any] = {"vocab": 128_256, "context": 131_072, "rope": Llama3Rope()}
+LLAMA3_2: dict[str, Any] = {"vocab": 128_256, "context": 131_072, "rope": Llama3Rope(factor=32.0)}
 
 # width, layers, heads, kv_heads, hidden
 B7 = (4096, 32, 32, 32, 11_008)
@@ -79,7 +82,7 @@ def code_llama_13b() -> Run:
 
 def code_llama_34b() -> Run:
     """Code Llama 34B."""
-    return _run("code_llama_34b", 8192, 48, 64, 8, 22_016, **(CODE | {"vocab": 32_000}))
+    return _run("code_llama_34b", 8192, 48, 64, 8, 22_016, **CODE_34B)
 
 
 def llama3_8b() -> Run:

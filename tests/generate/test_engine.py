@@ -1,0 +1,125 @@
+"""Prefill in chunks and decoding in strides: the whole sequence's numbers, row by row."""
+
+import jax
+import numpy as np
+import pytest
+
+from llama_jax.axes import make_mesh
+from llama_jax.errors import UserError
+from llama_jax.generate.engine import Engine
+from llama_jax.generate.sample import Sampling
+from tests.generate import small
+
+# Logits of order 1 in float32; a cache sums in another order.
+TOLERANCE = 1e-5
+PROMPTS = [list(range(5, 5 + n)) for n in (3, 33, 160)]  # less than a chunk, more, several
+
+
+def drawn(engine, prompts, most=6, **settings):
+    rows = engine.rows(len(prompts), 64)
+    logits = rows.feed(prompts)
+    steps = list(rows.tokens(logits, most, **settings))
+    return np.concatenate([s[0] for s in steps], 1), np.concatenate([s[1] for s in steps], 1)
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return small.lm().engine
+
+
+def test_prompts_of_different_lengths_get_the_logits_of_whole_sequences(engine):
+    logits = engine.rows(3, 64).feed(PROMPTS)
+    for row, prompt in zip(np.asarray(logits), PROMPTS, strict=True):
+        alone = np.asarray(engine.logits(np.array([prompt])))[0, -1]
+        np.testing.assert_allclose(row, alone, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+def test_greedy_tokens_and_log_probabilities_are_those_of_whole_sequences(engine):
+    ids, logps = drawn(engine, PROMPTS)
+    for prompt, new, logp in zip(PROMPTS, ids, logps, strict=True):
+        whole = np.array([prompt + new.tolist()])
+        expected = np.asarray(engine.logits(whole))[0, len(prompt) - 1 : -1]
+        np.testing.assert_array_equal(new, expected.argmax(-1))
+        scores = np.asarray(engine.logprobs(whole))[0, len(prompt) - 1 :]
+        np.testing.assert_allclose(logp, scores, atol=TOLERANCE)
+
+
+def test_several_tokens_a_dispatch_are_the_same_tokens(engine):
+    one = drawn(engine, PROMPTS, 7, stride=1, sampling=Sampling(temperature=1.0), seed=3)
+    many = drawn(engine, PROMPTS, 7, stride=4, sampling=Sampling(temperature=1.0), seed=3)
+    np.testing.assert_array_equal(one[0], many[0])
+    np.testing.assert_allclose(one[1], many[1], atol=TOLERANCE)
+
+
+def test_a_seed_gives_a_row_its_tokens_whatever_stands_beside_it(engine):
+    sampling = Sampling(temperature=1.5, top_k=50, top_p=0.9, min_p=0.01)
+    together = drawn(engine, [PROMPTS[0], PROMPTS[1]], 8, sampling=sampling, seed=5)[0]
+    alone = drawn(engine, [PROMPTS[0]], 8, sampling=sampling, seed=5)[0]
+    np.testing.assert_array_equal(together[0], alone[0])
+    other = drawn(engine, [PROMPTS[0]], 8, sampling=sampling, seed=6)[0]
+    assert (other != alone).any()
+
+
+def test_a_row_that_ends_is_followed_by_zeros_and_stops_the_loop_with_the_last(engine):
+    free = drawn(engine, PROMPTS[:2], 8)[0]
+    end = int(free[0, 2])
+    ids, logps = drawn(engine, PROMPTS[:2], 8, ends=[end], stride=1)
+    first = [list(row).index(end) if end in row else len(row) for row in free]
+    assert ids.shape[1] == min(8, max(first) + 1)
+    np.testing.assert_array_equal(ids[0, first[0] + 1 :], 0)
+    np.testing.assert_array_equal(logps[0, first[0] + 1 :], 0)
+
+
+def test_a_cache_grows_when_it_is_full(engine):
+    rows = engine.rows(1, 32)
+    slots = rows.cache.slots
+    rows.feed([PROMPTS[2][:100]])
+    logits = rows.feed([PROMPTS[2][100:]])
+    assert rows.cache.slots > slots
+    whole = np.asarray(engine.logits(np.array([PROMPTS[2]])))[0, -1]
+    np.testing.assert_allclose(np.asarray(logits)[0], whole, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+def test_rewinding_keeps_what_two_prompts_have_in_common(engine):
+    rows = engine.rows(1, 64)
+    rows.feed([PROMPTS[1]])
+    other = [*PROMPTS[1][:20], 200, 201, 202]
+    assert rows.rewind(other) == 20
+    logits = rows.feed([other[20:]])
+    whole = np.asarray(engine.logits(np.array([other])))[0, -1]
+    np.testing.assert_allclose(np.asarray(logits)[0], whole, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+def test_the_context_is_a_limit_and_a_prompt_has_tokens(engine):
+    with pytest.raises(UserError, match="more than the model's context of 200"):
+        engine.rows(1, 64).feed([[1] * (small.CONTEXT + 60)])
+    with pytest.raises(UserError, match="without tokens"):
+        engine.rows(2, 64).feed([[1], []])
+
+
+def test_a_penalty_lowers_what_a_row_holds(engine):
+    free = drawn(engine, [PROMPTS[0]], 12)[0][0]
+    assert len(set(free.tolist())) < 12  # a small greedy model repeats itself
+    held = drawn(
+        engine,
+        [PROMPTS[0]],
+        12,
+        sampling=Sampling(repetition_penalty=50.0),
+        held=[PROMPTS[0]],
+    )[0][0]
+    assert len({*held.tolist(), *PROMPTS[0]}) == 12 + len(PROMPTS[0])
+
+
+@pytest.mark.parametrize("axes", [{"tensor": 2}, {"data": 2, "tensor": 2}])
+def test_a_mesh_generates_what_one_device_does(engine, axes):
+    count = int(np.prod(list(axes.values())))
+    mesh = make_mesh(**({"data": 1} | axes), devices=jax.devices()[:count])
+    params = jax.device_put(small.params(), jax.sharding.NamedSharding(mesh, jax.P()))
+    split = Engine(engine.module, params, mesh)
+    rows = split.rows(2, 64)
+    keys = jax.tree.leaves(rows.cache.layers)[0]
+    assert keys.sharding.shard_shape(keys.shape)[1] == keys.shape[1] // 2
+    ids, logps = drawn(split, PROMPTS[:2])
+    expected = drawn(engine, PROMPTS[:2])
+    np.testing.assert_array_equal(ids, expected[0])
+    np.testing.assert_allclose(logps, expected[1], atol=TOLERANCE)
