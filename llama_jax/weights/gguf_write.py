@@ -29,7 +29,7 @@ Kind = Literal["F32", "F16", "Q8_0"]
 
 # general.file_type (gguf.LlamaFileType), and the largest magnitude that a matrix may have: Q8_0
 # keeps max / 127 of a block in float16.
-KINDS = {"F32": (0, 3.4e38), "F16": (1, 65_504.0), "Q8_0": (7, 127 * 65_504.0)}
+KINDS = {"F32": (0, float(np.finfo("f4").max)), "F16": (1, 65_504.0), "Q8_0": (7, 127 * 65_504.0)}
 
 
 def write_gguf(
