@@ -12,6 +12,7 @@ import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,7 @@ def open_gguf(path: str | Path) -> Gguf:
         place,
     )
     source.check({name.tensor: name.shape for name in tensors(model, GGUF)}, UNUSED)
-    return Gguf(place, header.fields, model, source, UNUSED)
+    return Gguf(place, MappingProxyType(header.fields), model, source, UNUSED)
 
 
 def _map(place: Path) -> mmap.mmap:

@@ -22,6 +22,7 @@ from llama_jax.weights import gguf_rope
 
 ARCHITECTURE = "llama"
 LARGEST = 2**31  # of any size in a file
+LARGEST_HEAD = 2**14  # far beyond any; the search for a scaling of rope takes time for each pair
 
 # Fields that must have one value, for nothing else is built; absent means this value too.
 FIXED = {
@@ -87,14 +88,20 @@ def model(
 
     width, heads = size("llama.embedding_length"), size("llama.attention.head_count")
     layers, head_dim = size("llama.block_count"), size("llama.attention.key_length", width // heads)
-    if head_dim % 2:
-        raise FormatError(f"{place}: a head of {head_dim}; an even number was expected, for rope")
+    if head_dim % 2 or head_dim > LARGEST_HEAD:
+        raise FormatError(
+            f"{place}: a head of {head_dim}; an even number to {LARGEST_HEAD} was expected"
+        )
     for key in ("llama.attention.value_length", "llama.rope.dimension_count"):
         if size(key, head_dim) != head_dim:
             raise FormatError(f"{place}: {key}={fields[key]}; the head's {head_dim} was expected")
-    # Also keeps a wrong count from being taken for many layers that are missing.
-    if (last := f"blk.{layers - 1}.attn_norm.weight") not in shapes:
-        raise FormatError(f"{place}: llama.block_count={layers}, and tensor {last!r} is not there")
+    # Before a name is made for each tensor of each layer.
+    last = f"blk.{layers - 1}.attn_norm.weight"
+    if layers > len(shapes) or last not in shapes:
+        raise FormatError(
+            f"{place}: llama.block_count={layers}, but the file has {len(shapes)} tensors, and "
+            f"{'not ' * (last not in shapes)}{last!r}"
+        )
     norm = RMSNorm(_number(fields, "llama.attention.layer_norm_rms_epsilon", None, 0, 1, place))
     try:
         attention = Attention(

@@ -29,7 +29,7 @@ Kind = Literal["F32", "F16", "Q8_0"]
 
 # general.file_type (gguf.LlamaFileType), and the largest magnitude that a matrix may have: Q8_0
 # keeps max / 127 of a block in float16.
-KINDS = {"F32": (0, 3.4e38), "F16": (1, 65_504.0), "Q8_0": (7, 127 * 65_504.0)}
+KINDS = {"F32": (0, float(np.finfo("f4").max)), "F16": (1, 65_504.0), "Q8_0": (7, 127 * 65_504.0)}
 
 
 def write_gguf(
@@ -126,14 +126,16 @@ def _typed(key: str, value: Any) -> tuple[Any, tuple[Any, ...]]:
 
     scalars = {bool: Type.BOOL, int: Type.UINT32, float: Type.FLOAT32, str: Type.STRING}
     items = {bool: Type.BOOL, int: Type.INT32, float: Type.FLOAT32, str: Type.STRING}
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
     if type(value) in scalars:
         if type(value) is int and not 0 <= value < 2**32:
             raise UserError(f"{key}={value}: a number from 0 to 2^32 - 1 was expected")
         return value, (scalars[type(value)],)
-    listed = value.tolist() if isinstance(value, np.ndarray) else list(value)
+    listed = list(value) if isinstance(value, list | tuple) else []
     kinds = {type(item) for item in listed}
     if len(kinds) != 1 or not kinds <= set(items):
-        raise UserError(f"{key}: a list of strings, or of numbers of one type, was expected")
+        raise UserError(f"{key}: text, a number, or a list of one type of them was expected")
     if kinds == {int} and not -(2**31) <= min(listed) <= max(listed) < 2**31:
         raise UserError(f"{key}: a list of 32-bit numbers was expected")
     return listed, (Type.ARRAY, items[kinds.pop()])

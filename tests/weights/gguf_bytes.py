@@ -88,7 +88,7 @@ TINY = {
     "llama.attention.layer_norm_rms_epsilon": (Type.FLOAT32, 1e-5),
     "llama.rope.freq_base": (Type.FLOAT32, 10_000.0),
 }
-VOCAB = 11
+VOCAB = 12
 
 
 def tiny_model(rope: Rope = Rope(), tied: bool = False, **block: Any) -> DecoderLM:

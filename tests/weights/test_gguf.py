@@ -103,6 +103,29 @@ def with_tensor(kind: GGMLQuantizationType, rows: np.ndarray, shape: tuple[int, 
     return file
 
 
+def test_a_tensor_of_several_chunks_has_the_values_that_gguf_gives_it():
+    from llama_jax.weights.gguf import CHUNK, _array
+    from llama_jax.weights.gguf_header import Entry
+
+    kind = GGMLQuantizationType.Q4_1
+    values = np.random.default_rng(0).normal(size=(7, CHUNK // 2 + 32)).astype(np.float32)
+    stored = quants.quantize(values, kind)
+    ours = _array(stored.tobytes(), Entry(values.shape, kind, 0, stored.nbytes))
+    np.testing.assert_array_equal(ours, quants.dequantize(stored, kind))
+
+
+def test_parts_of_a_mesh_hold_parts_of_the_weights(tmp_path, mesh):
+    values = tiny_tensors()
+    found = opened(tmp_path, tiny_file(values))
+    alone = read(found.model, found.source, GGUF, unused=found.unused)
+    over = read(
+        found.model, found.source, GGUF, mesh(8, data=2, fsdp=2, tensor=2), unused=found.unused
+    )
+    jax.tree.map(np.testing.assert_array_equal, over, alone)
+    up = over["decoder"]["stack"]["layers"]["block_0"]["ffn"]["up"]["w"]
+    assert up.shape == (2, 32, 64) and up.addressable_shards[0].data.shape == (2, 16, 32)
+
+
 def test_the_types_that_can_be_read_are_all_that_are_in_use():
     expected = "F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4"
     assert set(expected.split()) <= {kind.name for kind in READABLE}
@@ -207,6 +230,10 @@ CONFIGS = {
         {"llama__attention__head_count_kv": (Type.UINT32, 3)},
         ["heads=4", "kv_heads=3"],
     ),
+    "a head beyond count": (
+        {"llama__attention__key_length": (Type.UINT32, 2**30)},
+        [str(2**30)],
+    ),
     "an odd head": ({"llama__attention__key_length": (Type.UINT32, 7)}, ["head of 7"]),
     "half of a head rotated": (
         {"llama__rope__dimension_count": (Type.UINT32, 4)},
@@ -234,10 +261,10 @@ CONFIGS = {
     ),
     "another width": ({"llama__embedding_length": (Type.UINT32, 48)}, ["token_embd.weight", "48"]),
     "tokens of another vocabulary": (
-        {"tokenizer__ggml__tokens": (Type.ARRAY, listed(Type.STRING, ["a"] * 12))},
-        ["tokenizer.ggml.tokens", "12", "11"],
+        {"tokenizer__ggml__tokens": (Type.ARRAY, listed(Type.STRING, ["a"] * 13))},
+        ["tokenizer.ggml.tokens", "13", "12"],
     ),
-    "another vocabulary": ({"llama__vocab_size": (Type.UINT32, 12)}, ["llama.vocab_size", "11"]),
+    "another vocabulary": ({"llama__vocab_size": (Type.UINT32, 13)}, ["llama.vocab_size", "12"]),
     "one part of several": ({"split__count": (Type.UINT16, 3)}, ["3 parts", "merge"]),
 }  # fmt: skip
 
@@ -266,6 +293,12 @@ NEUTRAL = {
 @pytest.mark.parametrize("case", NEUTRAL)
 def test_a_config_that_changes_nothing_is_accepted(tmp_path, case):
     assert opened(tmp_path, tiny_file(**NEUTRAL[case])).model == tiny_model()
+
+
+def test_a_name_of_a_layer_beyond_count_makes_no_layers(tmp_path):
+    values = tiny_tensors() | {f"blk.{2**31 - 2}.attn_norm.weight": np.ones(32, np.float32)}
+    file = tiny_file(values, llama__block_count=(Type.UINT32, 2**31 - 1))
+    refused(tmp_path, file, "llama.block_count", "22 tensors")
 
 
 def test_heads_may_be_wider_than_their_share(tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import resource
+from dataclasses import replace
 
 import gguf
 import jax
@@ -27,11 +28,11 @@ MODELS = {
 }
 TOKENIZER = {
     "tokenizer.ggml.model": "gpt2",
-    "tokenizer.ggml.tokens": [*"abcdefghij", "ß\n"],
-    "tokenizer.ggml.token_type": np.array([1] * 10 + [3], np.int32),
+    "tokenizer.ggml.tokens": [*"abcdefghijk", "ß\n"],
+    "tokenizer.ggml.token_type": np.array([1] * 11 + [3], np.int32),
     "tokenizer.ggml.scores": np.linspace(-1, 0, VOCAB, dtype=np.float32),
     "tokenizer.ggml.merges": ["a b"],
-    "tokenizer.ggml.bos_token_id": 10,
+    "tokenizer.ggml.bos_token_id": np.uint32(10),
     "tokenizer.ggml.add_bos_token": False,
     "tokenizer.chat_template": "",
 }
@@ -71,6 +72,17 @@ def test_a_second_file_is_the_first_byte_by_byte(tmp_path):
     assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
 
 
+def test_layers_with_arrays_of_their_own_are_written_alike(tmp_path):
+    model = MODELS["llama 2"]
+    write_gguf(tmp_path / "a.gguf", model, random_params(model))
+    stack = replace(model.decoder.stack, scan=False)
+    apart = replace(model, decoder=replace(model.decoder, stack=stack))
+    found = open_gguf(tmp_path / "a.gguf")
+    params = read(apart, found.source, GGUF, unused=found.unused)
+    write_gguf(tmp_path / "b.gguf", apart, params)
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+
+
 def test_half_the_bytes_hold_the_nearest_values(tmp_path):
     model = MODELS["llama 2"]
     params = random_params(model)
@@ -99,8 +111,6 @@ def test_blocks_are_those_of_gguf_s_own_quantisation(tmp_path):
 
 
 def test_rows_of_no_whole_blocks_are_float16(tmp_path):
-    from dataclasses import replace
-
     model = MODELS["llama 2"]
     model = replace(model, decoder=replace(model.decoder, width=40))
     write_gguf(tmp_path / "x.gguf", model, random_params(model), kind="Q8_0")
@@ -217,10 +227,11 @@ def test_a_folder_that_is_not_there_is_told(tmp_path):
 
 WRONG = {
     "a kind": ({"kind": "Q4"}, "kind 'Q4'"),
-    "a vocabulary": ({"fields": {"tokenizer.ggml.tokens": ["a"]}}, "1 tokens, the model 11"),
+    "a vocabulary": ({"fields": {"tokenizer.ggml.tokens": ["a"]}}, "1 tokens, the model 12"),
     "an id": ({"fields": {"tokenizer.ggml.bos_token_id": -1}}, "bos_token_id=-1"),
     "an empty list": ({"fields": {"tokenizer.ggml.merges": []}}, "merges"),
     "a mixed list": ({"fields": {"general.tags": ["a", 1]}}, "general.tags"),
+    "nothing": ({"fields": {"general.name": None}}, "general.name"),
     "a large number": ({"fields": {"general.x": [2**40]}}, "general.x"),
 }
 
@@ -242,8 +253,6 @@ OTHER_MODELS = {
 
 @pytest.mark.parametrize("name", [*OTHER_MODELS, "no context"])
 def test_a_model_that_is_no_llama_is_refused(tmp_path, name):
-    from dataclasses import replace
-
     plain = tiny_model()
     without = replace(plain, decoder=replace(plain.decoder, context=None))
     with pytest.raises(UserError, match="GGUF's 'llama'"):
