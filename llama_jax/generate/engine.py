@@ -119,7 +119,7 @@ class Rows:
         valid_BT = np.arange(width) >= width - np.array(lengths)[:, None]
         for row, prompt in zip(ids_BT, prompts, strict=True):
             row[width - len(prompt) :] = prompt
-        self._make_room(width)
+        self._make_room(width, max(lengths))
         logits = start = 0
         with using(engine.mesh, engine.rules):
             for chunk in CHUNKS:
@@ -185,7 +185,7 @@ class Rows:
         engine, sampling = self.engine, sampling or Sampling()
         if most < 1:
             return
-        self._make_room(most)
+        self._make_room(most, most)
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(self.batch))
         vocab = logits_BV.shape[1] if sampling.penalises else 0
         seen = np.zeros((self.batch, vocab), bool)
@@ -213,18 +213,18 @@ class Rows:
             done += count
             yield ids_BT, logp_BT
 
-    def _make_room(self, tokens: int) -> None:
-        """Grows the cache, by doubling, if it lacks slots for so many tokens."""
-        slots, context = self.cache.slots, self.engine.context
-        need = self.used + tokens
-        if context is not None and need > context + CHUNKS[-1]:
+    def _make_room(self, slots: int, tokens: int) -> None:
+        """Grows the cache, by doubling, if it lacks slots; refuses tokens beyond the context."""
+        context = self.engine.context
+        total = int((self.ids_BS >= 0).sum(axis=1).max(initial=0)) + tokens
+        if context is not None and total > context:
             raise UserError(
-                f"{need} tokens are more than the model's context of {context}; shorten the "
+                f"{total} tokens are more than the model's context of {context}; shorten the "
                 "prompt, ask for fewer new tokens, or begin a new conversation"
             )
-        if need <= slots:
+        if (need := self.used + slots) <= self.cache.slots:
             return
-        bigger = self._empty(max(-(-need // SLOTS) * SLOTS, 2 * slots))
+        bigger = self._empty(max(-(-need // SLOTS) * SLOTS, 2 * self.cache.slots))
         with using(self.engine.mesh, self.engine.rules):
             self.cache = _grow(bigger, self.cache)
 
@@ -309,7 +309,7 @@ def _choose(logits_BV, sampling, keys, step, ends_E, ended_B, seen_BV):
     return token_B, logp_B, ended_B, seen_BV
 
 
-@partial(jax.jit, donate_argnums=(0, 1))
+@partial(jax.jit, donate_argnums=0)
 def _grow(bigger, cache):
     """The old slots at the front of the new ones."""
 
