@@ -63,7 +63,9 @@ class Companions:
         tokenizer = self._open()
         ends = sorted(tokenizer.ends)
         eos = ends if len(ends) > 1 else next(iter(ends), None)
-        return {"bos_token_id": tokenizer.bos, "eos_token_id": eos}
+        # A text of some models begins with none, though they name one.
+        bos = tokenizer.control.get(tokenizer.named.get("bos_token", ""), tokenizer.bos)
+        return {"bos_token_id": bos, "eos_token_id": eos}
 
     def fields(self) -> dict[str, Any]:
         """GGUF's key-values, filled up to the rows of the embedding.

@@ -206,3 +206,17 @@ def test_gguf_files_are_written_and_read(tmp_path, dtype):
         c = open_checkpoint(tmp_path / "back")
         assert {t.dtype for t in c.source.tensors.values()} == {"float32"}
         assert same(load_params(b), load_params(c))
+
+
+def test_weights_go_on_without_a_tokenizer_that_has_no_form_there(tmp_path, trained):
+    """GGUF has no name for the way in which a run's own tokenizer cuts texts into words."""
+    for module in ("llama_jax.text.gguf", "llama_jax.weights.gguf_write"):
+        pytest.importorskip(module)
+    heard = []
+    convert(trained, tmp_path / "run.gguf", "gguf", say=heard.append)
+    assert len(heard) == 1 and heard[0].startswith(
+        f"{tmp_path / 'run.gguf'} gets no tokenizer, for"
+    )
+    assert same(
+        load_params(open_checkpoint(trained)), load_params(open_checkpoint(tmp_path / "run.gguf"))
+    )
