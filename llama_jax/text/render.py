@@ -17,7 +17,7 @@ from typing import Any
 from llama_jax.errors import FormatError, UserError
 
 START = 60.0  # seconds until a busy machine has started Python
-SECONDS = 1.25  # for a request; the process itself counts 1 s of CPU time
+SECONDS = 1.1  # for a request; the process itself counts 1 s of CPU time
 MOST_ANSWER = 16 << 20  # bytes
 WORKER = Path(__file__).with_name("template_worker.py")
 # What a Python may need to start. Nothing else of the environment is a template's business.
