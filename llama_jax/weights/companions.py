@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from llama_jax.errors import FormatError
+from llama_jax.text.pretrained import Pretrained, open_tokenizer
 from llama_jax.text.tokenizer import FORMAT, NAMED, Tokenizer
 from llama_jax.weights.checkpoint import Checkpoint
 from llama_jax.weights.source import inside, read_json
+from llama_jax.weights.vocabulary import tokenizer
 
 # Files of a Hugging Face folder that belong to its tokenizer or to generating.
 NAMES = (
@@ -60,11 +62,11 @@ class Companions:
             return {}
         if self._ours():
             return {"bos_token_id": Tokenizer.bos, "eos_token_id": Tokenizer.eos}
-        tokenizer = self._open()
-        ends = sorted(tokenizer.ends)
+        found = self._open()
+        ends = sorted(found.ends)
         eos = ends if len(ends) > 1 else next(iter(ends), None)
         # A text of some models begins with none, though they name one.
-        bos = tokenizer.control.get(tokenizer.named.get("bos_token", ""), tokenizer.bos)
+        bos = found.control.get(found.named.get("bos_token", ""), found.bos)
         return {"bos_token_id": bos, "eos_token_id": eos}
 
     def fields(self) -> dict[str, Any]:
@@ -98,25 +100,19 @@ class Companions:
             return False
         return read_json(file, MOST_BYTES).get("format") == FORMAT
 
-    def _open(self) -> Any:
-        from llama_jax.text.pretrained import open_tokenizer
-
-        if self.checkpoint.kind == "gguf":
-            from llama_jax.text.gguf import from_fields
-
-            return from_fields(self.fields())
+    def _open(self) -> Pretrained:
         if not self._ours():
-            return open_tokenizer(self.checkpoint.tokenizer_place or "")
+            return tokenizer(self.checkpoint)
         with tempfile.TemporaryDirectory() as folder:
             for name, content in self.files("huggingface").items():
                 (Path(folder) / name).write_bytes(content)
             return open_tokenizer(folder)
 
 
-def _described(tokenizer: Tokenizer) -> dict[str, bytes]:
+def _described(ours: Tokenizer) -> dict[str, bytes]:
     """A tokenizer that a run of ours trained, as Hugging Face's files."""
-    tree = json.loads(tokenizer.backend.to_str())
-    special = [t for t, i in tree["model"]["vocab"].items() if i < tokenizer.reserved]
+    tree = json.loads(ours.backend.to_str())
+    special = [t for t, i in tree["model"]["vocab"].items() if i < ours.reserved]
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     tree["added_tokens"] = [
         {"id": tree["model"]["vocab"][text], "content": text, "special": True} | flags
