@@ -103,7 +103,9 @@ class Rows:
         module, mesh = self.engine.module, self.engine.mesh
         with using(mesh, self.engine.rules):
             make = partial(module.config.decoder.empty_cache, self.batch, slots, module.dtype)
-            return jax.jit(make, out_shardings=_shardings(jax.eval_shape(make), mesh))()
+            scan = module.config.decoder.stack.scan
+            shardings = _shardings(jax.eval_shape(make), self.batch, scan, mesh)
+            return jax.jit(make, out_shardings=shardings)()
 
     def feed(self, prompts: Sequence[Sequence[int]]) -> Float[Array, "B V"]:
         """Reads one list of ids a row, at least one id each; returns the logits of the next token.
@@ -229,11 +231,12 @@ class Rows:
             self.cache = _grow(bigger, self.cache)
 
 
-def _shardings(cache: Cache, mesh: Mesh) -> Any:
+def _shardings(cache: Cache, batch: int, scan: bool, mesh: Mesh) -> Any:
     """Keys and values by their letters, the rest by batch."""
 
     def place(x):
-        letters = {5: "LBKSH", 4: "BKSH", 2: "BS", 0: ""}[x.ndim]
+        slots = "L" * scan + "B" * (batch > 1) + "KSH"
+        letters = slots if len(slots) == x.ndim else "BS"[: x.ndim]
         spec = [*activation_spec(letters)]
         for axis, letter in enumerate(letters):
             ways = np.prod([mesh.shape[a] for a in np.atleast_1d(spec[axis]) if a is not None])
