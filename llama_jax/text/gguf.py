@@ -38,7 +38,7 @@ def from_fields(fields: Mapping[str, Any]) -> Pretrained:
     if model == "gpt2":
         return _byte_level(fields, tokens, types)
     if model == "llama":
-        scores = [float(score) for score in _get(fields, "ggml.scores", Sequence)]
+        scores = _floats(_get(fields, "ggml.scores", Sequence), "scores")
         if given is None:
             raise FormatError(f"{SOURCE} has no tokenizer.ggml.token_type; expected it.")
         backend = spm.build(tokens, scores, types, SOURCE)
@@ -216,4 +216,11 @@ def _numbers(values: Any, key: str) -> list[int]:
     try:
         return [operator.index(value) for value in values]
     except TypeError:
+        raise FormatError(f"{SOURCE}: tokenizer.ggml.{key} holds what is no number.") from None
+
+
+def _floats(values: Any, key: str) -> list[float]:
+    try:
+        return [float(operator.pos(value)) for value in values]  # pos: a text is no number
+    except (TypeError, ValueError, OverflowError):
         raise FormatError(f"{SOURCE}: tokenizer.ggml.{key} holds what is no number.") from None

@@ -153,14 +153,18 @@ def environment() -> Any:
         tags = {"generation"}
 
         def parse(self, parser: Any) -> Any:
+            """Reads up to the end tag."""
             line = next(parser.stream).lineno
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
             return nodes.Scope(body, lineno=line)
 
     class Sandbox(sandbox.ImmutableSandboxedEnvironment):
+        """Operators that can make much of little are looked at."""
+
         intercepted_binops = frozenset(("*", "%", "**"))
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            """Computes with numbers, and repeats short texts a few times."""
             numbers = isinstance(left, int | float) and isinstance(right, int | float)
             if not numbers and operator != "*":
                 raise Refused(f"the operator {operator!r} is for numbers")

@@ -110,6 +110,7 @@ def test_damaged_key_values_of_bytes_are_refused(change, why):
     ("change", "why"),
     [
         ({"scores": [0.0]}, "1 scores"),
+        ({"scores": ["1.0"] * 420}, "holds what is no number"),
         ({"scores": [float("nan")] * 420}, "not finite"),
         ({"token_type": None}, "has no tokenizer.ggml.token_type"),
         ({"token_type": [1] * 420}, "one unknown token"),
