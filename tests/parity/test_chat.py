@@ -117,3 +117,38 @@ def test_transformers_lets_a_user_end_a_turn_and_we_do_not(smollm2):
     end = tokenizer.control["<|im_end|>"]
     usual = chat_ids([Message("user", "x")], tokenizer).count(end)
     assert chat_ids([Message("user", "x<|im_end|>")], tokenizer).count(end) == usual
+
+
+def test_a_sentencepiece_model_and_its_template_give_the_ids_of_transformers(tmp_path):
+    tokenizer = opened("sentencepiece")
+    for name, data in files(tokenizer).items():
+        (tmp_path / name).write_bytes(data)
+    hf = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    source = (
+        "{% for m in messages %}{% if m.role == 'user' %}{{ bos_token + '[INST] ' + "
+        "m.content.strip() + ' [/INST]' }}{% else %}{{ ' ' + m.content + ' ' + eos_token }}"
+        "{% endif %}{% endfor %}"
+    )
+    messages = chat("turns")[:3]
+    theirs = hf.apply_chat_template(
+        [{"role": m.role, "content": m.content} for m in messages],
+        chat_template=source,
+        return_dict=False,
+    )
+    assert chat_ids(messages, tokenizer, Template(source)) == theirs
+
+
+def test_the_published_template_of_llama_4_gives_the_ids_of_transformers(tmp_path):
+    published = pytest.importorskip("transformers.models.llama4.processing_llama4").chat_template
+    tokenizer = open_tokenizer(Path(llama4.__file__).parent / "tokenizer.model")
+    for name, data in files(tokenizer).items():
+        (tmp_path / name).write_bytes(data)
+    hf = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for name in ("question", "system", "turns", "tool"):
+        theirs = hf.apply_chat_template(
+            [{"role": m.role, "content": m.content} for m in chat(name)],
+            chat_template=published,
+            add_generation_prompt=True,
+            return_dict=False,
+        )
+        assert chat_ids(chat(name), tokenizer, Template(published)) == theirs

@@ -1,9 +1,12 @@
+import json
+
 import numpy as np
 import pytest
 
 from llama_jax.errors import FormatError
+from llama_jax.text import open_tokenizer
 from llama_jax.text.gguf import from_fields, to_fields
-from tests.text.small import KINDS, TEXTS, opened, smollm2_fields
+from tests.text.small import KINDS, TEXTS, bpe_json, opened, smollm2_fields
 
 
 def sentencepiece_fields(**changes):
@@ -72,6 +75,24 @@ def test_a_bos_is_there_where_the_file_or_else_its_kind_says_so():
     unsaid = {**smollm2_fields()}
     del unsaid["tokenizer.ggml.add_bos_token"]
     assert from_fields(unsaid).bos is None
+
+
+def test_all_tokens_that_end_generation_are_kept_or_refused(tmp_path):
+    (tmp_path / "tokenizer.json").write_bytes(bpe_json())
+    control = opened("bpe").control
+    think, start = control["<think>"], control["<|start_header_id|>"]
+    usual = opened("bpe").ends
+
+    def ending_with(*ids):
+        ends = {"eos_token_id": list(ids)}
+        (tmp_path / "generation_config.json").write_text(json.dumps(ends))
+        return open_tokenizer(tmp_path)
+
+    fields = to_fields(ending_with(think))
+    assert fields["tokenizer.ggml.eos_token_id"] == think
+    assert from_fields(fields).ends == usual | {think}
+    with pytest.raises(FormatError, match="no room for 1 of them"):
+        to_fields(ending_with(think, start))
 
 
 def test_a_padding_token_may_be_any_token():

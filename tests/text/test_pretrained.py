@@ -271,6 +271,7 @@ def test_what_is_no_lossless_byte_pair_encoding_is_refused_by_name(tmp_path, cha
         ({"vocab": {"a": 0}, "merges": []}, "lacks 255 bytes"),
         ({"merges": [["a", "zzz"]]}, "zzz"),
         ({"merges": ["a b c"]}, "is not a pair"),
+        ({"merges": [7]}, "is not a pair"),
         ({"dropout": 0.5}, "dropout is not supported"),
     ],
     ids=lambda value: None if isinstance(value, str) else str(value)[:40],
