@@ -1,5 +1,6 @@
 import base64
 import json
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -226,6 +227,19 @@ def test_files_beside_a_tokenizer_name_roles_ends_and_template(tmp_path):
     assert tokenizer.template == "{{ 2 }}" and tokenizer.bos is None
     # A file is read without its neighbours.
     assert open_tokenizer(tmp_path / "tokenizer.json").template is None
+
+
+def test_white_space_that_a_control_token_takes_in_is_found_in_linear_time(tmp_path):
+    content = json.loads(bpe_json())
+    for entry in content["added_tokens"]:
+        entry["lstrip"] = entry["content"] == "<think>"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    tokenizer = open_tokenizer(tmp_path)
+    think = tokenizer.control["<think>"]
+    assert tokenizer.split("a \n<think> b<think>") == ["a", think, " b", think]
+    begin = time.perf_counter()
+    assert tokenizer.split(" " * 200_000) == [" " * 200_000]
+    assert time.perf_counter() - begin < 2  # 0.01 s; squared it would be minutes
 
 
 def test_tokens_that_another_file_adds_to_a_sentencepiece_model_are_control_tokens(tmp_path):
