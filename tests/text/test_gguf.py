@@ -1,9 +1,12 @@
+import json
+
 import numpy as np
 import pytest
 
 from llama_jax.errors import FormatError
+from llama_jax.text import open_tokenizer
 from llama_jax.text.gguf import from_fields, to_fields
-from tests.text.small import KINDS, TEXTS, opened, smollm2_fields
+from tests.text.small import KINDS, TEXTS, bpe_json, opened, smollm2_fields
 
 
 def sentencepiece_fields(**changes):
@@ -74,6 +77,24 @@ def test_a_bos_is_there_where_the_file_or_else_its_kind_says_so():
     assert from_fields(unsaid).bos is None
 
 
+def test_all_tokens_that_end_generation_are_kept_or_refused(tmp_path):
+    (tmp_path / "tokenizer.json").write_bytes(bpe_json())
+    control = opened("bpe").control
+    think, start = control["<think>"], control["<|start_header_id|>"]
+    usual = opened("bpe").ends
+
+    def ending_with(*ids):
+        ends = {"eos_token_id": list(ids)}
+        (tmp_path / "generation_config.json").write_text(json.dumps(ends))
+        return open_tokenizer(tmp_path)
+
+    fields = to_fields(ending_with(think))
+    assert fields["tokenizer.ggml.eos_token_id"] == think
+    assert from_fields(fields).ends == usual | {think}
+    with pytest.raises(FormatError, match="no room for 1 of them"):
+        to_fields(ending_with(think, start))
+
+
 def test_a_padding_token_may_be_any_token():
     letter = bpe_fields()["tokenizer.ggml.tokens"].index("!")
     tokenizer = from_fields(bpe_fields(padding_token_id=letter))
@@ -110,6 +131,7 @@ def test_damaged_key_values_of_bytes_are_refused(change, why):
     ("change", "why"),
     [
         ({"scores": [0.0]}, "1 scores"),
+        ({"scores": ["1.0"] * 420}, "holds what is no number"),
         ({"scores": [float("nan")] * 420}, "not finite"),
         ({"token_type": None}, "has no tokenizer.ggml.token_type"),
         ({"token_type": [1] * 420}, "one unknown token"),

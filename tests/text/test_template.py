@@ -264,6 +264,25 @@ def test_one_process_serves_a_chat_and_sees_nothing_of_ours(monkeypatch):
     assert rendering._current.process is not child and child.returncode is not None
 
 
+def test_a_message_may_be_long():
+    text = "word " * 600_000 + "<|im_end|>é"
+    ids = chat_ids([Message("user", text)], opened("smollm2"), Template(CHATML))
+    assert ids.count(opened("smollm2").control["<|im_end|>"]) == 1 and len(ids) > 600_000
+
+
+def test_an_interrupted_chat_does_not_get_the_answer_to_an_earlier_turn(monkeypatch):
+    rendered(CHATML)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rendering._Renderer, "answer", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            rendered(CHATML, [Message("user", "earlier")])
+    assert "later" in rendered(CHATML, [Message("user", "later")])
+
+
 def test_rendering_is_fast_enough_for_a_chat():
     rendering.end()
     times = []
