@@ -22,7 +22,9 @@ ARROWS = {
     "demo": ANY,
     "errors": (),
     "evals": ("config", "data", "generate", "models", "objectives", "text", "train"),
-    "generate": ("config", "data.images", "models", "text", "train", "weights"),
+    "generate": (
+        *("axes", "config", "data.images", "layers.cache", "models", "text", "train", "weights"),
+    ),
     "kernels": ("axes",),
     "layers": ("axes", "kernels"),
     "models": ("axes", "kernels.mask", "layers"),

@@ -127,9 +127,10 @@ class Rows:
             for chunk in CHUNKS:
                 while width - start >= chunk:
                     piece = np.s_[:, start : start + chunk]
-                    logits, self.cache = _extend(
-                        engine.module, engine.params, ids_BT[piece], self.cache, valid_BT[piece]
-                    )
+                    # Another program, so only where it is worth one.
+                    fresh = chunk == CHUNKS[0] and self.used + start == 0
+                    args = ids_BT[piece], self.cache, valid_BT[piece]
+                    logits, self.cache = _extend(engine.module, engine.params, *args, fresh=fresh)
                     start += chunk
         self._note(np.where(valid_BT, ids_BT, -1))
         return jnp.asarray(logits)
@@ -259,10 +260,10 @@ def _logprobs(module, params, ids_BT):
     return chosen - jax.nn.logsumexp(logits_BTV, axis=-1)
 
 
-@partial(jax.jit, static_argnames="module", donate_argnames="cache")
-def _extend(module, params, ids_BT, cache, valid_BT):
+@partial(jax.jit, static_argnames=("module", "fresh"), donate_argnames="cache")
+def _extend(module, params, ids_BT, cache, valid_BT, *, fresh):
     """A chunk of the prompts into the cache; logits after its last token."""
-    return module.apply({"params": params}, ids_BT, cache, valid_BT, method="extend")
+    return module.apply({"params": params}, ids_BT, cache, valid_BT, fresh, method="extend")
 
 
 @jax.jit

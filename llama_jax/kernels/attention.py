@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 # Below this many scores a head the dense form is faster and its memory is no concern (1024 x 1024).
 DENSE_SCORES = 1 << 20
+LEAST_TRIANGLE = 256  # tokens; below, eight small products cost more than one
 
 
 class Case(NamedTuple):
@@ -58,8 +59,27 @@ def _few_scores(case: Case) -> str | None:
     return f"{T} x {S} scores are few enough for the dense form"
 
 
+def _no_triangle(case: Case) -> str | None:
+    mask, T, S = case.mask, case.q.shape[1], case.k.shape[1]
+    if case.bias:
+        return "an additive bias is not cut into blocks"
+    if not mask.causal or mask.prefix is not None or mask.parts:
+        return "the mask is not causal throughout"
+    if T != S or mask.q_positions is not None or mask.k_positions is not None:
+        return "queries and keys are not the same sequence"
+    return None
+
+
+def _small_triangle(case: Case) -> str | None:
+    T = case.q.shape[1]
+    if T < LEAST_TRIANGLE:
+        return f"{T} tokens are too few to leave scores out"
+    return None if T * T <= DENSE_SCORES else f"{T} x {T} scores need chunks"
+
+
 # In the order in which "auto" asks. Pallas kernels for TPU and GPU are further rows of this table.
 BACKENDS: dict[str, Backend] = {
+    "xla_triangle": Backend(xla.triangle, _no_triangle, _small_triangle),
     "xla_chunked": Backend(xla.chunked, _no_bias, _few_scores),
     "xla": Backend(xla.dense),
 }

@@ -118,6 +118,20 @@ class Mask:
             allow=cut(self.allow),
         )
 
+    def keys(self, stop: int) -> "Mask":
+        """The mask of the first `stop` keys."""
+
+        def cut(x):
+            return None if x is None else x[..., :stop]
+
+        return replace(
+            self,
+            k_positions=cut(self.k_positions),
+            k_segments=cut(self.k_segments),
+            k_valid=cut(self.k_valid),
+            allow=cut(self.allow),
+        )
+
     def dense(self, T: int, S: int) -> Bool[Array, "B T S"]:
         """The definition: True where query t may see key s; B is 1 where no row differs."""
         seen = jnp.ones((1, T, S), bool)

@@ -14,6 +14,7 @@ from llama_jax.kernels.mask import Mask
 
 # Queries handled at once by `chunked`: 256 x 8192 float32 scores of one head are 8 MB.
 CHUNK = 256
+BLOCKS = 8  # of queries in `triangle`: 9/16 of the scores are computed, half of them are needed
 
 
 def dense(
@@ -113,6 +114,37 @@ def chunked(
     out = jax.lax.map(one, jnp.arange(0, length, CHUNK))
     out = jnp.moveaxis(out, 0, 1).reshape(q.shape[0], length, *q.shape[2:])
     return out[:, :T]
+
+
+def triangle(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    mask: Mask,
+    *,
+    bias: Float[Array, "N T S"] | None,
+    scale: float,
+    softcap: float | None,
+) -> Float[Array, "B T N H"]:
+    """`dense` for a causal sequence, a block of queries at a time with the keys up to its end.
+
+    ```
+    queries  x . . .        x: computed and needed in part, .: not computed
+             x x . .
+             x x x .
+             x x x x  keys
+    ```
+    """
+    assert bias is None  # refused by the table
+    T = q.shape[1]
+    size = -(-T // BLOCKS)
+    out = []
+    for start in range(0, T, size):
+        stop = min(start + size, T)
+        rows = mask.rows(start, stop - start, T).keys(stop)
+        part = q[:, start:stop], k[:, :stop], v[:, :stop]
+        out.append(dense(*part, rows, bias=None, scale=scale, softcap=softcap))
+    return jnp.concatenate(out, axis=1)
 
 
 def _pad_queries(mask: Mask, pad: int) -> Mask:

@@ -35,6 +35,7 @@ class Context:
       slot_valid: which slots hold a token.
       index: the slot where this call's first token goes.
       bias: added to the scores of self-attention.
+      fresh: the cache held nothing before this call, so its tokens see only each other.
       frames: frames of video; tokens are frame by frame.
       parts: lengths of the streams joined in this sequence (see `Mask.parts`).
       memory_parts: the same for the memory.
@@ -49,6 +50,7 @@ class Context:
     slot_valid: Bool[Array, "B S"] | None = None
     index: Int[Array, ""] | None = None
     bias: Float[Array, "N T S"] | None = None
+    fresh: bool = field(default=False, metadata={"static": True})
     frames: int = field(default=1, metadata={"static": True})
     parts: tuple[int, ...] = field(default=(), metadata={"static": True})
     memory_parts: tuple[int, ...] = field(default=(), metadata={"static": True})
@@ -119,7 +121,7 @@ class BlockModule(nn.Module):
         mask = cfg.attention.structure & _self_mask(cfg.attention, ctx)
         if cache is not None:
             slots, cross = write(cache, own, ctx.index), cache.cross
-            own = slots.kv
+            own = own if ctx.fresh else slots.kv
         if isinstance(cfg.cross, Merged):
             if ctx.memory is not None:
                 cross = _memory_keys(attn, ctx.memory, ctx.memory_parts)
@@ -158,8 +160,12 @@ class BlockModule(nn.Module):
 
 def _self_mask(attention: Attention, ctx: Context) -> Mask:
     """The data of the self-attention mask: padding and packing, or the slots of the cache."""
-    if ctx.slot_positions is None:
+    if ctx.slot_positions is None or ctx.fresh:
+        # The left padding of a row shifts all its tokens alike; only chunks begin at positions.
+        shifted = ctx.fresh and attention.chunk is not None
         return Mask(
+            q_positions=ctx.positions[..., 0] if shifted else None,
+            k_positions=ctx.positions[..., 0] if shifted else None,
             k_valid=ctx.valid,
             q_segments=ctx.segments,
             k_segments=ctx.segments,

@@ -94,6 +94,7 @@ class DecoderModule(nn.Module):
         valid_BT: Bool[Array, "B T"] | None = None,
         segments_BT: Int[Array, "B T"] | None = None,
         dtype=jnp.float32,
+        fresh: bool = False,
     ) -> tuple[Float[Array, "B T D"], Cache | None]:
         """What `head` turns into logits.
 
@@ -105,6 +106,7 @@ class DecoderModule(nn.Module):
           valid_BT: tokens that exist (left-padded prompts); all by default.
           segments_BT: documents of packed rows.
           dtype: of the computation.
+          fresh: the cache is empty; attention then need not look at its slots.
 
         Returns:
           The normalised output of the stack, and the cache with these tokens in it.
@@ -124,6 +126,7 @@ class DecoderModule(nn.Module):
             memory=None if memory is None else memory.x,
             memory_valid=None if memory is None else memory.valid,
             memory_parts=() if memory is None else memory.parts,
+            fresh=fresh,
         )
         x_BTD, cache = self.stack(x_BTD, ctx, cache)
         return self.norm(x_BTD), cache
@@ -171,6 +174,7 @@ class DecoderLMModule(nn.Module):
         ids_BT: Int[Array, "B T"],
         cache: Cache,
         valid_BT: Bool[Array, "B T"],
+        fresh: bool = False,
     ) -> tuple[Float[Array, "B V"], Cache]:
         """Logits after the last token alone, and the cache with all of them in it.
 
@@ -178,8 +182,9 @@ class DecoderLMModule(nn.Module):
         """
         past_B1 = jnp.sum(cache.valid, axis=1, keepdims=True)
         positions_BT = jnp.maximum(past_B1 + jnp.cumsum(valid_BT, axis=1) - 1, 0)
+        positions_BT = positions_BT.astype(jnp.int32)
         x_BTD, after = self.decoder.hidden(
-            ids_BT, None, cache, positions_BT.astype(jnp.int32), valid_BT, None, self.dtype
+            ids_BT, None, cache, positions_BT, valid_BT, None, self.dtype, fresh
         )
         assert after is not None
         return self.decoder.head(x_BTD[:, -1:])[:, 0], after

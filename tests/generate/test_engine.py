@@ -15,6 +15,12 @@ TOLERANCE = 1e-5
 PROMPTS = [list(range(5, 5 + n)) for n in (3, 33, 160)]  # less than a chunk, more, several
 
 
+@pytest.fixture(params=[(512, 128, 32), (64, 32)], autouse=True)
+def chunks(request, monkeypatch):
+    """Also with chunks of which the first is read before there is a cache to look at."""
+    monkeypatch.setattr("llama_jax.generate.engine.CHUNKS", request.param)
+
+
 def drawn(engine, prompts, most=6, **settings):
     rows = engine.rows(len(prompts), 64)
     logits = rows.feed(prompts)

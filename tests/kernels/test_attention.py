@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from llama_jax.kernels import Mask, attention
 from llama_jax.kernels.attention import BACKENDS, Case, choose
 
+# Those that take every mask.
+GENERAL = [name for name in BACKENDS if name != "xla_triangle"]
 # float32 against float64: values are of order 1, sums of some tens of terms.
 TOLERANCE = 2e-6
 # Gradients here are sums over up to 600 queries of terms of order 1.
@@ -60,7 +62,7 @@ MASKS = {
 }
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", GENERAL)
 @pytest.mark.parametrize("name", MASKS)
 @pytest.mark.parametrize("softcap", [None, 2.0])
 def test_a_backend_computes_the_definition(backend, name, softcap):
@@ -86,7 +88,7 @@ def test_a_bias_is_added_to_the_scores():
     np.testing.assert_allclose(found, expected, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", GENERAL)
 @pytest.mark.parametrize("name", MASKS)
 def test_gradients_agree_with_differences_of_the_definition_in_float64(name, backend):
     inputs, rng = random(), np.random.default_rng(7)
@@ -111,7 +113,7 @@ def test_gradients_agree_with_differences_of_the_definition_in_float64(name, bac
     assert found == pytest.approx(expected, abs=GRADIENT_TOLERANCE * 928**0.5)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", GENERAL)
 def test_a_query_without_keys_gives_zeros_and_finite_gradients(backend):
     q, k, v = random()
     mask = Mask(k_valid=jnp.array([[False] * 11, [True] * 11]))
@@ -144,6 +146,59 @@ def test_the_chunked_form_equals_the_dense_one_gradients_too(mask):
         np.testing.assert_allclose(found, wanted, atol=GRADIENT_TOLERANCE)
 
 
+ROWS = jnp.arange(19)[None]
+CAUSAL = {
+    "causal": Mask(causal=True),
+    "window": Mask(causal=True, window=5),
+    "chunk": Mask(causal=True, chunk=4),
+    "padding": Mask(causal=True, k_valid=jnp.array([[3], [0]]) <= ROWS),
+    "segments": Mask(causal=True, q_segments=ROWS // 7, k_segments=ROWS // 7),
+    "allow": Mask(causal=True, allow=jnp.arange(2 * 19 * 19).reshape(2, 19, 19) % 3 > 0),
+}
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_the_triangle_is_the_definition_and_its_gradients_the_dense_forms(name):
+    inputs, mask = random(T=19, S=19), CAUSAL[name]
+    expected = reference(*inputs, dense(mask, 2, 19, 19))
+    np.testing.assert_allclose(
+        attention(*inputs, mask, backend="xla_triangle"), expected, atol=TOLERANCE
+    )
+
+    def grads(backend):
+        def total(q, k, v):
+            return jnp.sum(jnp.sin(attention(q, k, v, mask, backend=backend)))
+
+        return jax.grad(total, (0, 1, 2))(*inputs)
+
+    for found, wanted in zip(grads("xla_triangle"), grads("xla"), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=GRADIENT_TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    "mask, reason",
+    [
+        (Mask(), "not causal"),
+        (Mask(causal=True, prefix=jnp.array([1, 2])), "not causal"),
+        (Mask(causal=True, q_positions=ROWS[:, :9]), "not the same sequence"),
+        (Mask(causal=True), "not the same sequence"),  # 9 queries, 11 keys
+    ],
+)
+def test_the_triangle_refuses_what_is_none(mask, reason):
+    with pytest.raises(ValueError, match=reason):
+        attention(*random(), mask, backend="xla_triangle")
+
+
+def test_auto_takes_the_triangle_for_causal_sequences_of_some_length():
+    def chosen(T, mask):
+        q, k = (jax.ShapeDtypeStruct((1, T, n, 8), jnp.float32) for n in (4, 2))
+        return choose(Case("cpu", q, k, mask, False, None))
+
+    assert chosen(512, Mask(causal=True)) == "xla_triangle"
+    assert chosen(512, Mask()) == chosen(64, Mask(causal=True)) == "xla"
+    assert chosen(4096, Mask(causal=True)) == "xla_chunked"
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     st.integers(1, 6), st.integers(1, 6), st.sampled_from([None, 1, 2]),
@@ -169,7 +224,7 @@ def test_auto_takes_the_chunked_form_for_long_sequences_only():
         shape = jax.ShapeDtypeStruct((1, T, 2, 8), jnp.float32)
         return Case("cpu", shape, shape, Mask(causal=True), bias, None)
 
-    assert choose(case(512)) == "xla"
+    assert choose(case(128)) == "xla"
     assert choose(case(4096)) == "xla_chunked"
     assert choose(case(4096, bias=True)) == "xla"
 

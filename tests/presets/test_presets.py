@@ -10,6 +10,7 @@ from llama_jax.objectives import losses
 from llama_jax.train.load import build
 from llama_jax.train.state import plan
 from llama_jax.train.step import bind, initializer, make_train_step
+from tests.presets.test_llama import PARAMETERS as LLAMA
 
 # Counted by eval_shape; a change here is a change of every saved run.
 PARAMETERS = {
@@ -18,7 +19,7 @@ PARAMETERS = {
     "seed_full": 2_248_005,
     "seed_full_vqa": 2_179_264,
     "tiny_decoder": 488_064,
-}
+} | LLAMA
 
 
 @pytest.mark.parametrize("name", presets.NAMES)
