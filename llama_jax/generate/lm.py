@@ -194,6 +194,8 @@ class Batch:
                 f"unknown setting {sorted(unknown)[0]!r}; there are seed, stop, "
                 f"{', '.join(Sampling.__dataclass_fields__)}"
             )
+        if not 0 <= seed < 2**32:
+            raise UserError(f"seed={seed}: use a whole number from 0 to {2**32 - 1}")
         self.lm, self.prompts, self.most, self.seed = lm, prompts, most, seed
         self.sampling = Sampling(**sampling)
         stops = Stop((stop,) if isinstance(stop, str) else tuple(stop))
