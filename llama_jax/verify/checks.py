@@ -11,12 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from llama_jax.errors import FormatError, UserError, nearest
+from llama_jax.errors import UserError, nearest
 from llama_jax.generate.engine import Engine
-from llama_jax.text.pretrained import Pretrained
 from llama_jax.verify import compare
 from llama_jax.verify.consistency import consistency, whole
-from llama_jax.verify.facts import INTERLEAVED, facts, vocabulary
+from llama_jax.verify.facts import INTERLEAVED, facts
 from llama_jax.verify.layout import prediction
 from llama_jax.verify.ledger import Ledger, Line, Section, unchecked
 from llama_jax.verify.reference import Unavailable, reference
@@ -24,6 +23,7 @@ from llama_jax.verify.rope import rope
 from llama_jax.verify.rounding import tolerance
 from llama_jax.verify.said import rope_of, said
 from llama_jax.verify.text import Tokens, tokens
+from llama_jax.verify.words import words
 from llama_jax.weights.checkpoint import Checkpoint
 from llama_jax.weights.read import sizes
 
@@ -57,7 +57,6 @@ def verify(
     from llama_jax.generate.find import find
     from llama_jax.generate.lm import open_engine
     from llama_jax.weights.checkpoint import open_checkpoint
-    from llama_jax.weights.vocabulary import tokenizer
 
     if against not in AGAINST:
         raise UserError(
@@ -65,51 +64,44 @@ def verify(
         )
     checkpoint = open_checkpoint(find(path), pickle=pickle)
     sizes(checkpoint.model)  # refuses models that are no LLaMA before anything is read
-    try:
-        words, why_not = tokenizer(checkpoint), ""
-    except FormatError as error:
-        if checkpoint.tokenizer_place is not None:
-            raise
-        words, why_not = None, str(error)
     say("reading the weights")
     held = [open_engine(checkpoint, dtype=dtype, progress=progress)]
     # Popped, so that nobody but `examine` holds the weights, which lets go of them in time.
-    return examine(checkpoint, held.pop(), words, text, against, why_not, say)
+    return examine(checkpoint, held.pop(), text, against, say)
 
 
 def examine(
     checkpoint: Checkpoint,
     engine: Engine,
-    words: Pretrained | None = None,
     text: str | None = None,
     against: str = "transformers",
-    why_not: str = "it has none",
     say: Callable[[str], None] = lambda line: None,
 ) -> Ledger:
     """Checks a model that is open; see `verify`."""
     model, told = engine.module.config, said(checkpoint)
     head_dim = sizes(model)["H"]
-    chosen = tokens(text, words, model.decoder.vocab, model.decoder.context)
+    tokenizer, vocabulary = words(checkpoint)
+    chosen = tokens(text, tokenizer, model.decoder.vocab, model.decoder.context)
     # Accelerators multiply float32 in fewer digits unless told not to.
     with jax.default_matmul_precision("highest"):
         sections = [
             facts(checkpoint, model, told),
-            vocabulary(words, why_not),
+            vocabulary,
             rope(rope_of(model), head_dim, told),
         ]
         say("computing logits in three ways")
         logits_TV = whole(engine, chosen.ids)
         sections.append(consistency(engine, chosen.ids, logits_TV))
         sections.append(_prediction(checkpoint, engine, chosen, logits_TV))
-        spread = _spread(engine, chosen)
-        far_TV = None if spread is None else whole(engine, chosen.ids, spread)
+        far = _apart(engine, chosen)
+        far_TV = None if far is None else whole(engine, chosen.ids, far)
     share = tolerance(model, engine.module.dtype)
     del engine  # the other program's weights may need its memory
     if against == "none":
         last = Section(TITLE, (unchecked("transformers", "not asked for"),))
     else:
         say("computing the same in transformers")
-        last = _reference(checkpoint, chosen, logits_TV, spread, far_TV, share)
+        last = _reference(checkpoint, chosen, logits_TV, far, far_TV, share)
     return Ledger(str(checkpoint.place), (*sections, last))
 
 
@@ -128,19 +120,24 @@ def _prediction(
     return Section(found.title, (about, *found.lines))
 
 
-def _spread(engine: Engine, chosen: Tokens) -> list[int] | None:
-    """Positions from the first to the last of the context."""
-    context = engine.context
+def _apart(engine: Engine, chosen: Tokens) -> list[int] | None:
+    """The first half at the beginning of the context, the second at its end.
+
+    Keys are then as far from queries as they can be, and near ones still where a model expects
+    them: with tokens evenly spread over the context, rounding is amplified ten times.
+    """
+    context, count = engine.context, len(chosen.ids)
     if context is None:
         return None
-    return np.linspace(0, context - 1, len(chosen.ids)).astype(int).tolist()
+    half = count // 2
+    return [*range(half), *range(context - (count - half), context)]
 
 
 def _reference(
     checkpoint: Checkpoint,
     chosen: Tokens,
     logits_TV: np.ndarray,
-    spread: list[int] | None,
+    far: list[int] | None,
     far_TV: np.ndarray | None,
     share: float,
 ) -> Section:
@@ -151,9 +148,9 @@ def _reference(
     found = [Line("read there", note) for note in theirs.notes]
     near = compare.compare(logits_TV, theirs.logits(chosen.ids), chosen.ids)
     found += compare.lines("positions from 0", near, share)
-    if spread is None or far_TV is None:
-        found.append(unchecked("logits, positions spread", "the model states no context"))
+    if far is None or far_TV is None:
+        found.append(unchecked("logits, far apart", "the model states no context"))
     else:
-        far = compare.compare(far_TV, theirs.logits(chosen.ids, spread), chosen.ids)
-        found += compare.lines(f"positions spread to {spread[-1]:,}", far, share)
+        apart = compare.compare(far_TV, theirs.logits(chosen.ids, far), chosen.ids)
+        found += compare.lines(f"second half up to {far[-1]:,}", apart, share)
     return Section(f"against {theirs.name}, float32 on the CPU", tuple(found))

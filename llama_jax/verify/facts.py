@@ -1,4 +1,4 @@
-"""What was read: format, sizes, numbers, tokenizer; and which published model has the same."""
+"""What was read: format, sizes, numbers; and which published model has the same."""
 
 import math
 from collections import Counter
@@ -7,7 +7,6 @@ from typing import Any
 from llama_jax.errors import UserError
 from llama_jax.layers.rope import Llama3Rope
 from llama_jax.models.decoder import DecoderLM
-from llama_jax.text.pretrained import Pretrained
 from llama_jax.verify.ledger import Line, Section, unchecked
 from llama_jax.verify.said import Said, rope_of
 from llama_jax.weights.checkpoint import Checkpoint
@@ -113,28 +112,3 @@ def _sizes(model: DecoderLM) -> tuple:
         return (*sizes(model).values(), model.decoder.stack.repeats)
     except UserError:
         return ()
-
-
-def vocabulary(tokenizer: Pretrained | None, why_not: str) -> Section:
-    """The tokenizer, its end tokens and the chat format."""
-    title = "tokenizer"
-    if tokenizer is None:
-        return Section(title, (unchecked("tokenizer", why_not),))
-    from llama_jax.text.chat import format_of
-
-    texts = {token: text for text, token in tokenizer.control.items()}
-    try:
-        chat = type(format_of(tokenizer)).__name__
-        told = "the file's own template" if chat == "Template" else f"that of {chat}"
-    except UserError:
-        told = "none is known"
-    ends = ", ".join(f"{texts.get(i, '?')} ({i})" for i in sorted(tokenizer.ends)) or "none"
-    bos = tokenizer.bos
-    lines = (
-        Line("kind", tokenizer.kind),
-        Line("ids", f"{tokenizer.vocab:,}", numbers={"vocab": tokenizer.vocab}),
-        Line("begins a text", "nothing" if bos is None else f"{texts.get(bos, '?')} ({bos})"),
-        Line("ends", ends, numbers={"ids": sorted(tokenizer.ends)}),
-        Line("chat format", told),
-    )
-    return Section(title, lines)
