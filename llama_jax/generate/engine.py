@@ -103,7 +103,9 @@ class Rows:
         module, mesh = self.engine.module, self.engine.mesh
         with using(mesh, self.engine.rules):
             make = partial(module.config.decoder.empty_cache, self.batch, slots, module.dtype)
-            return jax.jit(make, out_shardings=_shardings(jax.eval_shape(make), mesh))()
+            scan = module.config.decoder.stack.scan
+            shardings = _shardings(jax.eval_shape(make), self.batch, scan, mesh)
+            return jax.jit(make, out_shardings=shardings)()
 
     def feed(self, prompts: Sequence[Sequence[int]]) -> Float[Array, "B V"]:
         """Reads one list of ids a row, at least one id each; returns the logits of the next token.
@@ -119,7 +121,7 @@ class Rows:
         valid_BT = np.arange(width) >= width - np.array(lengths)[:, None]
         for row, prompt in zip(ids_BT, prompts, strict=True):
             row[width - len(prompt) :] = prompt
-        self._make_room(width)
+        self._make_room(width, max(lengths))
         logits = start = 0
         with using(engine.mesh, engine.rules):
             for chunk in CHUNKS:
@@ -185,7 +187,7 @@ class Rows:
         engine, sampling = self.engine, sampling or Sampling()
         if most < 1:
             return
-        self._make_room(most)
+        self._make_room(most, most)
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(self.batch))
         vocab = logits_BV.shape[1] if sampling.penalises else 0
         seen = np.zeros((self.batch, vocab), bool)
@@ -213,27 +215,28 @@ class Rows:
             done += count
             yield ids_BT, logp_BT
 
-    def _make_room(self, tokens: int) -> None:
-        """Grows the cache, by doubling, if it lacks slots for so many tokens."""
-        slots, context = self.cache.slots, self.engine.context
-        need = self.used + tokens
-        if context is not None and need > context + CHUNKS[-1]:
+    def _make_room(self, slots: int, tokens: int) -> None:
+        """Grows the cache, by doubling, if it lacks slots; refuses tokens beyond the context."""
+        context = self.engine.context
+        total = int((self.ids_BS >= 0).sum(axis=1).max(initial=0)) + tokens
+        if context is not None and total > context:
             raise UserError(
-                f"{need} tokens are more than the model's context of {context}; shorten the "
+                f"{total} tokens are more than the model's context of {context}; shorten the "
                 "prompt, ask for fewer new tokens, or begin a new conversation"
             )
-        if need <= slots:
+        if (need := self.used + slots) <= self.cache.slots:
             return
-        bigger = self._empty(max(-(-need // SLOTS) * SLOTS, 2 * slots))
+        bigger = self._empty(max(-(-need // SLOTS) * SLOTS, 2 * self.cache.slots))
         with using(self.engine.mesh, self.engine.rules):
             self.cache = _grow(bigger, self.cache)
 
 
-def _shardings(cache: Cache, mesh: Mesh) -> Any:
+def _shardings(cache: Cache, batch: int, scan: bool, mesh: Mesh) -> Any:
     """Keys and values by their letters, the rest by batch."""
 
     def place(x):
-        letters = {5: "LBKSH", 4: "BKSH", 2: "BS", 0: ""}[x.ndim]
+        slots = "L" * scan + "B" * (batch > 1) + "KSH"
+        letters = slots if len(slots) == x.ndim else "BS"[: x.ndim]
         spec = [*activation_spec(letters)]
         for axis, letter in enumerate(letters):
             ways = np.prod([mesh.shape[a] for a in np.atleast_1d(spec[axis]) if a is not None])
@@ -309,7 +312,7 @@ def _choose(logits_BV, sampling, keys, step, ends_E, ended_B, seen_BV):
     return token_B, logp_B, ended_B, seen_BV
 
 
-@partial(jax.jit, donate_argnums=(0, 1))
+@partial(jax.jit, donate_argnums=0)
 def _grow(bigger, cache):
     """The old slots at the front of the new ones."""
 

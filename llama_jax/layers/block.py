@@ -99,8 +99,8 @@ class Block:
 
     def empty_cache(self, batch: int, slots: int, dtype=jnp.float32) -> LayerCache:
         """A cache of this block that holds nothing yet."""
-        shape = (batch, self.attention.kv_heads, slots, self.attention.head_dim)
-        return LayerCache(own=Slots(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)))
+        heads, head_dim = self.attention.kv_heads, self.attention.head_dim
+        return LayerCache(own=Slots.empty(batch, heads, slots, head_dim, dtype))
 
 
 class BlockModule(nn.Module):

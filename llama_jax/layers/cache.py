@@ -21,17 +21,25 @@ class KV:
 class Slots:
     """Keys and values of one layer head by head, the order in which one query reads them.
 
-    Stored as [B,S,K,H] they would be copied into this order for every token. Stacked layers put an
-    L in front.
+    Stored as [B,S,K,H] they would be copied into this order for every token, and so would a batch
+    of one as [1,K,S,H], for XLA drops that axis in products; it is stored as [K,S,H]. Stacked
+    layers put an L in front.
     """
 
-    k: Float[Array, "*L B K S H"]
-    v: Float[Array, "*L B K S H"]
+    k: Float[Array, "*LB K S H"]
+    v: Float[Array, "*LB K S H"]
 
     @property
     def kv(self) -> KV:
-        """The same as [B,S,K,H]; the compiler undoes this turn by attention's own."""
-        return KV(self.k.swapaxes(-3, -2), self.v.swapaxes(-3, -2))
+        """One layer's as [B,S,K,H]; the compiler undoes this turn by attention's own."""
+        k, v = (x if x.ndim == 4 else x[None] for x in (self.k, self.v))
+        return KV(k.swapaxes(1, 2), v.swapaxes(1, 2))
+
+    @classmethod
+    def empty(cls, batch: int, heads: int, slots: int, head_dim: int, dtype) -> "Slots":
+        """Zeros for one layer."""
+        shape = (*([batch] if batch > 1 else []), heads, slots, head_dim)
+        return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
 
 @jax.tree_util.register_dataclass
@@ -85,11 +93,13 @@ def write(cache: LayerCache, new: KV, index: Int[Array, ""] | None) -> Slots:
     own = cache.own
     if own is None or index is None:
         raise ValueError("a cache without slots; make it with Stack.empty_cache")
-    at = (0, 0, index, 0)
-    return Slots(
-        jax.lax.dynamic_update_slice(own.k, new.k.swapaxes(1, 2).astype(own.k.dtype), at),
-        jax.lax.dynamic_update_slice(own.v, new.v.swapaxes(1, 2).astype(own.v.dtype), at),
-    )
+
+    def put(slots: jax.Array, x_BTKH: jax.Array) -> jax.Array:
+        x = x_BTKH.swapaxes(1, 2).astype(slots.dtype)
+        x = x if slots.ndim == 4 else x[0]
+        return jax.lax.dynamic_update_slice_in_dim(slots, x, index, slots.ndim - 2)
+
+    return Slots(put(own.k, new.k), put(own.v, new.v))
 
 
 def empty_slots(

@@ -4,6 +4,7 @@
 the input), its fan-in (D), its sharding (D, N, H) and that of the output (B, T, N, H).
 """
 
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -119,6 +120,13 @@ def product(equation: str, x: Array, w: Array, **options) -> Array:
     mesh = jax.sharding.get_abstract_mesh()
     if len(rows) < 2 or set(rows) & set(right) or not (mesh.empty or mesh.size == 1):
         return jnp.einsum(equation, x, w, **options)
+    inner = left[len(rows) :]  # summed
+    if inner and right.startswith(inner) and out == rows + right[len(inner) :]:
+        # One matrix product of what lies in memory already; einsum would turn a weight such as
+        # NHD around for every call.
+        size = math.prod(x.shape[len(rows) :])
+        y = jnp.matmul(x.reshape(-1, size), w.reshape(size, -1), **options)
+        return y.reshape(*x.shape[: len(rows)], *w.shape[len(inner) :])
     drop = len(rows) - 1
     folded = x.reshape(-1, *x.shape[len(rows) :])
     y = jnp.einsum(f"{left[drop:]},{right}->{out[drop:]}", folded, w, **options)

@@ -59,7 +59,12 @@ class Beside:
                     f"{source}: the token {text[:40]!r} has the id {control[text]} there and "
                     f"{str(i)[:20]} in a file beside it."
                 )
+        texts = {i: text for text, i in vocab.items()}
         for text, i in control.items():
+            if texts.get(i, text) != text:
+                raise FormatError(
+                    f"{source} gives two tokens the same id {i}: {texts[i][:40]!r}, {text[:40]!r}."
+                )
             if vocab.get(text, i) != i:
                 raise FormatError(
                     f"{source}: the added token {text[:40]!r} has the id {str(i)[:20]} and, in the "

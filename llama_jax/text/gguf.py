@@ -6,7 +6,8 @@ from typing import Any, cast
 
 from llama_jax.errors import FormatError, nearest
 from llama_jax.text import bpe, patterns, spm
-from llama_jax.text.export import tables
+from llama_jax.text.export import Tables, tables
+from llama_jax.text.opened import ENDS as END_TEXTS
 from llama_jax.text.opened import PROBES, Opened, Special, assemble
 from llama_jax.text.pretrained import Pretrained
 
@@ -38,7 +39,7 @@ def from_fields(fields: Mapping[str, Any]) -> Pretrained:
     if model == "gpt2":
         return _byte_level(fields, tokens, types)
     if model == "llama":
-        scores = [float(score) for score in _get(fields, "ggml.scores", Sequence)]
+        scores = _floats(_get(fields, "ggml.scores", Sequence), "scores")
         if given is None:
             raise FormatError(f"{SOURCE} has no tokenizer.ggml.token_type; expected it.")
         backend = spm.build(tokens, scores, types, SOURCE)
@@ -67,21 +68,9 @@ def to_fields(tokenizer: Pretrained) -> dict[str, Any]:
     """
     opened = cast(Opened, tokenizer)
     table = tables(tokenizer)
-    control = {i: text for text, i in opened.control.items()}
-    tokens = [f"[PAD{i}]" for i in range(opened.vocab)]
-    types = [spm.UNUSED] * opened.vocab
-    for text, i in table.vocab.items():
-        tokens[i], types[i] = text, spm.NORMAL
-    for i, text in control.items():
-        tokens[i], types[i] = text, spm.CONTROL
+    tokens, types = _vocabulary(opened, table)
     fields: dict[str, Any] = {}
     if table.spaced:
-        for i in (table.vocab[text] for text in bpe.BYTES):
-            types[i] = spm.BYTE
-        unknown = opened.control.get(opened.named.get("unk_token", "<unk>"))
-        if unknown is None:
-            raise FormatError("GGUF expects an unknown token; the tokenizer has no '<unk>'.")
-        types[unknown] = spm.UNKNOWN
         scores = _scores(opened, table, tokens)
         fields |= {"ggml.model": "llama", "ggml.pre": "default", "ggml.scores": scores}
         fields |= {"ggml.add_space_prefix": opened.prefix != "never"}
@@ -106,11 +95,7 @@ def to_fields(tokenizer: Pretrained) -> dict[str, Any]:
             fields[f"ggml.{key}"] = opened.control[text]
     if opened.bos is not None:
         fields["ggml.bos_token_id"] = opened.bos
-    for key, names in {"eot": ("<|eot_id|>", "<|eot|>"), "eom": ("<|eom_id|>", "<|eom|>")}.items():
-        for text in names:
-            if text in opened.control:
-                fields[f"ggml.{key}_token_id"] = opened.control[text]
-    # Of a generation_config.json with several, those that no role names are told by their texts.
+    fields |= _ends(opened, fields.get("ggml.eos_token_id"))
     if opened.template is not None:
         fields["chat_template"] = opened.template
     fields = {f"tokenizer.{key}": value for key, value in fields.items()}
@@ -180,7 +165,49 @@ def _special(
     )
 
 
-def _scores(opened: Opened, table: Any, tokens: list[str]) -> list[float]:
+def _vocabulary(opened: Opened, table: Tables) -> tuple[list[str], list[int]]:
+    """All tokens and their types; holes are filled with unused ones."""
+    tokens = [f"[PAD{i}]" for i in range(opened.vocab)]
+    types = [spm.UNUSED] * opened.vocab
+    for text, i in table.vocab.items():
+        tokens[i], types[i] = text, spm.NORMAL
+    for text, i in opened.control.items():
+        tokens[i], types[i] = text, spm.CONTROL
+    if isinstance(opened.backend, spm.SentencePiece):
+        known = len(opened.backend.tokens)
+        tokens[:known], types[:known] = opened.backend.tokens, opened.backend.types
+    elif table.spaced:
+        for text in bpe.BYTES:
+            types[table.vocab[text]] = spm.BYTE
+        unknown = opened.control.get(opened.named.get("unk_token", "<unk>"))
+        if unknown is None:
+            raise FormatError("GGUF expects an unknown token; the tokenizer has no '<unk>'.")
+        types[unknown] = spm.UNKNOWN
+    return tokens, types
+
+
+def _ends(opened: Opened, eos: int | None) -> dict[str, int]:
+    """Tokens that end generation; a reader knows those of usual names without being told."""
+    named = {"eot": ("<|eot_id|>", "<|eot|>"), "eom": ("<|eom_id|>", "<|eom|>")}
+    fields = {
+        f"ggml.{key}_token_id": opened.control[text]
+        for key, texts in named.items()
+        for text in texts
+        if text in opened.control
+    }
+    usual = {opened.control[text] for text in END_TEXTS if text in opened.control}
+    others = sorted(opened.ends - usual - {eos})
+    keys = [f"ggml.{key}" for key in ENDS if key != "eos_token_id" or eos is None]
+    free = [key for key in keys if key not in fields]
+    if len(others) > len(free):
+        raise FormatError(
+            f"{len(opened.ends)} tokens end generation; GGUF has no room for "
+            f"{len(others) - len(free)} of them."
+        )
+    return fields | dict(zip(free, others, strict=False))
+
+
+def _scores(opened: Opened, table: Tables, tokens: list[str]) -> list[float]:
     """The file's own scores, or those that put merges into the same order."""
     if isinstance(opened.backend, spm.SentencePiece):
         given = [*opened.backend.scores]
@@ -216,4 +243,11 @@ def _numbers(values: Any, key: str) -> list[int]:
     try:
         return [operator.index(value) for value in values]
     except TypeError:
+        raise FormatError(f"{SOURCE}: tokenizer.ggml.{key} holds what is no number.") from None
+
+
+def _floats(values: Any, key: str) -> list[float]:
+    try:
+        return [float(operator.pos(value)) for value in values]  # pos: a text is no number
+    except (TypeError, ValueError, OverflowError):
         raise FormatError(f"{SOURCE}: tokenizer.ggml.{key} holds what is no number.") from None

@@ -64,11 +64,16 @@ def _check_model(model: dict, source: str) -> None:
 
 
 def _merges(entries: list, source: str) -> list[tuple[str, str]]:
-    merges = [tuple(e.split(" ")) if isinstance(e, str) else tuple(e or ()) for e in entries if e]
-    for pair in merges:
-        if len(pair) != 2 or not isinstance(pair[0], str) or not isinstance(pair[1], str):
-            raise FormatError(f"{source}: the merge {str(pair)[:60]} is not a pair of tokens.")
-    return merges  # pyright: ignore[reportReturnType]
+    merges = []
+    for entry in entries:
+        match entry.split(" ") if isinstance(entry, str) else entry:
+            case [str(left), str(right)]:
+                merges.append((left, right))
+            case _:
+                raise FormatError(
+                    f"{source}: the merge {str(entry)[:60]!r} is not a pair of tokens."
+                )
+    return merges
 
 
 def _normalizer(entry: Any, source: str) -> tuple[bool, Prefix]:

@@ -141,7 +141,7 @@ class Opened:
         return text.removeprefix(" ") if self.prefix != "never" else text
 
     def _plain(self, text: str, prefixed: bool) -> list[int]:
-        # A lone surrogate has no UTF-8 form.
+        # A lone surrogate has no UTF-8 form; "?" takes its place.
         text = text.encode("utf-8", "replace").decode("utf-8")
         if prefixed and text:
             text = " " + text
@@ -164,7 +164,9 @@ class Opened:
         forms = [f"(?P<token>{'|'.join(map(re.escape, plain))})"] if plain else []
         for number, text in enumerate(t for t in texts if t in self.special.strips):
             sides = self.special.strips[text]
-            left, right = (r"\s*" if side in sides else "" for side in "lr")
+            # From the beginning of the white space only, or its length would count squared.
+            left = r"(?<!\s)\s*" if "l" in sides else ""
+            right = r"\s*" if "r" in sides else ""
             forms.insert(number, f"{left}(?P<token{number}>{re.escape(text)}){right}")
         return re.compile("|".join(forms) or r"(?!)")
 

@@ -52,7 +52,8 @@ class Pretrained(Protocol):
     def encode(self, text: str) -> list[int]:
         """Returns the ids of plain text: never a control token, whatever the text says.
 
-        The beginning of a text is not marked: see `bos`. `decode` gives the same text back.
+        The beginning of a text is not marked: see `bos`. `decode` gives the same text back, but for
+        U+FFFD in the place of characters that a small vocabulary has no bytes for.
         """
         ...
 

@@ -17,8 +17,8 @@ from typing import Any
 from llama_jax.errors import FormatError, UserError
 
 START = 60.0  # seconds until a busy machine has started Python
-SECONDS = 1.25  # for a request; the process itself counts 1 s of CPU time
-MOST_ANSWER = 16 << 20  # bytes
+SECONDS = 1.1  # for a request; the process itself counts 1 s of CPU time
+MOST_ANSWER = 64 << 20  # bytes
 WORKER = Path(__file__).with_name("template_worker.py")
 # What a Python may need to start. Nothing else of the environment is a template's business.
 ENVIRONMENT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TZ")
@@ -44,11 +44,17 @@ def render(source: str, renders: Sequence[Mapping[str, Any]]) -> list[str]:
         if _current is None or _current.source != source:
             end()
             _current = _Renderer(source)
+        answered = False
         try:
-            return _current.ask({"renders": list(renders)})["texts"]
-        except FormatError:
-            end()
-            raise
+            answer = _current.ask({"renders": list(renders)})
+            answered = True
+        finally:
+            if not answered:  # an answer that comes later would be taken for the next one's
+                end()
+    if "raised" in answer:
+        message = " ".join(str(answer["raised"]).split())[:200]
+        raise UserError(f"the chat template refuses these messages: {message}")
+    return answer["texts"]
 
 
 @atexit.register
@@ -88,9 +94,6 @@ class _Renderer:
             self.process.stdin.write(json.dumps(request).encode() + b"\n")
             self.process.stdin.flush()
         answer = self.answer(SECONDS)
-        if "raised" in answer:
-            message = " ".join(str(answer["raised"]).split())[:200]
-            raise UserError(f"the chat template refuses these messages: {message}")
         if "refused" in answer:
             reason = " ".join(str(answer["refused"]).split())
             raise FormatError(

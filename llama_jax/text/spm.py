@@ -139,7 +139,9 @@ def _check(tokens: Sequence[Any], scores: Sequence[Any], types: Sequence[Any], s
         )
     if len(tokens) > MOST_TOKENS:
         raise FormatError(f"{source} has {len(tokens)} tokens; expected at most {MOST_TOKENS}.")
-    if not all(tokens) or not is_unicode("".join(tokens)):
+    # The protobuf library gives bytes for what is not valid UTF-8.
+    texts = all(isinstance(token, str) and token for token in tokens)
+    if not texts or not is_unicode("".join(tokens)):
         raise FormatError(f"{source} has an empty token, or one that is not valid Unicode.")
     if len(set(tokens)) != len(tokens):
         raise FormatError(f"{source} has a token twice; expected each once.")

@@ -37,9 +37,10 @@ class Template:
 
     def __post_init__(self):
         if not isinstance(self.source, str) or len(self.source) > MOST_CHARACTERS:
+            what = f"{type(self.source).__name__} {str(self.source)[:20]!r}"
             raise FormatError(
-                f"the chat template is {type(self.source).__name__} of length "
-                f"{len(self.source)}; expected a text of at most {MOST_CHARACTERS} characters."
+                f"the chat template is {what}..., expected a text of at most {MOST_CHARACTERS} "
+                "characters; try a format, such as Llama3()."
             )
 
     def ids(

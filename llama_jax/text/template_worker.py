@@ -13,7 +13,7 @@ from typing import Any
 
 SECONDS = 1.0  # of CPU time for one request
 MEMORY = 64 << 20  # beyond what the imports take
-MOST_OUTPUT = 1 << 20  # characters
+MOST_OUTPUT = 1 << 20  # characters, beyond those of the messages
 MOST_REPEATED = 10_000  # characters or items that a `*` may give
 DEEPEST_LOOP = 4  # messages, their calls, the calls' arguments and one more
 
@@ -153,14 +153,18 @@ def environment() -> Any:
         tags = {"generation"}
 
         def parse(self, parser: Any) -> Any:
+            """Reads up to the end tag."""
             line = next(parser.stream).lineno
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
             return nodes.Scope(body, lineno=line)
 
     class Sandbox(sandbox.ImmutableSandboxedEnvironment):
+        """Operators that can make much of little are looked at."""
+
         intercepted_binops = frozenset(("*", "%", "**"))
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            """Computes with numbers, and repeats short texts a few times."""
             numbers = isinstance(left, int | float) and isinstance(right, int | float)
             if not numbers and operator != "*":
                 raise Refused(f"the operator {operator!r} is for numbers")
@@ -213,13 +217,13 @@ def _strftime_now(form: str) -> str:
     return datetime.now().strftime(form)
 
 
-def render(template: Any, variables: dict[str, Any]) -> str:
-    """Renders a compiled template; Refused if the text grows too long."""
+def render(template: Any, variables: dict[str, Any], most: int = MOST_OUTPUT) -> str:
+    """Renders a compiled template; Refused if the text has more than `most` characters."""
     parts, length = [], 0
     for part in template.generate(**variables):
         length += len(part)
-        if length > MOST_OUTPUT:
-            raise Refused(f"a text of more than {MOST_OUTPUT} characters")
+        if length > most:
+            raise Refused(f"a text of more than {most} characters")
         parts.append(part)
     return "".join(parts)
 
@@ -246,12 +250,13 @@ def _limit_request() -> None:
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
 
 
-def _answer(env: Any, template: Any, request: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _answer(env: Any, template: Any, line: str | bytes) -> tuple[Any, dict[str, Any]]:
     try:
+        request, most = json.loads(line), MOST_OUTPUT + len(line)
         if "source" in request:
             check(env.parse(request["source"]))
             return env.from_string(request["source"]), {}
-        return template, {"texts": [render(template, v) for v in request["renders"]]}
+        return template, {"texts": [render(template, v, most) for v in request["renders"]]}
     except Raised as error:
         return template, {"raised": str(error)}
     except MemoryError:
@@ -271,14 +276,15 @@ def main() -> None:
 
     env = environment()
     for source in WARM_UP:
-        _answer(env, _answer(env, None, {"source": source})[0], {"renders": [{"messages": []}]})
+        template, _ = _answer(env, None, json.dumps({"source": source}))
+        _answer(env, template, json.dumps({"renders": [{"messages": []}]}))
     sys.path.clear()
     _limit_process()
     template = None
     print("{}", flush=True)
     for line in sys.stdin:
         _limit_request()
-        template, answer = _answer(env, template, json.loads(line))
+        template, answer = _answer(env, template, line)
         print(json.dumps(answer), flush=True)
 
 

@@ -5,9 +5,10 @@ the memory; to become a run, it must fit.
 """
 
 import contextlib
+import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ import numpy as np
 from llama_jax.axes import DATA, make_mesh
 from llama_jax.errors import FormatError, UserError, nearest
 from llama_jax.weights.checkpoint import Checkpoint, load_params, open_checkpoint
+from llama_jax.weights.companions import Companions
 from llama_jax.weights.folder import check_free
 from llama_jax.weights.names import Name
 from llama_jax.weights.read import nested, tensors
-from llama_jax.weights.source import Source, inside, read_json
+from llama_jax.weights.source import Source
 from llama_jax.weights.write import inference
 
 FORMATS = ("huggingface", "gguf", "orbax")
@@ -29,15 +31,6 @@ DTYPES = ("float32", "bfloat16", "float16", "q8_0")
 # Bits of precision and of the exponent: what does not fit into a type is lost.
 BITS = {"float64": (53, 11), "float32": (24, 8), "bfloat16": (8, 8), "float16": (11, 5)}
 GGUF_KINDS = {"float32": "F32", "float16": "F16", "q8_0": "Q8_0"}
-# Files of a Hugging Face folder that belong to its tokenizer or to generating.
-COMPANIONS = (
-    *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"),
-    *("added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja"),
-    *("chat_template.json", "generation_config.json"),
-)
-MOST_BYTES = 48 << 20  # of one of them
-IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-
 Progress = Callable[[Iterable[Name]], Iterable[Name]]
 
 
@@ -76,29 +69,39 @@ def convert(
     check_free(dst, file=to == "gguf")
     source = open_checkpoint(src, pickle)
     params, stored = weights(source)
-    kind = _kind(stored, dtype, to)
-    if loss := _loss(stored, kind):
-        say(f"{loss}")
-    tokenizer = _Tokenizer(source)
+    kind = _kind(stored[0], dtype, to)
+    for loss in dict.fromkeys(_loss(one, kind) for one in stored):
+        if loss is not None:
+            say(loss)
+    model, companions = inference(source.model), Companions(source)
+    name = Path(src).absolute().name.removesuffix(".gguf")
     if source.tokenizer_place is None:
         say(f"{src} has no tokenizer, so {dst} has none")
-    model = inference(source.model)
+
+    def known(read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        # Weights without a tokenizer are of use; that they have none is said.
+        try:
+            return read()
+        except FormatError as error:
+            say(f"{dst} gets no tokenizer, for {error}")
+            return {}
+
     if to == "huggingface":
         from llama_jax.weights.huggingface_write import write_huggingface
 
-        files, ids = tokenizer.files(), tokenizer.ids()
+        files, ids = known(lambda: companions.files(to)), known(companions.ids)
         write_huggingface(dst, model, params, files, kind, ids=ids, progress=progress)
     elif to == "gguf":
         from llama_jax.weights.gguf_write import write_gguf
 
-        fields = {"general.name": Path(src).absolute().stem, **tokenizer.fields()}
+        fields = {"general.name": name} | known(companions.fields)
         write_gguf(dst, model, params, fields, GGUF_KINDS[kind], progress)  # pyright: ignore
     else:
         from llama_jax.weights.run import write_run
 
         if source.source is not None:
             params = load_params(source, dtype=kind, progress=progress)
-        write_run(dst, model, params, tokenizer.files(), kind, Path(src).absolute().stem)
+        write_run(dst, model, params, known(lambda: companions.files(to)), kind, name)
     return source
 
 
@@ -118,8 +121,8 @@ class Unread:
         return np.asarray(name.ours(self.source.read(name.tensor)), dtype)
 
 
-def weights(checkpoint: Checkpoint) -> tuple[dict[str, Any], str]:
-    """Params for `export`, not read yet if the checkpoint has names; and the type of most of them.
+def weights(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[str]]:
+    """Params for `export`, not read yet if the checkpoint has names; their types, the main first.
 
     Raises:
       FormatError: a tensor that is missing, one too many, or of another shape.
@@ -130,15 +133,16 @@ def weights(checkpoint: Checkpoint) -> tuple[dict[str, Any], str]:
 
         mesh = make_mesh(devices=jax.devices()[:1])
         params = read_run(checkpoint.place, mesh, DATA, None)
-        return params, jax.tree.leaves(params)[0].dtype.name
+        return params, [jax.tree.leaves(params)[0].dtype.name]
     checkpoint.check_tied()
     names = tensors(checkpoint.model, checkpoint.rows)
     source.check({name.tensor: name.shape for name in names}, checkpoint.unused)
     found: dict[str, Unread] = {}
+    numbers: Counter[str] = Counter()
     for name in names:
         found.setdefault(name.path, Unread(source, {})).layers[name.layer] = name
-    kinds = Counter(source.tensors[name.tensor].dtype for name in names if len(name.shape) > 1)
-    return {"decoder": nested(found)}, kinds.most_common(1)[0][0]
+        numbers[source.tensors[name.tensor].dtype] += math.prod(name.shape)
+    return {"decoder": nested(found)}, [kind for kind, _ in numbers.most_common()]
 
 
 def _kind(stored: str, wanted: str | None, to: str) -> str:
@@ -160,75 +164,15 @@ def _kind(stored: str, wanted: str | None, to: str) -> str:
 def _loss(stored: str, kind: str) -> str | None:
     """What is lost on the way, in a line."""
     if kind == "q8_0":
-        return f"q8_0 keeps 8 bits of each number: {stored} is rounded"
+        return "q8_0 keeps 8 bits of each number of the matrices"
     if stored not in BITS:
-        return (
-            f"the source is quantised ({stored}); its values are kept, what that lost is not back"
-        )
+        return "the source is quantised: its values are kept, and what quantising lost is not back"
     precision, exponent = (a > b for a, b in zip(BITS[stored], BITS[kind], strict=True))
     if not precision and not exponent:
         return None
     rounded = "rounds to fewer digits" * precision
     small = "rounds numbers below 6e-5 and cannot hold those above 65504" * exponent
     return f"{stored} to {kind} {' and '.join(filter(None, (rounded, small)))}"
-
-
-@dataclass(frozen=True)
-class _Tokenizer:
-    """The tokenizer of a checkpoint, as other formats want it."""
-
-    checkpoint: Checkpoint
-
-    def files(self) -> dict[str, bytes]:
-        """By name; those of a Hugging Face folder as they are."""
-        place = self.checkpoint.tokenizer_place
-        if place is None:
-            return {}
-        if self.checkpoint.kind == "huggingface":
-            there = [name for name in COMPANIONS if (place / name).exists()]
-            return {name: _content(inside(place, name)) for name in there}
-        from llama_jax.text.pretrained import files
-
-        return files(self._open())
-
-    def ids(self) -> Mapping[str, Any]:
-        """bos_token_id and eos_token_id."""
-        place = self.checkpoint.tokenizer_place
-        if self.checkpoint.kind == "huggingface":
-            folder = self.checkpoint.place
-            folder = folder if folder.is_dir() else folder.absolute().parent
-            config = read_json(inside(folder, "config.json"))
-            return {name: config.get(name) for name in IDS}
-        if place is None:
-            return {}
-        tokenizer = self._open()
-        ends = sorted(tokenizer.ends) or None
-        if ends and len(ends) == 1:
-            [ends] = ends
-        return {"bos_token_id": tokenizer.bos, "eos_token_id": ends}
-
-    def fields(self) -> Mapping[str, Any]:
-        """GGUF's."""
-        if self.checkpoint.kind == "gguf":
-            from llama_jax.weights.gguf import open_gguf
-
-            return open_gguf(self.checkpoint.place).fields
-        if self.checkpoint.tokenizer_place is None:
-            return {}
-        from llama_jax.text.gguf import to_fields
-
-        return to_fields(self._open())
-
-    def _open(self) -> Any:
-        from llama_jax.text.pretrained import open_tokenizer
-
-        return open_tokenizer(self.checkpoint.tokenizer_place)
-
-
-def _content(path: Path) -> bytes:
-    if path.stat().st_size > MOST_BYTES:
-        raise FormatError(f"{path} has more than {MOST_BYTES:,} bytes; a tokenizer was expected")
-    return path.read_bytes()
 
 
 def command(src: Path, dst: Path, to: str, dtype: str | None, pickle: bool) -> None:

@@ -5,7 +5,8 @@
     in every file the same                   norms
 
 A .pth file is a pickle, a program that runs while it is read. The only reader used is torch's for
-weights alone, of a version without a known hole, and only when asked for by name.
+weights alone, of a version without a known hole, and only when asked for by name. It maps the files
+into memory: what was read counts as the process's own until the kernel takes it back.
 """
 
 import re

@@ -1,8 +1,9 @@
 """A checkpoint's tensors into a model's parameters, one at a time.
 
-Host memory beyond the parameters: one tensor as it is in the file and `OVERHEAD` (measured in
-tests/weights/test_memory.py). It is turned, split and cast on the devices, of which each gets only
-its own part; on a CPU, where devices have the same memory, that makes one layer's weight more.
+Host memory beyond the parameters: the largest tensor, as it is in the file, and at most `OVERHEAD`
+for what is compiled (40 to 60 MB were measured; tests/weights/test_memory.py holds it to that).
+Tensors are turned, split and cast on the devices, of which each gets only its own part. On a CPU
+the parameters are host memory too; they are filled in place.
 """
 
 import dataclasses
@@ -24,6 +25,7 @@ from llama_jax.models.decoder import DecoderLM
 from llama_jax.weights.names import Name, Rows, names
 from llama_jax.weights.source import Source
 
+OVERHEAD = 96 * 2**20  # bytes
 STACKED = "stack/layers/"  # before the path of a weight that all layers have in one array
 
 
@@ -134,12 +136,7 @@ def _zeros(shape: tuple[int, ...], dtype: np.dtype, sharding: NamedSharding):
 @lru_cache(64)
 def _turn(kind: Name, dtype: np.dtype, sharding: NamedSharding):
     """tensor -> the weight, and whether all of it is finite."""
-
-    def turn(tensor: jax.Array) -> tuple[jax.Array, jax.Array]:
-        weight = kind.ours(tensor).astype(dtype)
-        return weight, jnp.all(jnp.isfinite(weight))
-
-    return jax.jit(turn, out_shardings=(sharding, None))
+    return jax.jit(partial(_weight, kind, dtype), out_shardings=(sharding, None))
 
 
 @lru_cache(64)
@@ -147,11 +144,18 @@ def _turn_into(kind: Name, dtype: np.dtype, sharding: NamedSharding):
     """weights of all layers, a layer's tensor, its number -> weights with it, whether finite."""
 
     def turn(stacked: jax.Array, tensor: jax.Array, layer: int) -> tuple[jax.Array, jax.Array]:
-        weight = kind.ours(tensor).astype(dtype)
-        stacked = jax.lax.dynamic_update_index_in_dim(stacked, weight, layer, 0)
-        return stacked, jnp.all(jnp.isfinite(weight))
+        weight, finite = _weight(kind, dtype, tensor)
+        return jax.lax.dynamic_update_index_in_dim(stacked, weight, layer, 0), finite
 
     return jax.jit(turn, out_shardings=(sharding, None), donate_argnums=0)
+
+
+def _weight(kind: Name, dtype: np.dtype, tensor: jax.Array) -> tuple[jax.Array, jax.Array]:
+    # Compiled for a CPU, this needs no memory but that of the result. Without the barrier XLA casts
+    # before it turns, into an array of its own; so would a test of each number be.
+    weight = jax.lax.optimization_barrier(kind.ours(tensor)).astype(dtype)
+    ends = jnp.stack([jnp.max(tensor), jnp.min(tensor)])  # NaN if there is one
+    return weight, jnp.all(jnp.isfinite(ends.astype(dtype)))
 
 
 def abstract(model: DecoderLM) -> dict[str, Lettered]:

@@ -32,9 +32,7 @@ MODEL = DecoderLM(Decoder(VOCAB, 32, STACK, tied=True, context=CONTEXT))
 @functools.cache
 def params():
     made = MODEL.build().init(jax.random.key(1), jnp.zeros((1, 1), jnp.int32), method="decode")
-    bare = jax.tree.map(lambda b: b.value, made["params"], is_leaf=lambda x: hasattr(x, "letters"))
-    # Larger than at the start of training, so that every token has its say.
-    return jax.tree.map(lambda w: w * 1.5, bare)
+    return jax.tree.map(lambda b: b.value, made["params"], is_leaf=lambda x: hasattr(x, "letters"))
 
 
 @functools.cache

