@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_jax.errors import UserError, nearest
 from llama_jax.generate.commands import add as commands_of_weights
+from llama_jax.verify.command import add as verify_command
 
 if TYPE_CHECKING:
     from llama_jax.config import Run
@@ -25,6 +26,7 @@ EXTRAS = {
     "pythonbible": "demo",
     "torch": "parity",
     "transformers": "parity",
+    "accelerate": "parity",
     "libtpu": "tpu",
 }
 # Of glibc >= 2.35: a page fault for every 2 MB, not 4 kB; a train step allocates hundreds of MB.
@@ -32,7 +34,7 @@ LARGE_PAGES = "glibc.malloc.hugetlb=1"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0 done, 2 a mistake to mend, 130 interrupted."""
+    """Runs the command line; returns 0 done, 1 a failed check, 2 a mistake, 130 interrupted."""
     try:
         return _main(sys.argv[1:] if argv is None else list(argv))
     except KeyboardInterrupt:
@@ -126,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--allow-pickle", action="store_true", help="open Meta's .pth files")
 
     commands_of_weights(command)
+    verify_command(command)
 
     command("presets", _presets, "list the presets")
     command("doctor", _doctor, "say what is installed, which devices and which data are here")

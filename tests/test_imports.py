@@ -33,6 +33,8 @@ ARROWS = {
     "presets": ("config", "data", "layers", "models", "objectives", "text", "train.optimizer"),
     "text": (),
     "train": ("axes", "config", "data.loader", "layers.linear", "models", "objectives", "text"),
+    # It checks what `weights` and `generate` make of a file, so it looks into both.
+    "verify": ("axes", "generate", "layers.rope", "models", "presets", "text", "weights"),
     "weights": (
         *("axes", "config", "data", "layers", "models", "objectives", "presets", "text"),
         "train.checkpoint",
@@ -42,8 +44,8 @@ ARROWS = {
 ONLY = {
     "flax": {"layers", "models", "objectives", "train", "generate"},
     "tyro": {"__main__"},
-    "torch": {"weights.meta"},  # .pth files have no other reader
-    "transformers": set(),
+    "torch": {"weights.meta", "verify.reference"},  # .pth files have no other reader
+    "transformers": {"verify.reference"},  # what logits are compared with
     "tensorflow": set(),
 }
 WITHOUT_JAX = ("data", "text", "errors")
