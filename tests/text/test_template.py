@@ -206,7 +206,7 @@ SCRIPT = """
 import json, resource, sys, time
 from llama_jax.errors import FormatError
 from llama_jax.text.render import end, render
-for name, source in json.load(sys.stdin).items():
+def stop(source):
     begin = time.perf_counter()
     try:
         render(source, [{"messages": [{"role": "user", "content": "x" * 99}]}])
@@ -214,7 +214,12 @@ for name, source in json.load(sys.stdin).items():
     except FormatError as error:
         said = str(error)
     end()
-    seconds = time.perf_counter() - begin
+    return time.perf_counter() - begin, said
+for name, source in json.load(sys.stdin).items():
+    seconds, said = stop(source)
+    for _ in range(2):  # a machine that does something else meanwhile
+        if seconds > MOST_SECONDS and said != "nothing":
+            seconds, said = stop(source)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     print(json.dumps([name, said, seconds, peak]), flush=True)
 """
@@ -223,7 +228,7 @@ for name, source in json.load(sys.stdin).items():
 @pytest.fixture(scope="module")
 def stopped():
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
+        [sys.executable, "-c", f"MOST_SECONDS = {MOST_SECONDS}\n{SCRIPT}"],
         input=json.dumps(BOMBS),
         cwd=Path(__file__).parents[2],
         capture_output=True,

@@ -263,8 +263,8 @@ def test_a_published_model_with_another_number_is_to_be_looked_at(checkpoint, ch
 def test_padding_that_is_seen_is_found(checkpoint, monkeypatch):
     extend = DecoderLMModule.extend
 
-    def careless(self, ids_BT, cache, valid_BT):
-        return extend(self, ids_BT, cache, jnp.ones_like(valid_BT))
+    def careless(self, ids_BT, cache, valid_BT, fresh=False):
+        return extend(self, ids_BT, cache, jnp.ones_like(valid_BT), fresh)
 
     monkeypatch.setattr(DecoderLMModule, "extend", careless)
     jax.clear_caches()
