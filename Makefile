@@ -40,7 +40,7 @@ fuzz: $(call with,test)  ## Feed thousands of damaged files to every reader (4 m
 	$(PYTEST) tests/fuzz
 
 parity: $(call with,demo test parity) $(smollm2)  ## Compare with torch implementations (8 minutes)
-	$(PYTEST) tests/parity
+	OMP_NUM_THREADS=1 $(PYTEST) tests/parity
 
 aot: $(call with,demo test aot)  ## Compile for TPU and GPU without having either
 	$(PYTEST) -s tests/aot

