@@ -23,7 +23,10 @@ from llama_jax.generate.find import smollm2  # noqa: E402
 from llama_jax.presets.llama import smollm2_135m  # noqa: E402
 from llama_jax.verify import checks  # noqa: E402
 from llama_jax.verify.checks import examine  # noqa: E402
+from llama_jax.verify.consistency import whole  # noqa: E402
+from llama_jax.verify.layout import prediction  # noqa: E402
 from llama_jax.verify.reference import reference  # noqa: E402
+from llama_jax.verify.text import tokens  # noqa: E402
 from llama_jax.weights.checkpoint import open_checkpoint  # noqa: E402
 from llama_jax.weights.gguf import open_gguf  # noqa: E402
 from llama_jax.weights.names import GGUF  # noqa: E402
@@ -93,54 +96,41 @@ def test_the_logits_are_transformers(lm, theirs):
         np.testing.assert_array_equal(np.argmax(found, -1), np.argmax(expected, -1))
 
 
-def parting(theirs, prompt, ours, expected):
-    """Where two greedy texts part, and by how much transformers preferred its own token there."""
-    where = next(i for i, (a, b) in enumerate(zip(ours, expected, strict=False)) if a != b)
-    logits = theirs.logits([*prompt, *expected[:where]])[-1]
-    return where, float(logits[expected[where]] - logits[ours[where]])
-
-
 @pytest.mark.slow
 def test_greedy_texts_are_transformers_in_one_batch_and_one_by_one(lm, theirs):
-    """Equal to the end; or up to a token whose choice rounding decides, closer than `TIE`."""
+    """At every token transformers, reading what stands before it, would choose the same.
+
+    Or rounding decides there: its two most probable tokens are closer than `TIE`.
+    """
     prompts = [*map(lm.ids, PROMPTS), lm.chat_ids(QUESTION)]
     assert len(set(map(len, prompts))) == len(prompts)
     together = lm.complete(prompts, NEW)
-    equal = 0
+    ties = 0
     for prompt, batched in zip(prompts, together, strict=True):
-        [alone] = lm.complete([prompt], NEW)
-        with torch.no_grad():
-            made = theirs.model.generate(
-                torch.tensor([prompt]),
-                attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-                max_new_tokens=NEW,
-                do_sample=False,
-                eos_token_id=sorted(lm.tokenizer.ends),
-                pad_token_id=0,
-            )
-        expected = tuple(made[0, len(prompt) :].tolist())
-        for ours in (batched.ids, alone.ids):
-            if ours == expected:
-                equal += 1
-                continue
-            where, margin = parting(theirs, prompt, ours, expected)
-            assert margin < TIE, f"{prompt}: parted at token {where}, {margin:.1e} apart"
-        # Log-probabilities are those of transformers' logits for the same tokens.
         logits = theirs.logits([*prompt, *batched.ids])[len(prompt) - 1 : -1].astype(np.float64)
-        logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
-        scores = logits[np.arange(len(batched.ids)), list(batched.ids)]
+        chosen = logits[np.arange(len(batched.ids)), list(batched.ids)]
+        behind = logits.max(-1) - chosen
+        assert behind.max() < TIE
+        ties += np.count_nonzero(behind)
+        scores = chosen - np.log(np.exp(logits).sum(-1))
         np.testing.assert_allclose(batched.logprobs, scores, atol=TOLERANCE * 40)
-    # A tie is rare: were many texts to part, something else would be wrong.
-    assert equal >= 14
+        [alone] = lm.complete([prompt], NEW)
+        if alone.ids != batched.ids:
+            where = next(i for i, (a, b) in enumerate(zip(alone.ids, batched.ids)) if a != b)  # noqa: B905
+            first, second = np.sort(logits[where])[[-1, -2]]
+            assert first - second < TIE
+            ties += 1
+    # A tie is rare: were there many, something else would be wrong.
+    assert ties <= 1
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("window", [512, 2048])
-def test_the_perplexity_of_a_chapter_is_transformers(lm, theirs, window):
+def test_the_perplexity_of_a_chapter_is_transformers(lm, theirs):
     """Over the same windows: each token is scored with half a window before it, or all there is."""
+    window = 512
     _, chapter = next(Kjv._generate_examples(types.SimpleNamespace(limit=1), "train"))
     ids = lm.ids(" ".join(chapter["sentences"]))
-    assert chapter["document"] == "Genesis 1" and 512 < len(ids) < 2048
+    assert chapter["document"] == "Genesis 1" and len(ids) > window + window // 2
     scores = []
     while len(scores) + 1 < len(ids):
         start = max(0, min(len(scores) + 1 - window // 2, len(ids) - window))
@@ -149,7 +139,6 @@ def test_the_perplexity_of_a_chapter_is_transformers(lm, theirs, window):
         after = torch.tensor(ids[start + 1 : start + window])
         scores += logp.gather(1, after[:, None])[len(scores) - start :, 0].tolist()
     expected = float(np.exp(-np.mean(scores)))
-    np.testing.assert_allclose(lm.logprobs(ids, window), scores, atol=TOLERANCE * 40)
     assert lm.perplexity(ids, window) == pytest.approx(expected, rel=DIGITS)
 
 
@@ -165,20 +154,20 @@ def test_the_ledger_has_no_failed_line_and_nothing_unchecked(lm, place, opened_o
     assert ledger.line("preset").text == "equals smollm2_135m"
     assert ledger.line("  top-1 agreement").text.startswith("100 %")
     # The wrong order of q and k costs this model two nats a token and more.
-    scores = (ledger.line(name).numbers["nats"] for name in ("as read", "q and k the other way"))
-    right, wrong = scores
+    right, wrong = (ledger.line(n).numbers["nats"] for n in ("as read", "q and k the other way"))
     assert right < 3.5 and wrong > right + 2
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("fault", "expected"),
-    [
-        (pairs_side_by_side, {"q and k the other way", "logits, positions from 0"}),
-        (smaller_eps, {"norm eps", "logits, positions from 0"}),
-    ],
-)
-def test_a_fault_in_real_weights_is_a_failed_line(lm, place, opened_once, fault, expected):
-    ledger = examine(open_checkpoint(place), fault(lm.engine))
-    failed = {line.name for line in ledger.lines if line.status == "failed"}
-    assert expected <= failed
+def test_faults_in_real_weights_are_far_beyond_the_tolerance(lm, theirs):
+    """The ledger of tiny models shows the failed lines; here it is what real ones make of them."""
+    ids = tokens(None, lm.tokenizer, 49_152, 8192).ids
+    wrong, right = whole(pairs_side_by_side(lm.engine), ids), theirs.logits(ids)
+    scale = np.abs(right).max()
+    assert np.abs(wrong - right).max() > 0.1 * scale
+    order = prediction(pairs_side_by_side(lm.engine), ids, wrong, interleaved=True).lines[-1]
+    assert order.status == "failed" and "that is the right order" in order.text
+    # Llama 1's eps in place of Llama 2's moves logits of 36 by 0.012: a tolerance of 1e-3 of the
+    # largest logit would not see it.
+    wrong = whole(smaller_eps(lm.engine), ids)
+    assert np.abs(wrong - right).max() > 10 * TOLERANCE * scale
