@@ -1,6 +1,7 @@
 """Foreign templates: what they may say, and what they may not do."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -297,3 +298,16 @@ def test_rendering_is_fast_enough_for_a_chat():
         times.append(time.perf_counter() - begin)
     # 0.07 s and 0.5 ms on an idle machine.
     assert times[0] < 2.0 and min(times[1:]) < 0.1
+
+
+def test_ctrl_c_in_a_terminal_does_not_reach_the_child():
+    rendered(CHATML)
+    child = rendering._current.process
+    assert os.getpgid(child.pid) != os.getpgid(0)
+
+
+def test_a_child_that_died_is_replaced():
+    rendered(CHATML)
+    rendering._current.process.kill()
+    rendering._current.process.wait()
+    assert rendered(CHATML).startswith("<|im_start|>")
