@@ -32,7 +32,10 @@ ARROWS = {
     "plan": ("config", "presets", "train"),
     "presets": ("config", "data", "layers", "models", "objectives", "text", "train.optimizer"),
     "text": (),
-    "train": ("axes", "config", "data.loader", "layers.linear", "models", "objectives", "text"),
+    "train": (
+        *("axes", "config", "data.loader", "generate.find", "layers.linear", "models"),
+        *("objectives", "text", "weights"),
+    ),
     "weights": (
         *("axes", "config", "data", "layers", "models", "objectives", "presets", "text"),
         "train.checkpoint",
