@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from llama_jax.data.builders.prepare import OURS
 from llama_jax.data.catalogue import Rows, Source, Tfds
 from llama_jax.errors import UserError, nearest
 
@@ -186,8 +187,11 @@ def named(text: str) -> Source:
     """Returns the source that a path or a name stands for.
 
     A file that ends in .jsonl is `JsonLines`, a folder with pictures `ImageFolder`, any other file
-    or folder `PlainText`; what is no path is the name of a `Tfds` data set.
+    or folder `PlainText`; what is no path is the name of a `Tfds` data set. The names of ours,
+    "kjv" and "easy_vqa", are never taken for paths.
     """
+    if text in OURS:
+        return Tfds(text)
     path = Path(text).expanduser()
     if path.suffix == ".jsonl":
         return JsonLines(text)

@@ -71,8 +71,18 @@ def train(run: Run, run_dir: str | Path, steps: int | None = None, progress: boo
       UserError: anything that the user can mend; nothing saved before is lost.
     """
     run = run if steps is None else dataclasses.replace(run, steps=steps)
-    with RunDir(run_dir) as place, contextlib.ExitStack() as at_exit:
-        return _train(run, place, progress, at_exit)
+    try:
+        with RunDir(run_dir) as place, contextlib.ExitStack() as at_exit:
+            return _train(run, place, progress, at_exit)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        stream = next(iter(run.data))
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"the memory of the devices is not enough for a step ({reason[:200]}); try a smaller "
+            f"--set data.{stream}.batch=N or data.{stream}.task.length=N, or --accumulate N"
+        ) from None
 
 
 def _train(run: Run, place: RunDir, progress: bool, at_exit: contextlib.ExitStack) -> Result:
@@ -123,6 +133,8 @@ def _train(run: Run, place: RunDir, progress: bool, at_exit: contextlib.ExitStac
         return result(start)
     if start:
         log.say(f"going on from step {start} in {place.path}")
+    if run.dtype == "bfloat16" and mesh.devices.flat[0].platform == "cpu":
+        log.say("a CPU has no bfloat16 products and is slow with them; try --dtype float32")
     log.say(
         f"{run.name}: {layout.parameters:,} parameters, {mesh.size} device(s), {run.steps} steps"
     )
