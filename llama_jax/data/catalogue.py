@@ -141,7 +141,7 @@ def _theirs(source: Tfds, env: str | None) -> Any:
         raise UserError(
             f"TFDS data set {name!r} could not be prepared ({type(error).__name__}: "
             f"{_first_line(error)}); try preparing it on a machine with a network and copy its "
-            "folder into LLAMA_JAX_DATA."
+            "folder into LLAMA_JAX_DATA, or data of your own: --set data.text.source=my.txt."
         ) from None
     return builder
 

@@ -11,7 +11,7 @@ from llama_jax.data.corrupt import Masking
 from llama_jax.data.pairs import join, next_sentence_pair, sentence_order_pair
 from llama_jax.data.sources import Rows, sentences
 from llama_jax.errors import UserError, nearest
-from llama_jax.text.tokenizer import Tokenizer
+from llama_jax.text.tokenizer import Tokenizer, Vocabulary, own
 
 ORDERS = ("nsp", "sop", "none")
 INDEXED = 200_000  # documents; a larger source is not read through on opening
@@ -47,7 +47,7 @@ class SentencePairs:
         if self.length < 8:
             raise UserError(f"length={self.length}; sentence pairs need at least 8; try 64.")
 
-    def fields(self, batch: int, tokenizer: Tokenizer) -> r.Fields:
+    def fields(self, batch: int, tokenizer: Vocabulary) -> r.Fields:
         """Text, MLM and order fields."""
         del tokenizer
         fields = r.masked_fields(batch, self.length, self.mlm)
@@ -57,9 +57,10 @@ class SentencePairs:
         return fields | {"id": ((batch,), "int32")}
 
     def prepare(
-        self, rows: Rows, tokenizer: Tokenizer, keep: np.ndarray, once: bool = False
+        self, rows: Rows, tokenizer: Vocabulary, keep: np.ndarray, once: bool = False
     ) -> r.Examples:
         """Lists the starting sentences."""
+        tokenizer = own(tokenizer, "the task SentencePairs")
         del once  # every sentence starts exactly one example in any pass
         documents = Documents.of(rows, self.field, tokenizer)
         chosen = _Chosen(documents, keep)

@@ -10,7 +10,7 @@ from llama_jax.data import rows as r
 from llama_jax.data.pictures import Pictures, light, picture_fields, stream_name
 from llama_jax.data.sources import Rows, get
 from llama_jax.errors import UserError, nearest
-from llama_jax.text.tokenizer import Tokenizer
+from llama_jax.text.tokenizer import Vocabulary, own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Labels:
         if self.text is None and self.image is None:
             raise UserError("Labels needs text= or image=, the field that is to be classified.")
 
-    def fields(self, batch: int, tokenizer: Tokenizer) -> r.Fields:
+    def fields(self, batch: int, tokenizer: Vocabulary) -> r.Fields:
         """The inputs there are, and `label`."""
         del tokenizer
         return {
@@ -51,9 +51,10 @@ class Labels:
         }
 
     def prepare(
-        self, rows: Rows, tokenizer: Tokenizer, keep: np.ndarray, once: bool = False
+        self, rows: Rows, tokenizer: Vocabulary, keep: np.ndarray, once: bool = False
     ) -> r.Examples:
         """One example a row."""
+        tokenizer = own(tokenizer, "the task Labels")
         del once
         pictures = self.image and Pictures.of(rows, self.image, self.size, self.frames)
         framed = r.Memory(lambda text: r.framed(tokenizer.encode(text), tokenizer, self.length))

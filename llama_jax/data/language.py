@@ -6,32 +6,33 @@ from collections.abc import Sequence
 import numpy as np
 
 from llama_jax.data import rows as r
-from llama_jax.data.documents import Documents, flat
-from llama_jax.data.sources import Rows
-from llama_jax.text.tokenizer import Tokenizer
+from llama_jax.data.sources import Rows, written
+from llama_jax.text.tokenizer import Vocabulary
+
+AT_ONCE = 1000  # documents given to the tokenizer, which may use several threads
 
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModel:
-    """Rows of a causal language model.
+    """Rows of a causal language model, with any tokenizer.
 
-    Packed, all documents are joined as `<bos> text <eos>` and cut into blocks; in training a
-    block starts up to one length later, anew in every epoch, so that its edges move. `segments`
-    (1, 2, ...; 0 is padding) keep documents apart and `positions` start again with each. This
-    reads the whole source on opening (8 bytes a token are kept). Unpacked, a row is one document,
-    or a random piece of a longer one.
+    Texts are read as they are written; sentences are joined by blanks. Packed, all documents are
+    joined as `<bos> text <eos>` and cut into blocks; in training a block starts up to one length
+    later, anew in every epoch, so that its edges move. `segments` (1, 2, ...; 0 is padding) keep
+    documents apart and `positions` start again with each. This reads the whole source on opening
+    (8 bytes a token are kept). Unpacked, a row is one document, or a random piece of a longer one.
 
     Attributes:
         length: T.
         packed: Whether rows are cut from the joined documents.
-        field: A list of sentences or a text; None for "sentences", else "text".
+        field: A text or a list of sentences; None for "text", else "sentences".
     """
 
     length: int = 128
     packed: bool = True
     field: str | None = None
 
-    def fields(self, batch: int, tokenizer: Tokenizer) -> r.Fields:
+    def fields(self, batch: int, tokenizer: Vocabulary) -> r.Fields:
         """Decoder fields, segments and positions if packed."""
         del tokenizer
         fields = r.decoder_fields(batch, self.length)
@@ -40,31 +41,37 @@ class LanguageModel:
         return fields | {"id": ((batch,), "int32")}
 
     def prepare(
-        self, rows: Rows, tokenizer: Tokenizer, keep: np.ndarray, once: bool = False
+        self, rows: Rows, tokenizer: Vocabulary, keep: np.ndarray, once: bool = False
     ) -> r.Examples:
         """Joins the documents, or lists them."""
-        documents = Documents.of(rows, self.field, tokenizer)
+
+        def text(index: int) -> str:
+            return written(rows[index], self.field, f"{rows.name}, document {index}")
+
         if self.packed:
-            return self._blocks(documents, tokenizer, keep, once)
+            found = []
+            for at in range(0, len(keep), AT_ONCE):
+                ids = tokenizer.encode_all([text(i) for i in keep[at : at + AT_ONCE].tolist()])
+                found += [np.array(r.bounded(one, tokenizer), np.int32) for one in ids]
+            return self._blocks(found, once)
+        known = r.Memory(lambda index: tokenizer.encode(text(index)))
 
         def make(slots: Sequence[int], rngs: Sequence[np.random.Generator]) -> r.Batch:
+            index_B = keep[np.asarray(slots)]
             texts = []
-            for slot, rng in zip(slots, rngs, strict=True):
-                text = flat(documents[int(keep[slot])])
-                spare = 0 if once else max(0, len(text) - self.length)
+            for index, rng in zip(index_B.tolist(), rngs, strict=True):
+                ids = known(index)
+                spare = 0 if once else max(0, len(ids) - self.length)
                 start = int(rng.integers(spare + 1))
-                texts.append(text[start:])
+                texts.append(ids[start:])
             batch = r.decoder_batch(texts, self.length, tokenizer)
-            return batch | {"id": keep[np.asarray(slots)].astype(np.int32)}
+            return batch | {"id": index_B.astype(np.int32)}
 
         return r.Examples(keep, make)
 
-    def _blocks(
-        self, documents: "Documents", tokenizer: Tokenizer, keep: np.ndarray, once: bool
-    ) -> r.Examples:
-        texts = [[tokenizer.bos, *flat(documents[int(i)]), tokenizer.eos] for i in keep]
+    def _blocks(self, texts: Sequence[np.ndarray], once: bool) -> r.Examples:
         sizes = np.array([len(text) for text in texts])
-        stream = np.fromiter((i for text in texts for i in text), np.int32, sizes.sum())
+        stream = np.concatenate(texts)
         owner = np.repeat(np.arange(len(texts), dtype=np.int32), sizes)
         count = -(-len(stream) // self.length)
 
@@ -77,11 +84,13 @@ class LanguageModel:
             at_BU = at_BU % len(stream)
             ids_BU, owner_BU = stream[at_BU], owner[at_BU]
             real_BT = inside[:, :-1]
-            change_BT = np.diff(owner_BU[:, :-1], axis=1, prepend=owner_BU[:, :1]) != 0
+            # A lone document wraps round to itself.
+            begins_BU = np.diff(owner_BU, axis=1, prepend=owner_BU[:, :1]) != 0
+            begins_BU[:, 1:] |= at_BU[:, 1:] == 0
+            change_BT = begins_BU[:, :-1]
             segments_BT = np.cumsum(change_BT, axis=1) + 1
             begin_BT = np.maximum.accumulate(np.where(change_BT, np.arange(self.length), 0), axis=1)
-            same_BT = (owner_BU[:, 1:] == owner_BU[:, :-1]) & inside[:, 1:]
-            same_BT &= ids_BU[:, 1:] != tokenizer.bos  # a lone document wraps round to itself
+            same_BT = ~begins_BU[:, 1:] & inside[:, 1:]
             return {
                 "decoder_input": np.where(real_BT, ids_BU[:, :-1], 0).astype(np.int32),
                 "target": np.where(same_BT, ids_BU[:, 1:], 0).astype(np.int32),

@@ -16,7 +16,7 @@ import numpy as np
 from llama_jax.data.rows import Batch, Examples, Fields, Task
 from llama_jax.data.sources import Source
 from llama_jax.errors import UserError
-from llama_jax.text.tokenizer import Tokenizer
+from llama_jax.text.tokenizer import Vocabulary
 
 THREADS = 2
 AHEAD = 4  # batches made in advance
@@ -51,7 +51,7 @@ class Stream:
                 "fraction above 0 and at most 1."
             )
 
-    def fields(self, tokenizer: Tokenizer) -> Fields:
+    def fields(self, tokenizer: Vocabulary) -> Fields:
         """Returns the shape and dtype of each field of the global batch, without opening data."""
         return self.task.fields(self.batch, tokenizer)
 
@@ -62,7 +62,7 @@ class Loader:
     def __init__(
         self,
         streams: Mapping[str, Stream],
-        tokenizer: Tokenizer,
+        tokenizer: Vocabulary,
         seed: int = 0,
         process_index: int = 0,
         process_count: int = 1,
@@ -137,7 +137,7 @@ class Loader:
 
 def one_pass(
     stream: Stream,
-    tokenizer: Tokenizer,
+    tokenizer: Vocabulary,
     batch: int | None = None,
     process_index: int = 0,
     process_count: int = 1,
@@ -177,7 +177,7 @@ class _Feed:
     """This host's rows of one stream, by step."""
 
     def __init__(
-        self, name: str, stream: Stream, tokenizer: Tokenizer, seed: int, index: int, count: int
+        self, name: str, stream: Stream, tokenizer: Vocabulary, seed: int, index: int, count: int
     ):
         self.examples = _examples(stream, tokenizer, once=False)
         self.key = _hash(seed, stream.seed, name)
@@ -199,7 +199,7 @@ class _Feed:
         return _rng(self.key, epoch, SHUFFLE).permutation(len(self.examples))
 
 
-def _examples(stream: Stream, tokenizer: Tokenizer, once: bool) -> Examples:
+def _examples(stream: Stream, tokenizer: Vocabulary, once: bool) -> Examples:
     rows = stream.source.open()
     stream.fields(tokenizer)  # a batch that does not fit the task is refused here
     keep = np.arange(len(rows))

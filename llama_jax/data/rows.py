@@ -6,9 +6,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from llama_jax.data.corrupt import Masking, Vocabulary, mask_tokens
+from llama_jax.data import corrupt
+from llama_jax.data.corrupt import Masking, mask_tokens
 from llama_jax.data.sources import Rows
-from llama_jax.text.tokenizer import Tokenizer
+from llama_jax.text.tokenizer import Tokenizer, Vocabulary
 
 Fields = dict[str, tuple[tuple[int, ...], str]]  # field -> shape, dtype
 Batch = dict[str, np.ndarray]
@@ -18,12 +19,12 @@ Make = Callable[[Sequence[int], Sequence[np.random.Generator]], Batch]
 class Task(Protocol):
     """Turns the rows of a source into fields of a batch; a frozen dataclass."""
 
-    def fields(self, batch: int, tokenizer: Tokenizer) -> Fields:
+    def fields(self, batch: int, tokenizer: Vocabulary) -> Fields:
         """Returns each field's shape and dtype, without opening data."""
         ...
 
     def prepare(
-        self, rows: Rows, tokenizer: Tokenizer, keep: np.ndarray, once: bool = False
+        self, rows: Rows, tokenizer: Vocabulary, keep: np.ndarray, once: bool = False
     ) -> "Examples":
         """Lays out the examples of a pass.
 
@@ -79,16 +80,23 @@ def text_fields(batch: int, length: int) -> Fields:
     return {"text": ((batch, length), "int32"), "text_valid": ((batch, length), "bool")}
 
 
-def decoder_batch(answers: Sequence[Sequence[int]], length: int, tokenizer: Tokenizer) -> Batch:
+def bounded(ids: Sequence[int], tokenizer: Vocabulary) -> list[int]:
+    """Returns `<bos> ids <eos>`; some tokenizers that come with weights add only one of them."""
+    ends = [[] if end is None else [end] for end in (tokenizer.bos, tokenizer.eos)]
+    return [*ends[0], *ids, *ends[1]]
+
+
+def decoder_batch(answers: Sequence[Sequence[int]], length: int, tokenizer: Vocabulary) -> Batch:
     """Returns `decoder_input` (`<bos>` first), `target` (`<eos>` last) and `target_weights`.
 
     An answer that is too long loses its end and its `<eos>`: the model must not learn to stop
     where a text was cut.
     """
-    targets = [[*answer, tokenizer.eos][:length] for answer in answers]
+    texts = [bounded(answer, tokenizer)[: length + 1] for answer in answers]
+    targets = [text[1:] for text in texts]
     sizes = np.array([len(target) for target in targets])
     return {
-        "decoder_input": pad([[tokenizer.bos, *target[:-1]] for target in targets], length),
+        "decoder_input": pad([text[:-1] for text in texts], length),
         "target": pad(targets, length),
         "target_weights": (np.arange(length) < sizes[:, None]).astype(np.float32),
     }
@@ -114,7 +122,7 @@ def masked_batch(
     if masking is None:
         return text_batch([text[:, 0] for text in texts], length)
     width = masking.width(length)
-    vocabulary = Vocabulary(tokenizer.mask, tokenizer.reserved, tokenizer.used)
+    vocabulary = corrupt.Vocabulary(tokenizer.mask, tokenizer.reserved, tokenizer.used)
     rows = [
         mask_tokens(text, rng, masking, vocabulary, width)
         for text, rng in zip(texts, rngs, strict=True)

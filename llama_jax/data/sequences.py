@@ -10,7 +10,7 @@ from llama_jax.data.documents import Documents, flat
 from llama_jax.data.sources import Rows, get
 from llama_jax.data.spans import corrupt_spans, span_count, span_lengths
 from llama_jax.errors import UserError
-from llama_jax.text.tokenizer import Tokenizer
+from llama_jax.text.tokenizer import Vocabulary, own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +37,9 @@ class Denoise:
         """Returns the raw tokens of a block and T of the decoder."""
         return span_lengths(self.length - 1, self.rate, self.mean_span)
 
-    def fields(self, batch: int, tokenizer: Tokenizer) -> r.Fields:
+    def fields(self, batch: int, tokenizer: Vocabulary) -> r.Fields:
         """Text and decoder fields."""
+        tokenizer = own(tokenizer, "the task Denoise")
         raw, answer = self.lengths()
         need = span_count(raw, self.rate, self.mean_span)
         if need > len(tokenizer.sentinels):
@@ -54,9 +55,10 @@ class Denoise:
         }
 
     def prepare(
-        self, rows: Rows, tokenizer: Tokenizer, keep: np.ndarray, once: bool = False
+        self, rows: Rows, tokenizer: Vocabulary, keep: np.ndarray, once: bool = False
     ) -> r.Examples:
         """Cuts every document into blocks."""
+        tokenizer = own(tokenizer, "the task Denoise")
         del once
         self.fields(1, tokenizer)  # enough sentinels?
         raw, answer = self.lengths()
@@ -97,7 +99,7 @@ class Seq2Seq:
     answer_length: int = 64
     prefix: str = ""
 
-    def fields(self, batch: int, tokenizer: Tokenizer) -> r.Fields:
+    def fields(self, batch: int, tokenizer: Vocabulary) -> r.Fields:
         """Text and decoder fields."""
         del tokenizer
         return {
@@ -107,9 +109,10 @@ class Seq2Seq:
         }
 
     def prepare(
-        self, rows: Rows, tokenizer: Tokenizer, keep: np.ndarray, once: bool = False
+        self, rows: Rows, tokenizer: Vocabulary, keep: np.ndarray, once: bool = False
     ) -> r.Examples:
         """One example a row, read when it is needed."""
+        tokenizer = own(tokenizer, "the task Seq2Seq")
         del once
         prefix = tokenizer.encode(self.prefix) if self.prefix else []
 

@@ -11,11 +11,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from llama_jax.data.builders.prepare import OURS
 from llama_jax.data.catalogue import Rows, Source, Tfds
 from llama_jax.errors import UserError, nearest
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
-__all__ = ["ImageFolder", "JsonLines", "PlainText", "Rows", "Source", "Tfds", "get", "texts"]
+__all__ = [
+    "ImageFolder",
+    "JsonLines",
+    "PlainText",
+    "Rows",
+    "Source",
+    "Tfds",
+    "get",
+    "named",
+    "texts",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +168,38 @@ def sentences(row: dict[str, Any], field: str | None = None, where: str = "the s
     name = field or ("sentences" if "sentences" in row else "text")
     value = get(row, name, where)
     return split_sentences(value) if isinstance(value, str) else [str(s) for s in value]
+
+
+def written(row: dict[str, Any], field: str | None = None, where: str = "the source") -> str:
+    """Returns an example as one text: `field`, else "text", else "sentences" joined by blanks.
+
+    Raises:
+        UserError: If there is no such field, or nothing in it.
+    """
+    value = get(row, field or ("text" if "text" in row else "sentences"), where)
+    text = value if isinstance(value, str) else " ".join(str(sentence) for sentence in value)
+    if not text.strip():
+        raise UserError(f"{where} is empty; expected some text.")
+    return text
+
+
+def named(text: str) -> Source:
+    """Returns the source that a path or a name stands for.
+
+    A file that ends in .jsonl is `JsonLines`, a folder with pictures `ImageFolder`, any other file
+    or folder `PlainText`; what is no path is the name of a `Tfds` data set. The names of ours,
+    "kjv" and "easy_vqa", are never taken for paths.
+    """
+    if text in OURS:
+        return Tfds(text)
+    path = Path(text).expanduser()
+    if path.suffix == ".jsonl":
+        return JsonLines(text)
+    if path.is_dir() and any(file.suffix.lower() in PICTURES for file in path.rglob("*")):
+        return ImageFolder(text)
+    if path.exists() or path.suffix in (".txt", ".md") or text.startswith((".", "/", "~")):
+        return PlainText(text)
+    return Tfds(text)
 
 
 def texts(source: Source) -> Iterator[str]:

@@ -10,7 +10,7 @@ from llama_jax.data.corrupt import Masking
 from llama_jax.data.pictures import Pictures, light, picture_fields, stream_name
 from llama_jax.data.sources import Rows, get
 from llama_jax.errors import UserError
-from llama_jax.text.tokenizer import Tokenizer
+from llama_jax.text.tokenizer import Vocabulary, own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Captions:
     answer_length: int = 0
     most: int = 8
 
-    def fields(self, batch: int, tokenizer: Tokenizer) -> r.Fields:
+    def fields(self, batch: int, tokenizer: Vocabulary) -> r.Fields:
         """Text, picture and class."""
         del tokenizer
         return {
@@ -56,9 +56,10 @@ class Captions:
         }
 
     def prepare(
-        self, rows: Rows, tokenizer: Tokenizer, keep: np.ndarray, once: bool = False
+        self, rows: Rows, tokenizer: Vocabulary, keep: np.ndarray, once: bool = False
     ) -> r.Examples:
         """One example a row."""
+        tokenizer = own(tokenizer, "the task Captions")
         pictures = Pictures.of(rows, self.image, self.size, self.frames)
         framed = r.Memory(
             lambda text: r.framed_words(r.worded(text, tokenizer), tokenizer, self.length)
@@ -111,7 +112,7 @@ class Describe:
     frames: int = 0
     most: int = 8
 
-    def fields(self, batch: int, tokenizer: Tokenizer) -> r.Fields:
+    def fields(self, batch: int, tokenizer: Vocabulary) -> r.Fields:
         """Text, picture and decoder fields."""
         del tokenizer
         return {
@@ -123,9 +124,10 @@ class Describe:
         }
 
     def prepare(
-        self, rows: Rows, tokenizer: Tokenizer, keep: np.ndarray, once: bool = False
+        self, rows: Rows, tokenizer: Vocabulary, keep: np.ndarray, once: bool = False
     ) -> r.Examples:
         """One example a row."""
+        tokenizer = own(tokenizer, "the task Describe")
         pictures = Pictures.of(rows, self.image, self.size, self.frames)
         encode = r.Memory(tokenizer.encode)
         prompt = tokenizer.encode(self.prompt) if self.prompt else []
@@ -182,7 +184,7 @@ class Questions:
     answers: str = "answers"
     frames: int = 0
 
-    def fields(self, batch: int, tokenizer: Tokenizer) -> r.Fields:
+    def fields(self, batch: int, tokenizer: Vocabulary) -> r.Fields:
         """Text, picture and decoder fields."""
         del tokenizer
         if batch % self.per_image:
@@ -199,9 +201,10 @@ class Questions:
         }
 
     def prepare(
-        self, rows: Rows, tokenizer: Tokenizer, keep: np.ndarray, once: bool = False
+        self, rows: Rows, tokenizer: Vocabulary, keep: np.ndarray, once: bool = False
     ) -> r.Examples:
         """One example a picture; in evaluation one for each `per_image` of its questions."""
+        tokenizer = own(tokenizer, "the task Questions")
         texts = [light(rows, i) for i in range(len(rows))]
         asked = [_listed(get(row, self.questions, rows.name)) for row in texts]
         told = [_listed(get(row, self.answers, rows.name)) for row in texts]

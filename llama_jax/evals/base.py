@@ -10,7 +10,7 @@ import numpy as np
 
 from llama_jax.data import Loader, Stream, Tfds, one_pass
 from llama_jax.errors import UserError, nearest
-from llama_jax.text.tokenizer import Tokenizer
+from llama_jax.text.tokenizer import Vocabulary
 from llama_jax.train.load import Trained
 
 
@@ -57,7 +57,9 @@ class Eval:
         """The rows of the table."""
         raise NotImplementedError
 
-    def __call__(self, model: Any, params: Any, tokenizer: Tokenizer, run: Any) -> dict[str, float]:
+    def __call__(
+        self, model: Any, params: Any, tokenizer: Vocabulary, run: Any
+    ) -> dict[str, float]:
         """The values by name, as the training loop wants them."""
         rows = self.rows(Trained(run, model, params, tokenizer, step=0))
         return {row.name: row.value for row in rows}
@@ -76,7 +78,7 @@ class Eval:
             )
         return streams[self.on]
 
-    def batches(self, stream: Stream, tokenizer: Tokenizer) -> Iterator[dict[str, np.ndarray]]:
+    def batches(self, stream: Stream, tokenizer: Vocabulary) -> Iterator[dict[str, np.ndarray]]:
         """One pass, up to `limit` rows."""
         size = whole_batch(stream, self.batch)
         count = None if self.limit is None else -(-self.limit // size)
@@ -109,7 +111,7 @@ def unmasked(stream: Stream) -> Stream:
     return dataclasses.replace(stream, task=dataclasses.replace(task, mlm=None))
 
 
-def training_sample(stream: Stream, tokenizer: Tokenizer, rows: int) -> Iterator[dict[str, Any]]:
+def training_sample(stream: Stream, tokenizer: Vocabulary, rows: int) -> Iterator[dict[str, Any]]:
     """About so many shuffled rows of the training data: what a baseline may know."""
     stream = dataclasses.replace(stream, batch=whole_batch(stream, 256))
     loader = Loader({"sample": stream}, tokenizer)

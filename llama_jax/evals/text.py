@@ -13,6 +13,7 @@ from llama_jax.evals.base import Eval, Row, held_out, training_sample
 from llama_jax.evals.inputs import Inputs, encode, in_batches, take, texts_of
 from llama_jax.generate.decode import greedy
 from llama_jax.objectives import MLM, NSP, SOP, CausalLM, Classify, losses
+from llama_jax.text.tokenizer import own
 from llama_jax.train.load import Trained
 
 # Objective -> what it predicts and the weights of that (None: one label a row).
@@ -185,7 +186,7 @@ def answers(
       length: at most so many tokens.
       batch: rows at a time.
     """
-    model, tokenizer, names = trained.model, trained.tokenizer, [*index]
+    model, tokenizer, names = trained.model, own(trained.tokenizer, "writing"), [*index]
 
     @jax.jit
     def write(params, towers, *index):

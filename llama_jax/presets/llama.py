@@ -1,8 +1,8 @@
 """The LLaMA text series: architectures of the published checkpoints, ready to train or to load.
 
 Sizes and constants from the models' own configurations (`params.json`, `config.json`); parameter
-counts are tested to the unit. The data is C4 and the tokenizer a file beside the run: put your own
-in their place with `edit`.
+counts are tested to the unit. The tokenizer is that of the weights to begin with (`init_from`), the
+data C4: put your own in its place, `edit(run, "data.text.source", "my.txt")`.
 """
 
 from typing import Any
@@ -156,6 +156,6 @@ def _run(
         data={"text": Stream(Tfds("c4"), LanguageModel(length), batch=8)},
         objectives={"lm": CausalLM(on="text")},
         optimizer=AdamW(rate=3e-4, schedule=Cosine(warmup=2000)),
-        tokenizer=File("tokenizer.json"),
+        tokenizer=File(),
         dtype="bfloat16",
     )

@@ -6,6 +6,7 @@ pretrained.py    tokenizers that come with real weights: open_tokenizer
     bpe.py                                      ... and the library behind two of them
     beside.py        files that name special tokens and the chat template
     export.py        files for other software
+files.py         which files belong to a tokenizer, ours or not: open_any
 chat.py          conversations as ids: chat_ids
     template.py, render.py, template_worker.py  the file's own Jinja template, in a cage
 detokenize.py    text from a stream of tokens

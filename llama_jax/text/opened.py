@@ -7,7 +7,7 @@ become one. Control tokens come in by their ids only, between runs of plain text
 import dataclasses
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from llama_jax.errors import FormatError
@@ -81,6 +81,13 @@ class Opened:
         return self.special.bos
 
     @property
+    def eos(self) -> int | None:
+        """What ends a text: the eos_token, else the first token that files name so."""
+        names = (self.named.get("eos_token", ""), *ENDS)
+        found = [self.control[t] for t in names if t in self.control]
+        return found[0] if found else min(self.ends, default=None)
+
+    @property
     def ends(self) -> frozenset[int]:
         """Tokens that end generation."""
         return self.special.ends | {self.control[t] for t in ENDS if t in self.control}
@@ -103,6 +110,10 @@ class Opened:
     def encode(self, text: str) -> list[int]:
         """Returns the ids of plain text: never a control token, whatever the text says."""
         return self._plain(text, self.prefix != "never")
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Returns the ids of many plain texts."""
+        return [self.encode(text) for text in texts]
 
     def split(self, text: str) -> list[str | int]:
         """Returns `text` as plain runs and the ids of the control tokens between them."""

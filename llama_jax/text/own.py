@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama_jax.errors import UserError
 from llama_jax.text.bpe import alphabet
+from llama_jax.text.files import open_any
 from llama_jax.text.opened import Opened, Special
-from llama_jax.text.pretrained import Pretrained, open_tokenizer
+from llama_jax.text.pretrained import Pretrained
 from llama_jax.text.tokenizer import NAMED, Tokenizer
 
 
@@ -29,18 +29,14 @@ class Own:
 
 
 def open_own(folder: Path) -> Pretrained:
-    """Opens the tokenizer.json of a run: one that it trained, or one that came with weights.
+    """Opens the tokenizer of a run: one that it trained, or one that came with weights.
 
     Raises:
         UserError: If there is none, or if it is neither.
     """
-    file = folder / "tokenizer.json"
-    try:
-        tokenizer = Tokenizer.load(file)
-    except UserError:
-        if not file.exists():
-            raise
-        return open_tokenizer(folder)
+    tokenizer = open_any(folder)
+    if not isinstance(tokenizer, Tokenizer):
+        return tokenizer
     byte = alphabet()
     pieces = {
         token: bytes(byte[letter] for letter in text)

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -22,6 +22,11 @@ class Pretrained(Protocol):
     @property
     def bos(self) -> int | None:
         """What begins every text; None if nothing is added."""
+        ...
+
+    @property
+    def eos(self) -> int | None:
+        """What ends a text that a model is trained on; None if the file names nothing."""
         ...
 
     @property
@@ -57,6 +62,10 @@ class Pretrained(Protocol):
         """
         ...
 
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Returns the ids of many plain texts."""
+        ...
+
     def parse(self, text: str) -> list[int]:
         """Returns the ids of `text` with its control tokens recognised: not for users' text."""
         ...
@@ -78,11 +87,17 @@ class Pretrained(Protocol):
         ...
 
 
-def open_tokenizer(path: str | os.PathLike[str]) -> Pretrained:
+def open_tokenizer(
+    path: str | os.PathLike[str], beside: str | os.PathLike[str] | None = None
+) -> Pretrained:
     """Opens the tokenizer in a folder of weights, or one file of it.
 
     tokenizer.json    Hugging Face; a folder's other JSON files name special tokens and template
     tokenizer.model   a SentencePiece model, or Meta's lines of base64 and rank: told by content
+
+    Args:
+        path: The folder, or the file.
+        beside: The folder whose other JSON files belong to a file; none by default.
 
     Raises:
         FormatError: If there is none, or if it is damaged or of a kind that is not supported.
@@ -96,7 +111,7 @@ def open_tokenizer(path: str | os.PathLike[str]) -> Pretrained:
                 f"{str(path)!r} holds no tokenizer; expected tokenizer.json or tokenizer.model."
             )
         return _read(file, path)
-    return _read(path, None)
+    return _read(path, None if beside is None else Path(beside))
 
 
 def _read(file: Path, folder: Path | None) -> Pretrained:

@@ -24,15 +24,29 @@ BYTES = 256
 
 @runtime_checkable
 class Vocabulary(Protocol):
-    """What the data pipeline needs of a tokenizer; any object with these names will do."""
+    """What a language model's data needs of a tokenizer: ours, and all that come with weights."""
 
     @property
     def vocab(self) -> int:
-        """Rows of the embedding table: every id is below it."""
+        """Every id is below it."""
+        ...
+
+    @property
+    def bos(self) -> int | None:
+        """What begins every text; None if nothing is added."""
+        ...
+
+    @property
+    def eos(self) -> int | None:
+        """What ends a text; None if nothing is added."""
         ...
 
     def encode(self, text: str) -> list[int]:
         """Returns the ids of `text`, never a special one."""
+        ...
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Returns the ids of many texts."""
         ...
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -128,8 +142,8 @@ class Tokenizer:
         model = json.loads(learner.to_str())["model"]
         return cls(_backend(model["vocab"], model["merges"]), vocab, sentinels)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes one JSON file, whole or not at all."""
+    def content(self) -> bytes:
+        """Returns the file that `save` writes: JSON."""
         model = json.loads(self.backend.to_str())["model"]
         content = {
             "format": FORMAT,
@@ -138,9 +152,13 @@ class Tokenizer:
             "tokens": model["vocab"],
             "merges": model["merges"],
         }
+        return json.dumps(content, ensure_ascii=False).encode("utf-8")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes one JSON file, whole or not at all."""
         path = Path(path)
         draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        draft.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        draft.write_bytes(self.content())
         os.replace(draft, path)
 
     @classmethod
@@ -166,6 +184,21 @@ class Tokenizer:
             )
         merges = [tuple(pair) for pair in content["merges"]]
         return cls(_backend(content["tokens"], merges), content["vocab"], content["sentinels"])
+
+
+def own(tokenizer: Vocabulary, who: str) -> Tokenizer:
+    """Returns `tokenizer`, which is one of ours, for `who` needs its special tokens.
+
+    Raises:
+        UserError: If it came with weights of others.
+    """
+    if isinstance(tokenizer, Tokenizer):
+        return tokenizer
+    raise UserError(
+        f"{who} needs {', '.join(NAMED[3:])} or sentinels, which the tokenizer, one that came with "
+        "weights, does not have; expected the task LanguageModel, or a tokenizer of our own: "
+        "try tokenizer=BPE(...) without init_from."
+    )
 
 
 def _backend(vocab: dict[str, int], merges: list) -> "tokenizers.Tokenizer":

@@ -321,7 +321,24 @@ def start_from(directory: Path, params: Any, say: Callable[[str], None] = to_std
       UserError: no checkpoint there, or nothing matches.
     """
     path, saved = _saved_params(directory, say)
-    wanted = _flat(params)
+    match = matching(flat(params), saved, path, say)
+    return replaced(params, flat(_read(path, match)))
+
+
+def matching(
+    wanted: dict[str, Any], saved: dict[str, Any], path: Path, say: Callable[[str], None]
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """The weights that are wanted and saved in the same shape, by path name.
+
+    Args:
+      wanted: arrays with their shardings.
+      saved: what has a shape.
+      path: where, for messages.
+      say: told how many matched, and which did not.
+
+    Raises:
+      UserError: nothing matches.
+    """
     match = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
         for name, leaf in wanted.items()
@@ -341,7 +358,11 @@ def start_from(directory: Path, params: Any, say: Callable[[str], None] = to_std
         say(f"  new: {name} ({why})")
     if unused := sorted(saved.keys() - wanted.keys()):
         say(f"  unused: {', '.join(unused)}")
-    found = _flat(_read(path, match))
+    return match
+
+
+def replaced(params: Any, found: dict[str, Any]) -> Any:
+    """`params` with the weights of `found`, by path name, in their place."""
     return jax.tree_util.tree_map_with_path(lambda p, leaf: found.get(path_name(p), leaf), params)
 
 
@@ -355,7 +376,7 @@ def _saved_params(directory: Path, say: Callable[[str], None]) -> tuple[Path, di
         )
     path = directory / str(step)
     tree = ocp.StandardCheckpointHandler().metadata(epath.Path(path) / "params").tree
-    leaves = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in _flat(tree).items()}
+    leaves = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in flat(tree).items()}
     return path, leaves
 
 
@@ -375,6 +396,7 @@ def _read(path: Path, wanted: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Any]
         return reader.restore(path / "params", args=args)
 
 
-def _flat(tree: Any) -> dict[str, Any]:
+def flat(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by path name."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {path_name(path): leaf for path, leaf in leaves}

@@ -18,12 +18,14 @@ from llama_jax.config import Run, to_json
 from llama_jax.data.loader import Loader
 from llama_jax.errors import UserError
 from llama_jax.objectives.base import losses
-from llama_jax.text.tokenizer import Tokenizer
-from llama_jax.train.checkpoint import Checkpoints, saved_steps, start_from
+from llama_jax.text.files import open_any
+from llama_jax.text.tokenizer import Vocabulary
+from llama_jax.train.checkpoint import Checkpoints, saved_steps
 from llama_jax.train.load import build
 from llama_jax.train.log import Log, last_metrics
 from llama_jax.train.rundir import RunDir
 from llama_jax.train.signals import graceful
+from llama_jax.train.start import Start, check_context
 from llama_jax.train.state import Plan, TrainState, plan
 from llama_jax.train.step import bind, check_rows, initializer, make_train_step, put
 
@@ -69,8 +71,18 @@ def train(run: Run, run_dir: str | Path, steps: int | None = None, progress: boo
       UserError: anything that the user can mend; nothing saved before is lost.
     """
     run = run if steps is None else dataclasses.replace(run, steps=steps)
-    with RunDir(run_dir) as place, contextlib.ExitStack() as at_exit:
-        return _train(run, place, progress, at_exit)
+    try:
+        with RunDir(run_dir) as place, contextlib.ExitStack() as at_exit:
+            return _train(run, place, progress, at_exit)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        stream = next(iter(run.data))
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"the memory of the devices is not enough for a step ({reason[:200]}); try a smaller "
+            f"--set data.{stream}.batch=N or data.{stream}.task.length=N, or --accumulate N"
+        ) from None
 
 
 def _train(run: Run, place: RunDir, progress: bool, at_exit: contextlib.ExitStack) -> Result:
@@ -81,7 +93,8 @@ def _train(run: Run, place: RunDir, progress: bool, at_exit: contextlib.ExitStac
     log = Log(place, run.steps, progress)
     at_exit.callback(log.close)
 
-    tokenizer = _tokenizer(run, place, resumed)
+    begin_with = None if resumed else Start.of(run)
+    tokenizer = _tokenizer(begin_with, place)
     place.write("run.json", to_json(run))
     loader = Loader(run.data, tokenizer, run.seed, jax.process_index(), jax.process_count())
     at_exit.callback(loader.close)
@@ -90,6 +103,7 @@ def _train(run: Run, place: RunDir, progress: bool, at_exit: contextlib.ExitStac
     mesh = run.mesh.build()
     at_exit.enter_context(using(mesh, run.rules))
     check_rows(fields, mesh, run.rules)
+    check_context(run, fields)
     total = losses(run.objectives)
     model = build(run)
     init = initializer(model, total, fields)
@@ -101,7 +115,7 @@ def _train(run: Run, place: RunDir, progress: bool, at_exit: contextlib.ExitStac
     at_exit.callback(checkpoints.finish)
     checkpoints.clean()
     digest = place.tokenizer_digest()
-    state, reached = _begin(run, place, layout, checkpoints, digest, log.say)
+    state, reached = _begin(begin_with, place, layout, checkpoints, digest, log.say)
     start = int(state.step)
     log.start(start)
     evaluations: dict[str, dict[str, float]] = {}
@@ -119,6 +133,8 @@ def _train(run: Run, place: RunDir, progress: bool, at_exit: contextlib.ExitStac
         return result(start)
     if start:
         log.say(f"going on from step {start} in {place.path}")
+    if run.dtype == "bfloat16" and mesh.devices.flat[0].platform == "cpu":
+        log.say("a CPU has no bfloat16 products and is slow with them; try --dtype float32")
     log.say(
         f"{run.name}: {layout.parameters:,} parameters, {mesh.size} device(s), {run.steps} steps"
     )
@@ -173,7 +189,7 @@ def _train(run: Run, place: RunDir, progress: bool, at_exit: contextlib.ExitStac
 
 
 def _begin(
-    run: Run,
+    begin_with: Start | None,
     place: RunDir,
     layout: Plan,
     checkpoints: Checkpoints,
@@ -185,15 +201,15 @@ def _begin(
         state, saved = restored
         if saved["tokenizer"] != digest:
             raise UserError(
-                f"{place.tokenizer_json} is not the tokenizer of these checkpoints; restore that "
-                "file"
+                f"the tokenizer in {place.path} is not the tokenizer of these checkpoints; restore "
+                "its files"
             )
         return state, saved["loader"]
-    state = layout.init(run.seed)
-    if run.init_from:  # 2. begin with the weights of another run
-        params = start_from(Path(run.init_from) / "checkpoints", state.params, say)
-        state = state.replace(params=params)
-    return state, None  # or 3. begin from nothing
+    assert begin_with is not None  # a checkpoint was there, and is gone
+    state = layout.init(begin_with.run.seed)  # 2. begin from nothing
+    mesh = jax.tree.leaves(layout.abstract)[0].sharding.mesh
+    params = begin_with.weights(state.params, mesh, say)  # or 3. with the weights of another run
+    return state.replace(params=params), None
 
 
 def _report(log: Log, run: Run, step: int, metrics: dict[str, Any]) -> None:
@@ -213,35 +229,9 @@ def _report(log: Log, run: Run, step: int, metrics: dict[str, Any]) -> None:
         )
 
 
-def _tokenizer(run: Run, place: RunDir, resumed: bool) -> Tokenizer:
-    """The tokenizer, saved in the run directory; fine-tuning keeps the one of the weights."""
-    if resumed:
-        return Tokenizer.load(place.tokenizer_json)
-    if run.init_from:
-        source = Path(run.init_from) / "tokenizer.json"
-        if not source.exists():
-            raise UserError(
-                f"init_from={run.init_from!r} is no run directory; train one there first"
-            )
-        tokenizer = Tokenizer.load(source)
-    else:
-        tokenizer = run.tokenizer.build([stream.source for stream in run.data.values()])
-    tokenizer.save(place.tokenizer_json)
-    for path, vocab in _vocabularies(run.model):
-        if vocab != tokenizer.vocab:
-            raise UserError(
-                f"{path} is {vocab} and the tokenizer's vocabulary is {tokenizer.vocab}; make "
-                "them equal"
-            )
-    return tokenizer
-
-
-def _vocabularies(config: Any, path: str = "model") -> list[tuple[str, int]]:
-    """Every field called `vocab` in a model's config."""
-    if not dataclasses.is_dataclass(config):
-        return []
-    found = []
-    for field in dataclasses.fields(config):
-        value, here = getattr(config, field.name), f"{path}.{field.name}"
-        found += [(here, value)] if field.name == "vocab" else _vocabularies(value, here)
-    return found
+def _tokenizer(start: Start | None, place: RunDir) -> Vocabulary:
+    """The tokenizer, as the run directory has it: the same now and when the run goes on."""
+    if start is not None:
+        _, files = start.tokenizer()
+        place.write_tokenizer(files)
+    return open_any(place.path)

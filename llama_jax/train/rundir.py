@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_jax.errors import UserError
+from llama_jax.text.files import files_of
 
 # What may differ when a run goes on: how long, how often, on which devices. All else changes what
 # the later steps compute, and is refused by name.
@@ -19,7 +20,7 @@ class RunDir:
     """A run directory:
 
     run.json         the resolved Run
-    tokenizer.json   what turned its text into ids
+    tokenizer.json   what turned its text into ids (of others, perhaps with files beside it)
     metrics.jsonl    one JSON object a line
     checkpoints/     one directory a step
     tensorboard/     the same metrics for TensorBoard
@@ -31,7 +32,6 @@ class RunDir:
         self._lock = None
 
     run_json = property(lambda self: self.path / "run.json")
-    tokenizer_json = property(lambda self: self.path / "tokenizer.json")
     metrics = property(lambda self: self.path / "metrics.jsonl")
     checkpoints = property(lambda self: self.path / "checkpoints")
     tensorboard = property(lambda self: self.path / "tensorboard")
@@ -116,15 +116,27 @@ class RunDir:
                 "Give the same ones to go on, or another --run-dir"
             )
 
-    def write(self, name: str, text: str) -> None:
+    def write(self, name: str, content: str | bytes) -> None:
         """Writes a file whole or not at all."""
         draft = self.path / f"{name}.unfinished"
-        draft.write_text(text)
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
         draft.replace(self.path / name)
 
+    def write_tokenizer(self, files: dict[str, bytes]) -> None:
+        """Writes the files of a tokenizer in the place of those of an earlier try."""
+        if self.run_json.exists():
+            for name in files_of(self.path).keys() - files.keys():
+                (self.path / name).unlink()
+        for name, content in files.items():
+            self.write(name, content)
+
     def tokenizer_digest(self) -> str:
-        """SHA-256 of tokenizer.json; ids mean nothing under another tokenizer."""
-        return hashlib.sha256(self.tokenizer_json.read_bytes()).hexdigest()
+        """SHA-256 of the tokenizer's files; ids mean nothing under another tokenizer."""
+        files = files_of(self.path)
+        if len(files) == 1:
+            return hashlib.sha256(*files.values()).hexdigest()
+        each = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        return hashlib.sha256(json.dumps(each, sort_keys=True).encode()).hexdigest()
 
 
 def differences(before: Any, now: Any, path: str = "") -> list[str]:

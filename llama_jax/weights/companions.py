@@ -7,18 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from llama_jax.errors import FormatError
+from llama_jax.text.files import NAMES
 from llama_jax.text.pretrained import Pretrained, open_tokenizer
 from llama_jax.text.tokenizer import FORMAT, NAMED, Tokenizer
 from llama_jax.weights.checkpoint import Checkpoint
 from llama_jax.weights.source import inside, read_json
 from llama_jax.weights.vocabulary import tokenizer
 
-# Files of a Hugging Face folder that belong to its tokenizer or to generating.
-NAMES = (
-    *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"),
-    *("added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja"),
-    *("chat_template.json", "generation_config.json"),
-)
 MOST_BYTES = 48 << 20  # of one of them
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 UNUSED = 5  # GGUF's type of a token that no text gives

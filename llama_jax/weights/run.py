@@ -85,7 +85,7 @@ def write_run(
         model=model,
         data={"text": Stream(Tfds("c4"), LanguageModel(length), batch=8)},
         objectives={"lm": CausalLM(on="text")},
-        tokenizer=File("tokenizer.json"),
+        tokenizer=File(),
         dtype="bfloat16" if kind == jnp.bfloat16 else "float32",
     )
     letters = {f"decoder/{path}": box.letters for path, box in abstract(model).items()}

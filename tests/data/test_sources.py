@@ -6,7 +6,7 @@ from PIL import Image
 
 from llama_jax.data import ImageFolder, JsonLines, PlainText, Tfds, texts
 from llama_jax.data.images import decode
-from llama_jax.data.sources import get, sentences, split_sentences
+from llama_jax.data.sources import get, named, sentences, split_sentences
 from llama_jax.errors import UserError
 
 
@@ -145,3 +145,18 @@ def test_arrays_stay_arrays(tmp_path):
         {"v": np.zeros((2, 3), np.uint8), "s": np.array([b"a", "b"], object), "n": np.int64(3)}
     )
     assert row["v"].shape == (2, 3) and row["s"] == ["a", "b"] and row["n"] == 3
+
+
+def test_a_path_or_a_name_stands_for_a_source(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("texts/a.txt", "kjv/a.txt", "photos/cats/1.png", "book", "rows.jsonl"):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}")
+    assert named("texts") == PlainText("texts") and named("book") == PlainText("book")
+    assert named("photos") == ImageFolder("photos") and named("rows.jsonl") == JsonLines(
+        "rows.jsonl"
+    )
+    assert named("missing.txt") == PlainText("missing.txt") and named("./x") == PlainText("./x")
+    # A run directory may well be called kjv.
+    assert named("kjv") == Tfds("kjv") and named("glue/sst2") == Tfds("glue/sst2")

@@ -200,6 +200,53 @@ def test_packed_rows_keep_documents_apart(tmp_path, tokenizer):
     assert seen == whole  # every token is predicted exactly once
 
 
+class Letters:
+    """A tokenizer like some that come with weights: nothing before a text, one id after it."""
+
+    vocab, bos, eos = 128, None, 0
+
+    def encode(self, text):
+        return [ord(letter) for letter in text]
+
+    def encode_all(self, texts):
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids):
+        return "".join(chr(i) for i in ids if i)
+
+
+def test_a_text_is_read_as_it_is_written_and_may_have_no_beginning(tmp_path):
+    (tmp_path / "t.txt").write_text("a b.\n c.\n\nd\n")
+    source, words = PlainText(str(tmp_path / "t.txt")), Letters()
+    [b] = one_pass(Stream(source, LanguageModel(12), 1), words)
+    assert words.decode(b["decoder_input"][0]) == "a b.\n c.d"
+    assert b["segments"].tolist() == [[1] * 9 + [2, 2, 0]]
+    assert b["positions"][0, :11].tolist() == [*range(9), 0, 1]
+    assert b["target_weights"].tolist() == [[1] * 8 + [0, 1, 0, 0]]  # no end gives a beginning
+    [b] = one_pass(Stream(source, LanguageModel(12, packed=False), 2), words)
+    assert [words.decode(row) for row in b["decoder_input"]] == ["a b.\n c.", "d"]
+    assert [words.decode(row) for row in b["target"]] == [" b.\n c.", ""]
+    assert b["target_weights"].sum(1).tolist() == [8, 1]
+
+
+def test_sentences_without_a_text_are_joined_by_blanks(tmp_path):
+    (tmp_path / "t.jsonl").write_text(json.dumps({"sentences": ["One.", "Two."]}))
+    [b] = one_pass(Stream(JsonLines(str(tmp_path / "t.jsonl")), LanguageModel(12), 1), Letters())
+    assert Letters().decode(b["decoder_input"][0]) == "One. Two."
+    (tmp_path / "t.jsonl").write_text(json.dumps({"text": " "}))
+    with pytest.raises(UserError, match="document 0 is empty"):
+        first_batch(JsonLines(str(tmp_path / "t.jsonl")), LanguageModel(12), Letters())
+
+
+def test_a_lone_document_begins_anew_where_it_wraps_round(tmp_path):
+    (tmp_path / "t.txt").write_text("abcde")
+    stream = Stream(PlainText(str(tmp_path / "t.txt")), LanguageModel(8), 1)
+    b = Loader({"x": stream}, Letters()).batch(0)["x"]
+    text, begins = b["decoder_input"][0], np.flatnonzero(b["decoder_input"][0] == ord("a"))
+    assert len(begins) and (b["positions"][0][begins] == 0).all()
+    assert (b["target_weights"][0] == (text != 0)).all()
+
+
 def test_unpacked_rows_are_one_document_each(chapters, tokenizer):
     b = first_batch(chapters, LanguageModel(32, packed=False), tokenizer, 4)
     assert "segments" not in b and (b["decoder_input"][:, 0] == tokenizer.bos).all()

@@ -34,5 +34,5 @@ def test_named_tokens_are_control_tokens(opened):
 
 
 def test_a_run_without_a_tokenizer_says_so(tmp_path):
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="holds no tokenizer"):
         open_own(tmp_path)
