@@ -1,6 +1,8 @@
 import json
 import math
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +10,21 @@ import pytest
 from llama_jax.train.log import Log, duration, forget_after, last_metrics
 from llama_jax.train.rundir import RunDir
 
+ROOT = Path(__file__).parents[2]
+
 BATCH = {"text": {"ids": np.zeros((4, 3)), "text_valid": np.ones((4, 3), bool)}}
+
+
+def test_a_log_does_not_import_torch(tmp_path):
+    # tensorboardX would take seconds to; in a process of its own, for other tests import it here.
+    script = (
+        "import sys; from llama_jax.train.log import Log; from llama_jax.train.rundir import RunDir\n"
+        f"log = Log(RunDir({str(tmp_path)!r}), steps=2); log.start(0)\n"
+        "log.evaluation(1, 'vqa', {'accuracy': 0.25}); log.close()\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+    assert any((tmp_path / "tensorboard").iterdir())
 
 
 def test_metrics_go_to_json_lines_and_tensorboard_and_plain_lines(tmp_path, capsys):
@@ -26,7 +42,6 @@ def test_metrics_go_to_json_lines_and_tensorboard_and_plain_lines(tmp_path, caps
     assert second == {"step": 1, "vqa/accuracy": 0.25}
     assert last_metrics(tmp_path / "metrics.jsonl") == first
     assert any((tmp_path / "tensorboard").iterdir())
-    assert "torch" not in sys.modules  # tensorboardX would take seconds to import it
     out = capsys.readouterr()
     assert out.out == ""
     assert "step 1/20  loss 1.5" in out.err and "vqa at step 1: accuracy 0.25" in out.err
