@@ -18,7 +18,9 @@ BATCH = {"text": {"ids": np.zeros((4, 3)), "text_valid": np.ones((4, 3), bool)}}
 def test_a_log_does_not_import_torch(tmp_path):
     # tensorboardX would take seconds to; in a process of its own, for other tests import it here.
     script = (
-        "import sys; from llama_jax.train.log import Log; from llama_jax.train.rundir import RunDir\n"
+        "import sys\n"
+        "from llama_jax.train.log import Log\n"
+        "from llama_jax.train.rundir import RunDir\n"
         f"log = Log(RunDir({str(tmp_path)!r}), steps=2); log.start(0)\n"
         "log.evaluation(1, 'vqa', {'accuracy': 0.25}); log.close()\n"
         "sys.exit('torch' in sys.modules)"
