@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from llama_jax.errors import nearest
 from llama_jax.kernels import xla
 from llama_jax.kernels.mask import Mask
+from llama_jax.kernels.target import platform
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def _no_triangle(case: Case) -> str | None:
         return "an additive bias is not cut into blocks"
     if not mask.causal or mask.prefix is not None or mask.parts:
         return "the mask is not causal throughout"
-    if T != S or mask.q_positions is not None or mask.k_positions is not None:
+    if T != S or mask.q_positions is not None or mask.kv_positions is not None:
         return "queries and keys are not the same sequence"
     return None
 
@@ -148,13 +149,6 @@ def choose(case: Case, backend: str = "auto") -> str:
     return backend
 
 
-def platform() -> str:
-    """The platform that code is traced for: the mesh's, which need not be this machine's."""
-    mesh = jax.sharding.get_abstract_mesh()
-    device = None if mesh.empty else mesh.abstract_device
-    return jax.default_backend() if device is None else device.platform
-
-
 @cache
 def _log_once(name: str, where: str, q: tuple, k: tuple, reasons: str) -> None:
     log.info("attention q%s k%s on %s: %s%s", q, k, where, name, f" ({reasons})" if reasons else "")
@@ -183,9 +177,9 @@ def _check(q, k, v, mask: Mask) -> None:
     for name, length in (
         ("q_positions", T),
         ("q_segments", T),
-        ("k_positions", S),
-        ("k_segments", S),
-        ("k_valid", S),
+        ("kv_positions", S),
+        ("kv_segments", S),
+        ("kv_valid", S),
     ):
         data = getattr(mask, name)
         if data is not None and (data.shape[0] not in (1, B) or data.shape[1:] != (length,)):

@@ -29,31 +29,32 @@ class Mask:
 
     Attributes:
       causal: keys at positions up to the query's.
-      window: keys nearer than this many positions (on both sides unless causal).
+      prefix: int or [B]; keys at positions below it are seen whatever `causal` says (prefix
+        language model).
+      window: keys nearer than this many positions: a query sees itself and the window - 1 keys
+        before it (and after it unless causal).
       chunk: keys of the query's own chunk of this length (Llama 4).
       parts: lengths of runs of keys that are summed apart and then together, so that a run without
         a valid key changes no bit of the result (XLA backends; it hides no key).
-      prefix: [B]; keys at positions below it are seen whatever `causal` says (prefix language
-        model).
+      q_segments: [B, T]; with `kv_segments`: equal segments only (packed documents).
+      kv_segments: [B, S].
       q_positions: [B, T]; default 0, 1, ... T-1.
-      k_positions: [B, S]; default 0, 1, ... S-1.
-      q_segments: [B, T]; with `k_segments`: equal segments only (packed documents).
-      k_segments: [B, S].
-      k_valid: [B, S]; keys that exist.
+      kv_positions: [B, S]; default 0, 1, ... S-1.
+      kv_valid: [B, S]; keys that exist.
       allow: [B, T, S]; anything else, e.g. the tiles of an image.
     """
 
     causal: bool = _static(False)
+    prefix: Int[Array, " B"] | int | None = None
     window: int | None = _static(None)
     chunk: int | None = _static(None)
-    parts: tuple[int, ...] = _static(())
-    prefix: Int[Array, " B"] | None = None
-    q_positions: Int[Array, "B T"] | None = None
-    k_positions: Int[Array, "B S"] | None = None
     q_segments: Int[Array, "B T"] | None = None
-    k_segments: Int[Array, "B S"] | None = None
-    k_valid: Bool[Array, "B S"] | None = None
+    kv_segments: Int[Array, "B S"] | None = None
+    q_positions: Int[Array, "B T"] | None = None
+    kv_positions: Int[Array, "B S"] | None = None
+    kv_valid: Bool[Array, "B S"] | None = None
     allow: Bool[Array, "B T S"] | None = None
+    parts: tuple[int, ...] = _static(())
 
     def __post_init__(self):
         for name in ("window", "chunk"):
@@ -62,7 +63,7 @@ class Mask:
                 raise ValueError(
                     f"{name}={value} hides every key; use at least 1, or None for no {name}"
                 )
-        if (self.q_segments is None) != (self.k_segments is None):
+        if (self.q_segments is None) != (self.kv_segments is None):
             raise ValueError("segments of queries and of keys come together; give both or none")
 
     @property
@@ -71,16 +72,20 @@ class Mask:
         return self.causal or self.window is not None or self.chunk is not None
 
     @property
+    def structure(self) -> "Mask":
+        """The static part alone: hashable, known to the compiler."""
+        return Mask(causal=self.causal, window=self.window, chunk=self.chunk, parts=self.parts)
+
+    @property
     def empty(self) -> bool:
         """Whether every query sees every key."""
-        data = (f.name for f in fields(self) if not f.metadata.get("static"))
-        return not self.local and all(getattr(self, name) is None for name in data)
+        return not self.local and not jax.tree.leaves(self)
 
     def __and__(self, other: "Mask") -> "Mask":
         """Both masks at once.
 
         Raises:
-          ValueError: both give the same data field (other than k_valid and allow), or different
+          ValueError: both give the same data field (other than kv_valid and allow), or different
           chunks.
         """
         merged: dict[str, Any] = {"causal": self.causal or other.causal}
@@ -94,7 +99,7 @@ class Mask:
                 merged[f.name] = b if a is None else a
             elif f.name == "window":
                 merged[f.name] = min(a, b)
-            elif f.name in ("k_valid", "allow"):
+            elif f.name in ("kv_valid", "allow"):
                 merged[f.name] = a & b
             elif f.name == "chunk" and a == b:
                 merged[f.name] = a
@@ -126,32 +131,54 @@ class Mask:
 
         return replace(
             self,
-            k_positions=cut(self.k_positions),
-            k_segments=cut(self.k_segments),
-            k_valid=cut(self.k_valid),
+            kv_positions=cut(self.kv_positions),
+            kv_segments=cut(self.kv_segments),
+            kv_valid=cut(self.kv_valid),
             allow=cut(self.allow),
         )
 
+    def near(self, q: Any, kv: Any, prefix: Any = None) -> Any:
+        """What causal, window, chunk and prefix say of positions q and kv, arrays that broadcast.
+
+        NumPy's, jax's or a kernel's; `prefix` is that of the row. Returns None if they say nothing.
+        """
+        seen = []
+        if self.causal:
+            past = q >= kv
+            seen.append(past if prefix is None else past | (kv < prefix))
+        if self.window is not None:
+            seen.append(q - kv < self.window)
+            if not self.causal or prefix is not None:
+                seen.append(kv - q < self.window)
+        if self.chunk is not None:
+            seen.append(_block_of(q, self.chunk) == _block_of(kv, self.chunk))
+        return _all(seen)
+
     def dense(self, T: int, S: int) -> Bool[Array, "B T S"]:
         """The definition: True where query t may see key s; B is 1 where no row differs."""
-        seen = jnp.ones((1, T, S), bool)
-        if self.local:
-            q = jnp.arange(T)[None] if self.q_positions is None else self.q_positions
-            k = jnp.arange(S)[None] if self.k_positions is None else self.k_positions
-            ahead = q[:, :, None] - k[:, None, :]
-            if self.causal:
-                past = ahead >= 0
-                if self.prefix is not None:
-                    past = past | (k < self.prefix[:, None])[:, None, :]
-                seen = seen & past
-            if self.window is not None:
-                seen = seen & (jnp.abs(ahead) < self.window)
-            if self.chunk is not None:
-                seen = seen & (q[:, :, None] // self.chunk == k[:, None, :] // self.chunk)
-        if self.q_segments is not None and self.k_segments is not None:
-            seen = seen & (self.q_segments[:, :, None] == self.k_segments[:, None, :])
-        if self.k_valid is not None:
-            seen = seen & self.k_valid[:, None, :]
+        q = jnp.arange(T)[None] if self.q_positions is None else self.q_positions
+        kv = jnp.arange(S)[None] if self.kv_positions is None else self.kv_positions
+        prefix = None if self.prefix is None else jnp.reshape(self.prefix, (-1, 1, 1))
+        seen = [self.near(q[:, :, None], kv[:, None, :], prefix)]
+        if self.q_segments is not None and self.kv_segments is not None:
+            seen.append(self.q_segments[:, :, None] == self.kv_segments[:, None, :])
+        if self.kv_valid is not None:
+            seen.append(self.kv_valid[:, None, :])
         if self.allow is not None:
-            seen = seen & self.allow
-        return seen
+            seen.append(self.allow)
+        return _all([jnp.ones((1, T, S), bool), *(part for part in seen if part is not None)])
+
+
+def _all(parts: list[Any]) -> Any:
+    """The parts joined by and; None if there are none."""
+    seen = None
+    for part in parts:
+        seen = part if seen is None else seen & part
+    return seen
+
+
+def _block_of(positions: Any, size: int) -> Any:
+    """The number of the block of `size`; a shift where it can be, for a TPU divides slowly."""
+    if size & (size - 1) == 0:
+        return positions >> (size.bit_length() - 1)
+    return positions // size

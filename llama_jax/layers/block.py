@@ -165,21 +165,21 @@ def _self_mask(attention: Attention, ctx: Context) -> Mask:
         shifted = ctx.fresh and attention.chunk is not None
         return Mask(
             q_positions=ctx.positions[..., 0] if shifted else None,
-            k_positions=ctx.positions[..., 0] if shifted else None,
-            k_valid=ctx.valid,
+            kv_positions=ctx.positions[..., 0] if shifted else None,
+            kv_valid=ctx.valid,
             q_segments=ctx.segments,
-            k_segments=ctx.segments,
+            kv_segments=ctx.segments,
             parts=ctx.parts,
         )
     if not attention.structure.local:
-        return Mask(k_valid=ctx.slot_valid)
+        return Mask(kv_valid=ctx.slot_valid)
     return Mask(
-        q_positions=ctx.positions[..., 0], k_positions=ctx.slot_positions, k_valid=ctx.slot_valid
+        q_positions=ctx.positions[..., 0], kv_positions=ctx.slot_positions, kv_valid=ctx.slot_valid
     )
 
 
 def _memory_mask(ctx: Context) -> Mask:
-    return Mask(k_valid=ctx.memory_valid, parts=ctx.memory_parts)
+    return Mask(kv_valid=ctx.memory_valid, parts=ctx.memory_parts)
 
 
 def _append(own: KV, mask: Mask, cross: KV | None, ctx: Context, T: int) -> tuple[KV, Mask]:

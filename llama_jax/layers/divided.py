@@ -53,7 +53,7 @@ class DividedBlockModule(nn.Module):
             )
             attn = attention.build(name=name)
             y = attn(
-                h, attn.keys(h, positions), attention.structure & Mask(k_valid=valid), positions
+                h, attn.keys(h, positions), attention.structure & Mask(kv_valid=valid), positions
             )
             x = x + rearrange(y, home, B=x.shape[0], T=frames)
         return x + cfg.ffn.build(name="ffn")(cfg.norm.build(name="ffn_norm")(x)), None

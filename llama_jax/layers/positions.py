@@ -87,10 +87,10 @@ class RelativeBiasModule(nn.Module):
 
     @nn.compact
     def __call__(
-        self, q_positions: Int[Array, " T"], k_positions: Int[Array, " S"]
+        self, q_positions: Int[Array, " T"], kv_positions: Int[Array, " S"]
     ) -> Float[Array, "N T S"]:
         cfg = self.config
         init = lettered(nn.initializers.normal(np.sqrt(1 / cfg.heads)), "AN")
         table_AN = self.param("w", init, (cfg.buckets, cfg.heads), jnp.float32)
-        buckets = cfg.bucket(k_positions[None, :] - q_positions[:, None])
+        buckets = cfg.bucket(kv_positions[None, :] - q_positions[:, None])
         return jnp.moveaxis(table_AN[buckets], -1, 0)

@@ -97,7 +97,7 @@ class CoAttentionLayer(nn.Module):
             kv = jax.tree.map(lambda *a: jnp.concatenate(a, axis=1), *parts)
             valid = jnp.concatenate([streams[n].valid for n in others], axis=1)
             lengths = tuple(streams[n].x.shape[1] for n in others)
-            mask = Mask(k_valid=valid, parts=lengths)
+            mask = Mask(kv_valid=valid, parts=lengths)
             reader = attention(cfg.reader(m, others[0]))
             return reader(normed[m], kv, mask, streams[m].positions)
 

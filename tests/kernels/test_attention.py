@@ -54,10 +54,10 @@ MASKS = {
     "window": Mask(causal=True, window=3),
     "chunk": Mask(causal=True, chunk=4),
     "prefix": Mask(causal=True, prefix=jnp.array([3, 0])),
-    "valid": Mask(k_valid=jnp.arange(11)[None] < jnp.array([[11], [4]])),
-    "segments": Mask(q_segments=SEGMENTS, k_segments=jnp.pad(SEGMENTS, ((0, 0), (0, 2)))),
-    "nothing": Mask(k_valid=jnp.zeros((2, 11), bool)),
-    "parts": Mask(k_valid=jnp.arange(11)[None] % 3 > jnp.array([[0], [1]]), parts=(4, 7)),
+    "valid": Mask(kv_valid=jnp.arange(11)[None] < jnp.array([[11], [4]])),
+    "segments": Mask(q_segments=SEGMENTS, kv_segments=jnp.pad(SEGMENTS, ((0, 0), (0, 2)))),
+    "nothing": Mask(kv_valid=jnp.zeros((2, 11), bool)),
+    "parts": Mask(kv_valid=jnp.arange(11)[None] % 3 > jnp.array([[0], [1]]), parts=(4, 7)),
     "allow": Mask(allow=jnp.arange(2 * 9 * 11).reshape(2, 9, 11) % 5 == 1),
 }
 
@@ -116,7 +116,7 @@ def test_gradients_agree_with_differences_of_the_definition_in_float64(name, bac
 @pytest.mark.parametrize("backend", GENERAL)
 def test_a_query_without_keys_gives_zeros_and_finite_gradients(backend):
     q, k, v = random()
-    mask = Mask(k_valid=jnp.array([[False] * 11, [True] * 11]))
+    mask = Mask(kv_valid=jnp.array([[False] * 11, [True] * 11]))
 
     def total(q, k, v):
         return jnp.sum(attention(q, k, v, mask, backend=backend) ** 2)
@@ -151,8 +151,8 @@ CAUSAL = {
     "causal": Mask(causal=True),
     "window": Mask(causal=True, window=5),
     "chunk": Mask(causal=True, chunk=4),
-    "padding": Mask(causal=True, k_valid=jnp.array([[3], [0]]) <= ROWS),
-    "segments": Mask(causal=True, q_segments=ROWS // 7, k_segments=ROWS // 7),
+    "padding": Mask(causal=True, kv_valid=jnp.array([[3], [0]]) <= ROWS),
+    "segments": Mask(causal=True, q_segments=ROWS // 7, kv_segments=ROWS // 7),
     "allow": Mask(causal=True, allow=jnp.arange(2 * 19 * 19).reshape(2, 19, 19) % 3 > 0),
 }
 
@@ -207,7 +207,7 @@ def test_auto_takes_the_triangle_for_causal_sequences_of_some_length():
 def test_random_masks_agree_with_the_definition(T, S, window, chunk, causal, seed):
     q, k, v = random(B=1, T=T, S=S, N=2, K=1, H=4, seed=seed)
     valid = np.random.default_rng(seed).random((1, S)) < 0.6
-    mask = Mask(causal=causal, window=window, chunk=chunk, k_valid=jnp.asarray(valid))
+    mask = Mask(causal=causal, window=window, chunk=chunk, kv_valid=jnp.asarray(valid))
     expected = reference(q, k, v, dense(mask, 1, T, S))
     np.testing.assert_allclose(attention(q, k, v, mask), expected, atol=TOLERANCE)
 
@@ -264,7 +264,7 @@ def test_shapes_that_do_not_fit_are_refused(change, message, unchecked):
 
 
 def test_masks_of_another_length_are_refused():
-    with pytest.raises(ValueError, match="k_valid has shape"):
-        attention(*random(), Mask(k_valid=jnp.ones((2, 9), bool)))
+    with pytest.raises(ValueError, match="kv_valid has shape"):
+        attention(*random(), Mask(kv_valid=jnp.ones((2, 9), bool)))
     with pytest.raises(ValueError, match="positions without a causal"):
         attention(*random(), Mask(q_positions=jnp.zeros((2, 9), int)))

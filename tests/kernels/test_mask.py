@@ -36,17 +36,21 @@ def test_a_prefix_is_seen_by_all():
 
 def test_segments_do_not_see_each_other():
     segments = jnp.array([[1, 1, 2]])
-    found = Mask(q_segments=segments, k_segments=segments).dense(3, 3)
+    found = Mask(q_segments=segments, kv_segments=segments).dense(3, 3)
     np.testing.assert_array_equal(found, matrix("110 110 001"))
 
 
 def test_positions_place_queries_in_a_longer_past():
-    mask = Mask(causal=True, q_positions=jnp.array([[2, 3]]), k_positions=jnp.array([[0, 1, 2, 3]]))
+    mask = Mask(
+        causal=True, q_positions=jnp.array([[2, 3]]), kv_positions=jnp.array([[0, 1, 2, 3]])
+    )
     np.testing.assert_array_equal(mask.dense(2, 4), matrix("1110 1111"))
 
 
 def test_and_holds_both():
-    both = Mask(causal=True) & Mask(window=3) & Mask(window=2, k_valid=jnp.array([[1, 0, 1]], bool))
+    both = (
+        Mask(causal=True) & Mask(window=3) & Mask(window=2, kv_valid=jnp.array([[1, 0, 1]], bool))
+    )
     np.testing.assert_array_equal(both.dense(3, 3), matrix("100 100 001"))
 
 
@@ -69,6 +73,6 @@ def test_half_of_the_segments_is_refused():
 
 def test_two_sets_of_segments_are_refused():
     segments = jnp.zeros((1, 2), int)
-    mask = Mask(q_segments=segments, k_segments=segments)
+    mask = Mask(q_segments=segments, kv_segments=segments)
     with pytest.raises(ValueError, match="both masks give"):
         mask & mask

@@ -1,0 +1,36 @@
+"""What code is traced for: the platform, which need not be this machine's, and kernels in Python."""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
+import jax
+
+_interpreted: contextvars.ContextVar[bool] = contextvars.ContextVar("interpreted", default=False)
+
+
+def platform() -> str:
+    """The platform that code is traced for: the mesh's, if one is set ("cpu", "tpu", "gpu")."""
+    mesh = jax.sharding.get_abstract_mesh()
+    device = None if mesh.empty else mesh.abstract_device
+    name = jax.default_backend() if device is None else device.platform
+    return "gpu" if name in ("cuda", "rocm") else name
+
+
+@contextlib.contextmanager
+def interpreted() -> Iterator[None]:
+    """Within the block, code is traced with Pallas kernels that run on any platform, slowly.
+
+    For tests: a kernel then computes block by block what it would on its device. Functions that
+    were jitted before keep what they were traced with.
+    """
+    token = _interpreted.set(True)
+    try:
+        yield
+    finally:
+        _interpreted.reset(token)
+
+
+def interpreting() -> bool:
+    """Whether kernels are to be interpreted."""
+    return _interpreted.get()
