@@ -1,4 +1,4 @@
-"""What code is traced for: the platform, which need not be this machine's, and kernels in Python."""
+"""What code is traced for: a platform, perhaps not this machine's, and kernels run in Python."""
 
 import contextlib
 import contextvars
