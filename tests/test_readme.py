@@ -19,6 +19,12 @@ LINES = [line for kind, block in BLOCKS if kind == "sh" for line in block.splitl
 PYTHON = [block for kind, block in BLOCKS if kind == "python"]
 
 
+def example(word):
+    """The one example in which a word stands."""
+    [block] = [block for block in PYTHON if word in block]
+    return block
+
+
 def commands(program):
     return sorted({line for line in LINES if line.split()[0] == program})
 
@@ -70,7 +76,9 @@ def test_the_example_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(presets, "get", tiny)
     monkeypatch.chdir(tmp_path)
-    code = PYTHON[0].replace("steps=300", "steps=2").replace("max_new=40", "max_new=3")
+    code = (
+        example("tiny_decoder").replace("steps=300", "steps=2").replace("max_new=40", "max_new=3")
+    )
     with small.quick():
         exec(compile(code, "README.md", "exec"), {})
     printed = capsys.readouterr().out
@@ -81,5 +89,13 @@ def test_the_demo_answers_as_the_second_example_says(monkeypatch, capsys):
     place = str(small.demo())
     capsys.readouterr()
     with small.quick():
-        exec(compile(PYTHON[1].replace("runs/demo", place), "README.md", "exec"), {})
+        exec(compile(example("runs/demo/vqa").replace("runs/demo", place), "README.md", "exec"), {})
     assert re.fullmatch(r".*\(\d+ %; then .*\)\n", capsys.readouterr().out)
+
+
+def test_the_example_of_real_weights_runs_as_it_is_written(capsys):
+    code = example("llama_jax.load()")
+    exec(compile(code, "README.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(" Paris")
+    assert re.search(r"^\(1, 3, 49152\) \d+\.\d+$", lines[-1])

@@ -155,7 +155,7 @@ def _turn(talk: Any, text: str, most: int) -> None:
         answer.close()
         print(" (stopped)")
     except UserError as error:
-        print(f"\n{error}; /reset begins anew", file=sys.stderr)
+        print(f"\n{str(error).rstrip('.')}; /reset begins anew", file=sys.stderr)
 
 
 def _perplexity(args: argparse.Namespace) -> None:

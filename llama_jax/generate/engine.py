@@ -189,16 +189,15 @@ class Rows:
         if most < 1:
             return
         self._make_room(most, most)
-        keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(self.batch))
         vocab = logits_BV.shape[1] if sampling.penalises else 0
         seen = np.zeros((self.batch, vocab), bool)
         for row, ids in zip(seen, held, strict=False):
             row[list(ids) if vocab else []] = True
-        ends_E = jnp.asarray(sorted(ends), jnp.int32)
+        ends_E = np.array(sorted(ends), np.int32)
         stride = stride or STRIDE.get(engine.mesh.devices.flat[0].platform, STRIDE_ELSEWHERE)
         with using(engine.mesh, engine.rules):
-            found, token, ended, seen = _first(logits_BV, sampling, keys, ends_E, seen)
-        state = State(self.cache, token, ended, seen, keys, jnp.int32(1))
+            found, state = _first(logits_BV, sampling, np.uint32(seed), ends_E, seen, self.cache)
+        self.cache = state.cache
         ids_BT, logp_BT = map(np.asarray, found)
         yield ids_BT, logp_BT
         done = 1
@@ -266,14 +265,16 @@ def _extend(module, params, ids_BT, cache, valid_BT, *, fresh):
     return module.apply({"params": params}, ids_BT, cache, valid_BT, fresh, method="extend")
 
 
-@jax.jit
-def _first(logits_BV, sampling, keys, ends_E, seen_BV):
-    """The first token, from the prompts' logits."""
-    ended_B = jnp.zeros(len(logits_BV), bool)
+@partial(jax.jit, donate_argnames="cache")
+def _first(logits_BV, sampling, seed, ends_E, seen_BV, cache):
+    """The first token, from the prompts' logits, and the state after it."""
+    rows = jnp.arange(len(logits_BV))
+    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(rows)
     token_B, logp_B, ended_B, seen_BV = _choose(
-        logits_BV, sampling, keys, 0, ends_E, ended_B, seen_BV
+        logits_BV, sampling, keys, 0, ends_E, jnp.zeros(rows.shape, bool), seen_BV
     )
-    return (token_B[:, None], logp_B[:, None]), token_B, ended_B, seen_BV
+    state = State(cache, token_B, ended_B, seen_BV, keys, jnp.int32(1))
+    return (token_B[:, None], logp_B[:, None]), state
 
 
 @partial(jax.jit, static_argnames=("module", "count"), donate_argnames="state")

@@ -8,7 +8,7 @@ lm.logits([[1, 2, 3]])                                     # [B,T,V] float32
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,9 @@ from llama_jax.generate.sample import Sampling
 from llama_jax.generate.text import Stop, Writer
 from llama_jax.text.chat import Message, chat_ids
 from llama_jax.text.pretrained import Pretrained
+
+if TYPE_CHECKING:
+    from llama_jax.weights.checkpoint import Checkpoint
 
 Prompt = str | Sequence[int]
 
@@ -194,6 +197,8 @@ class Batch:
                 f"unknown setting {sorted(unknown)[0]!r}; there are seed, stop, "
                 f"{', '.join(Sampling.__dataclass_fields__)}"
             )
+        if not 0 <= seed < 2**32:
+            raise UserError(f"seed={seed}: use a whole number from 0 to {2**32 - 1}")
         self.lm, self.prompts, self.most, self.seed = lm, prompts, most, seed
         self.sampling = Sampling(**sampling)
         stops = Stop((stop,) if isinstance(stop, str) else tuple(stop))
@@ -264,12 +269,27 @@ def load(
       UserError: nothing there, or a file that is not what it should be (FormatError).
     """
     from llama_jax.generate.find import find
-    from llama_jax.weights.checkpoint import load_params, open_checkpoint
-    from llama_jax.weights.layers import one_by_one, unstack
+    from llama_jax.weights.checkpoint import open_checkpoint
     from llama_jax.weights.vocabulary import tokenizer
 
     checkpoint = open_checkpoint(find(path), pickle=pickle)
     vocabulary = tokenizer(checkpoint)
+    return LM(
+        open_engine(checkpoint, mesh, rules, dtype, progress), vocabulary, str(checkpoint.place)
+    )
+
+
+def open_engine(
+    checkpoint: "Checkpoint",
+    mesh: Mesh | None = None,
+    rules: Rules = FSDP_TENSOR,
+    dtype: Any = None,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> Engine:
+    """Reads the weights of an open checkpoint; arguments and errors as for `load`."""
+    from llama_jax.weights.checkpoint import load_params
+    from llama_jax.weights.layers import one_by_one, unstack
+
     if dtype is None:
         platform = (jax.devices()[0] if mesh is None else mesh.devices.flat[0]).platform
         # A CPU has no bfloat16 products: the same program would be thirty times slower.
@@ -281,4 +301,4 @@ def load(
         params = load_params(checkpoint, mesh, rules, dtype)
         params = unstack(params, single.decoder.stack.repeats)
     module = single.build().clone(dtype=jnp.dtype(dtype))
-    return LM(Engine(module, params, mesh, rules), vocabulary, str(checkpoint.place))
+    return Engine(module, params, mesh, rules)

@@ -41,7 +41,7 @@ def render(source: str, renders: Sequence[Mapping[str, Any]]) -> list[str]:
         if _current and _current.owner != os.getpid():
             _current.process.returncode = 0  # a forked copy: the process is not ours to wait for
             _current = None
-        if _current is None or _current.source != source:
+        if _current is None or _current.source != source or _current.process.poll() is not None:
             end()
             _current = _Renderer(source)
         answered = False
@@ -79,6 +79,7 @@ class _Renderer:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+            process_group=0,  # Ctrl-C in a terminal is for the program, not for this child
         )
         try:
             self.answer(START)

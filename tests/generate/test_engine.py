@@ -6,7 +6,7 @@ import pytest
 
 from llama_jax.axes import make_mesh
 from llama_jax.errors import UserError
-from llama_jax.generate.engine import Engine
+from llama_jax.generate.engine import Engine, _advance
 from llama_jax.generate.sample import Sampling
 from tests.generate import small
 
@@ -55,6 +55,13 @@ def test_several_tokens_a_dispatch_are_the_same_tokens(engine):
     many = drawn(engine, PROMPTS, 7, stride=4, sampling=Sampling(temperature=1.0), seed=3)
     np.testing.assert_array_equal(one[0], many[0])
     np.testing.assert_allclose(one[1], many[1], atol=TOLERANCE)
+
+
+def test_decoding_is_compiled_once(engine):
+    before = _advance._cache_size()
+    drawn(engine, [PROMPTS[0]] * 5, 6, stride=1)
+    drawn(engine, [PROMPTS[0]] * 5, 6, stride=1, seed=1)
+    assert _advance._cache_size() <= before + 1
 
 
 def test_a_seed_gives_a_row_its_tokens_whatever_stands_beside_it(engine):

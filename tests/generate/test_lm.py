@@ -80,6 +80,7 @@ def test_long_texts_are_scored_in_windows_each_token_once(lm):
         ({"max_new_tokens": 0}, "max_new_tokens=0"),
         ({"temprature": 1.0}, "unknown setting 'temprature'"),
         ({"temperature": -1.0}, "temperature=-1.0"),
+        ({"seed": -1}, "seed=-1"),
         ({"stop": ["", "x"]}, "one character or more"),
     ],
 )

@@ -12,12 +12,13 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("llama_models")
 
+from experiments.conformance import GENERATIONS, tiny  # noqa: E402
 from llama_jax.weights.checkpoint import load_params, open_checkpoint  # noqa: E402
 from llama_jax.weights.convert import convert  # noqa: E402
 from llama_jax.weights.names import META  # noqa: E402
 from llama_jax.weights.read import tensors  # noqa: E402
 from tests.parity.meta_reference import transformer  # noqa: E402
-from tests.parity.test_llama_weights import GENERATIONS, TOLERANCE, tiny  # noqa: E402
+from tests.parity.test_conformance import TOLERANCE  # noqa: E402
 
 SCALED = {"use_scaled_rope": True, "rope_scaling_factor": 8.0, "rope_theta": 5e5}
 # Meta's reference has its own base of rope, 5e5, where params.json has none; Llama 1 and 2 had 1e4

@@ -1,0 +1,125 @@
+"""Does every generation of LLaMA, read from Hugging Face's folder, give transformers' logits?
+
+Tiny random models, two layers each, with the numbers that tell the generations apart. transformers
+writes them; `llama-jax verify` reads them and compares: rope with the formula in float64, prefill
+and decode with training, logits with transformers at positions from 0 and with the second half of
+the tokens at the end of the context.
+
+Command:  python -m experiments.conformance    (with the extra "parity")
+
+Not run yet.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from llama_jax.verify.checks import verify
+from llama_jax.verify.ledger import Ledger
+
+SCALED = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+SCALED |= {"rope_type": "llama3", "original_max_position_embeddings": 8192}
+
+GENERATIONS: dict[str, dict[str, Any]] = {
+    "llama1": {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048},
+    "llama2": {"max_position_embeddings": 4096},
+    "llama2_70b": {"num_key_value_heads": 2, "max_position_embeddings": 4096},
+    "code_llama": {
+        "rope_theta": 1e6,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 16_384,
+    },
+    "llama3": {"rope_theta": 5e5, "num_key_value_heads": 2, "max_position_embeddings": 8192},
+    "llama3_1": {"rope_theta": 5e5, "num_key_value_heads": 2, "scaling": {"factor": 8.0}},
+    "llama3_2": {
+        "rope_theta": 5e5,
+        "num_key_value_heads": 2,
+        "scaling": {"factor": 32.0},
+        "tie_word_embeddings": True,
+        "head_dim": 32,
+    },
+    "llama3_3": {
+        "rope_theta": 5e5,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 1,
+        "scaling": {"factor": 8.0},
+    },
+    "smollm2": {
+        "rope_theta": 1e5,
+        "hidden_size": 72,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 8192,
+    },
+}
+
+
+def tiny(folder: Path, scaling: dict | None = None, **fields: Any) -> Any:
+    """A random model in a folder; the weights are large enough for every part to matter."""
+    import torch
+    import transformers
+
+    fields = {
+        "rms_norm_eps": 1e-5,
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "rope_theta": 1e4,
+        "max_position_embeddings": 131_072,
+        "attn_implementation": "eager",
+    } | fields
+    theta = fields.pop("rope_theta")
+    rope = {"rope_theta": theta, "rope_type": "default"} | (SCALED | scaling if scaling else {})
+    config = transformers.LlamaConfig(
+        vocab_size=61, intermediate_size=96, num_hidden_layers=2, rope_parameters=rope,
+        **fields,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    theirs = transformers.LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    theirs.save_pretrained(folder)
+    return theirs
+
+
+def row(name: str, ledger: Ledger) -> str:
+    """A line of the table."""
+
+    def found(start: str, number: str = "found") -> str:
+        lines = [line for line in ledger.lines if line.name.startswith(start)]
+        return f"{max(line.numbers[number] for line in lines):.1e}"
+
+    cells = [
+        name,
+        ledger.line("rope").text,
+        f"{ledger.line('norm eps').numbers['eps']:g}",
+        "yes" if "tied" in ledger.line("output layer").text else "no",
+        found("position 131,071", "difference"),
+        found("prefill"),
+        found("decode"),
+        found("logits, positions from 0"),
+        found("logits, second half"),
+        "FAILED" if ledger.failed else "passed",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+HEAD = (
+    "| generation | rope | eps | tied | cos, sin at 131,071 | prefill | decode | logits "
+    "| logits, far apart | checks |\n" + "|---" * 10 + "|"
+)
+
+
+def main() -> None:
+    """Prints the table."""
+    print(HEAD)
+    for name, fields in GENERATIONS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            tiny(Path(folder), **fields)
+            print(row(name, verify(folder)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
