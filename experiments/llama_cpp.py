@@ -8,11 +8,11 @@ Command:  python -m experiments.llama_cpp    (with the extra "bench")
 
 Machine:  one of 2 CPU cores, others at work too: 150 s of a processor; llama-cpp-python 0.3.36
 
-| file    | MB  | largest difference of logits | of the largest logit | top-1 agreement | equal texts |
-|---------|-----|------------------------------|----------------------|-----------------|-------------|
-| float32 | 540 | 1.3e-04                      | 2.9e-06              | 600 of 600      | 8 of 8      |
-| float16 | 271 | 8.0e-02                      | 1.8e-03              | 599 of 600      | 8 of 8      |
-| q8_0    | 145 | 1.8e+00                      | 4.1e-02              | 582 of 600      | 1 of 8      |
+| file    | MB  | logits apart | of the largest logit | top-1 agreement | equal texts |
+|---------|-----|--------------|----------------------|-----------------|-------------|
+| float32 | 540 | 1.3e-04      | 2.9e-06              | 600 of 600      | 8 of 8      |
+| float16 | 271 | 8.0e-02      | 1.8e-03              | 599 of 600      | 8 of 8      |
+| q8_0    | 145 | 1.8e+00      | 4.1e-02              | 582 of 600      | 1 of 8      |
 
 With q8_0 seven texts part, at tokens 20, 1, 22, 10, 2, 2 and 5, where our logits of the two tokens
 are 0.053, 0.22, 0.077, 0.005, 0.024, 0.062 and 0.05 apart.
@@ -45,7 +45,7 @@ QUESTION = "Write a short poem about the sea."
 DTYPES = ("float32", "float16", "q8_0")
 F32 = 0  # ggml's number of the type
 HEAD = (
-    "| file | MB | largest difference of logits | of the largest logit | top-1 agreement "
+    "| file | MB | logits apart | of the largest logit | top-1 agreement "
     "| equal texts | where they part: token, logits apart |\n" + "|---" * 7 + "|"
 )
 
