@@ -8,18 +8,20 @@ with = $(foreach extra,$(1),$(VENV)/.with-$(extra))
 smollm2 := $(VENV)/.with-smollm2
 
 PYTEST := $(BIN)/python -m pytest -q
+# Two workers, a file to each in turn: compiling keeps one core busy at a time.
+SPREAD := -n 2 --dist loadfile
 
 # Memory in large pages (glibc >= 2.35): a train step on a CPU takes a fifth to a third less time.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo chat bench test fuzz parity aot lint format clean
+.PHONY: help setup demo chat bench test chaos fuzz notebooks parity aot lint format clean
 .DELETE_ON_ERROR:
 # Two pips at once would spoil one environment.
 .NOTPARALLEL:
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(base) $(call with,$(EXTRAS))  ## Build .venv; EXTRAS="demo gpu" adds extras of pyproject.toml
 	@echo "Ready: $(BIN)/llama-jax --help"
@@ -34,13 +36,19 @@ bench: $(call with,demo test parity) $(smollm2)  ## Time SmolLM2 beside transfor
 	$(BIN)/python -m experiments.bench
 
 test: $(call with,demo test) $(smollm2)  ## Run the tests (8 minutes)
-	$(PYTEST) -n 2 --dist loadfile tests
+	$(PYTEST) $(SPREAD) tests
 
-fuzz: $(call with,test)  ## Feed thousands of damaged files to every reader (4 minutes)
-	$(PYTEST) tests/fuzz
+chaos: $(call with,demo test)  ## Kill training at bad moments, and go on (2 minutes)
+	$(PYTEST) tests/chaos
 
-parity: $(call with,demo test parity) $(smollm2)  ## Compare with torch implementations (8 minutes)
-	OMP_NUM_THREADS=1 $(PYTEST) tests/parity
+fuzz: $(call with,test)  ## Feed thousands of damaged files to every reader (3 minutes)
+	$(PYTEST) $(SPREAD) tests/fuzz
+
+notebooks: $(call with,demo test) $(smollm2)  ## Run every notebook (2 minutes)
+	$(PYTEST) tests/notebooks
+
+parity: $(call with,demo test parity) $(smollm2)  ## Compare with torch implementations (6 minutes)
+	OMP_NUM_THREADS=1 $(PYTEST) $(SPREAD) tests/parity
 
 aot: $(call with,demo test aot)  ## Compile for TPU and GPU without having either
 	$(PYTEST) -s tests/aot

@@ -7,7 +7,25 @@ the tokens at the end of the context.
 
 Command:  python -m experiments.conformance    (with the extra "parity")
 
-Not run yet.
+Machine:  one of 2 CPU cores, others at work too: 85 s of a processor; transformers 5.23.0
+
+| generation | rope                    | eps   | tied | rope  | prefill | decode | logits | far   |
+|------------|-------------------------|-------|------|-------|---------|--------|--------|-------|
+| llama1     | theta 1e4               | 1e-06 | no   | 5e-04 | 1e-07   | 8e-07  | 1e-06  | 1e-06 |
+| llama2     | theta 1e4               | 1e-05 | no   | 5e-04 | 2e-07   | 8e-07  | 8e-07  | 1e-06 |
+| llama2_70b | theta 1e4               | 1e-05 | no   | 5e-04 | 2e-07   | 7e-07  | 9e-07  | 1e-06 |
+| code_llama | theta 1e6               | 1e-05 | no   | 1e-04 | 1e-07   | 7e-07  | 1e-06  | 9e-07 |
+| llama3     | theta 5e5               | 1e-05 | no   | 2e-03 | 6e-08   | 1e-06  | 1e-06  | 1e-06 |
+| llama3_1   | theta 5e5, llama3 by 8  | 1e-05 | no   | 2e-03 | 2e-07   | 8e-07  | 8e-07  | 8e-07 |
+| llama3_2   | theta 5e5, llama3 by 32 | 1e-05 | yes  | 2e-03 | 2e-07   | 8e-07  | 1e-06  | 1e-06 |
+| llama3_3   | theta 5e5, llama3 by 8  | 1e-05 | no   | 2e-05 | 2e-07   | 5e-07  | 9e-07  | 7e-07 |
+| smollm2    | theta 1e5               | 1e-05 | yes  | 4e-04 | 2e-07   | 7e-07  | 1e-06  | 1e-06 |
+
+Largest differences: of rope's cosines and sines at position 131,071 from the formula in float64,
+which is what float32 angles cost; of log-probabilities from those of training; of logits from
+transformers', of order 3, at positions from 0 and with half the tokens at the context's end.
+
+Verdict: yes, every generation, to 1.1e-6.
 """
 
 import tempfile

@@ -39,3 +39,20 @@ def mesh():
         return make_mesh(**axes, devices=jax.devices()[:n])
 
     return make
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory):
+    """Compiled programs are kept in a folder of this file's own, for its tests and their children."""
+    names = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("xla")),
+        "jax_persistent_cache_min_compile_time_secs": 0.2,
+    }
+    before = {name: getattr(jax.config, name) for name in names}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in names.items():
+            jax.config.update(name, value)
+            patch.setenv(name.upper(), str(value))
+        yield
+    for name, value in before.items():
+        jax.config.update(name, value)

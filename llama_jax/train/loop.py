@@ -134,7 +134,7 @@ def _train(run: Run, place: RunDir, progress: bool, at_exit: contextlib.ExitStac
     if start:
         log.say(f"going on from step {start} in {place.path}")
     if run.dtype == "bfloat16" and mesh.devices.flat[0].platform == "cpu":
-        log.say("a CPU has no bfloat16 products and is slow with them; try --dtype float32")
+        log.say("a CPU has no bfloat16 products and is slower with them; try --dtype float32")
     log.say(
         f"{run.name}: {layout.parameters:,} parameters, {mesh.size} device(s), {run.steps} steps"
     )
@@ -207,8 +207,7 @@ def _begin(
         return state, saved["loader"]
     assert begin_with is not None  # a checkpoint was there, and is gone
     state = layout.init(begin_with.run.seed)  # 2. begin from nothing
-    mesh = jax.tree.leaves(layout.abstract)[0].sharding.mesh
-    params = begin_with.weights(state.params, mesh, say)  # or 3. with the weights of another run
+    params = begin_with.weights(state.params, say)  # or 3. with weights that there are
     return state.replace(params=params), None
 
 

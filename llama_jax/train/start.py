@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jax.sharding import Mesh
-
 from llama_jax.config import File, Run, to_json
 from llama_jax.errors import UserError, nearest
 from llama_jax.generate.find import find
@@ -86,7 +84,7 @@ class Start:
         _check_vocabulary(run.model, found)
         return found, files
 
-    def weights(self, fresh: Any, mesh: Mesh, say: Callable[[str], None]) -> Any:
+    def weights(self, fresh: Any, say: Callable[[str], None]) -> Any:
         """`fresh` weights with those in their place that `init_from` names.
 
         Raises:
@@ -99,7 +97,7 @@ class Start:
         for line in _unlike(self.run, self.checkpoint):
             say(f"not as in {self.place}: {line}")
         match = matching(flat(fresh), _shapes(self.checkpoint), self.place, say)
-        found = flat(load_params(self.checkpoint, mesh, self.run.rules))
+        found = flat(load_params(self.checkpoint, self.run.mesh.build(), self.run.rules))
         return replaced(fresh, {name: found[name] for name in match})
 
 

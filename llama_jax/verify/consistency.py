@@ -61,11 +61,12 @@ def consistency(engine: Engine, ids: Sequence[int], logits_TV: np.ndarray) -> Se
     scale = float(np.abs(logits_TV).max())
     share = tolerance(engine.module.config, engine.module.dtype)
     bound = share * max(scale, 1.0)
+    kind = jnp.dtype(engine.module.dtype).name
+    coarse = "" if kind == "float32" else ", in which only coarse faults show"
     lines = [
         Line(
             "tolerance",
-            f"{bound:.1e}: {share:.1e} of the largest logit, {scale:.3g}; "
-            f"{jnp.dtype(engine.module.dtype).name}",
+            f"{bound:.1e}: {share:.1e} of the largest logit, {scale:.3g}, in {kind}{coarse}",
             numbers={"bound": bound, "scale": scale},
         )
     ]

@@ -1,8 +1,7 @@
+"""The loop: what a run leaves, signals, corrupt checkpoints, meshes; kill -9 is in tests/chaos."""
+
 import json
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,26 +11,9 @@ from llama_jax.config import Mesh, edit
 from llama_jax.errors import UserError
 from llama_jax.train.load import load
 from llama_jax.train.loop import train
-from tests.train.tiny import STEPS, Send, multimodal_run, reset_calls, text_run, write_text
+from tests.train.tiny import STEPS, Send, losses, reset_calls, text_run, write_text
 
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Compiled programs are kept on disk: most of these tests run one step, two in children."""
-    names = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("xla")),
-        "jax_persistent_cache_min_compile_time_secs": 0.2,
-    }
-    before = {name: getattr(jax.config, name) for name in names}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in names.items():
-            jax.config.update(name, value)
-            patch.setenv(name.upper(), str(value))
-        yield
-    for name, value in before.items():
-        jax.config.update(name, value)
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 @pytest.fixture(scope="module")
@@ -40,24 +22,12 @@ def text(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, text):
+def uninterrupted(compiled_once, tmp_path_factory, text):
     """The directory of a run that nothing happened to."""
     place = tmp_path_factory.mktemp("runs") / "whole"
     result = train(text_run(text), place, progress=False)
     assert result.step == STEPS and result.stopped is None
     return place
-
-
-def losses(place) -> dict[int, str]:
-    """Step -> loss, to the last bit."""
-    lines = map(json.loads, (place / "metrics.jsonl").read_text().splitlines())
-    return {line["step"]: repr(line["loss"]) for line in lines if "loss" in line}
-
-
-def child(*args) -> int:
-    """Trains in a process of its own, with the same devices; returns how it ended."""
-    command = [sys.executable, "-m", "tests.train.tiny", *map(str, args)]
-    return subprocess.run(command, cwd=ROOT, check=False, timeout=300).returncode
 
 
 def test_a_run_directory_holds_what_it_should(uninterrupted, text):
@@ -71,32 +41,6 @@ def test_a_run_directory_holds_what_it_should(uninterrupted, text):
     trained = load(uninterrupted)
     assert trained.run == text_run(text) and trained.step == STEPS
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(trained.params))
-
-
-@pytest.mark.parametrize("moment", ["just after a save", "while saving"])
-def test_kill_9_and_resume_gives_every_later_loss_bit_for_bit(
-    tmp_path, text, uninterrupted, moment
-):
-    place = tmp_path / "killed"
-    kill = (9,) if moment == "just after a save" else (6, "saving")
-    assert child(place, text, STEPS, *kill) == -signal.SIGKILL
-    before = losses(place)
-    saved = {p.name for p in (place / "checkpoints").iterdir() if p.name.isdigit()}
-    assert saved == ({"6", "9"} if kill == (9,) else {"3"})
-    result = train(text_run(text), place, progress=False)
-    assert result.step == STEPS
-    assert losses(place) == losses(uninterrupted)
-    assert before.items() <= losses(uninterrupted).items()
-    names = {path.name for path in (place / "checkpoints").iterdir()}
-    assert all(name.isdigit() for name in names)
-
-
-def test_a_multimodal_run_goes_on_after_kill_9_bit_for_bit(tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train(multimodal_run(), whole, progress=False)
-    assert child(killed, "multimodal", STEPS, 8) == -signal.SIGKILL
-    assert train(multimodal_run(), killed, progress=False).step == STEPS
-    assert losses(killed) == losses(whole)
 
 
 def test_the_same_run_twice_gives_the_same_bits(tmp_path, text, uninterrupted):

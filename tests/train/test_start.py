@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import llama_jax
-from llama_jax.config import BPE, File, edit
+from llama_jax.config import BPE, File, Mesh, edit
 from llama_jax.data import LanguageModel, Loader, PlainText, SentencePairs, Seq2Seq, Stream
 from llama_jax.errors import UserError
 from llama_jax.evals import run_eval
@@ -137,10 +137,15 @@ def test_a_run_goes_on_though_its_weights_are_gone(places, tmp_path):
 
 
 def test_layers_may_have_arrays_of_their_own(places, tmp_path):
-    model = dataclasses.replace(small.MODEL, decoder=small.MODEL.decoder)
-    train(tuning(places, model=model, steps=1), tmp_path / "apart", progress=False)
+    train(tuning(places, model=small.MODEL, steps=1), tmp_path / "apart", progress=False)
     train(tuning(places, steps=1), tmp_path / "stacked", progress=False)
     assert losses(tmp_path / "apart") == pytest.approx(losses(tmp_path / "stacked"), abs=LOSS)
+
+
+def test_weights_are_split_over_the_mesh_as_they_are_read(places, tuned, tmp_path):
+    run = tuning(places, steps=1, mesh=Mesh(data=2, fsdp=2, tensor=2))
+    train(run, tmp_path, progress=False)
+    assert losses(tmp_path)[0] == pytest.approx(losses(tuned)[0], abs=LOSS)
 
 
 def test_a_tokenizer_that_the_run_names_comes_before_that_of_the_weights(places, tmp_path):

@@ -7,6 +7,7 @@ In place of a text file, "multimodal" trains `multimodal_run`.
 
 import dataclasses
 import functools
+import json
 import os
 import signal
 import sys
@@ -49,6 +50,12 @@ class Goal:
 
 
 GOALS = {"lm": Goal()}
+
+
+def losses(place) -> dict[int, str]:
+    """Step -> loss, to the last bit."""
+    lines = map(json.loads, (place / "metrics.jsonl").read_text().splitlines())
+    return {line["step"]: repr(line["loss"]) for line in lines if "loss" in line}
 
 
 def lm_loss(model, batch, key):

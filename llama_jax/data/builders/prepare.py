@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,21 @@ def package(module: str, pip_name: str) -> Any:
         ) from None
 
 
+@contextlib.contextmanager
+def _without_warning() -> Iterator[None]:
+    """TFDS warns of every configuration that a class does not list: here, every `limit`."""
+
+    def other(record: logging.LogRecord) -> bool:
+        return "custom data configuration" not in record.getMessage()
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(other)
+
+
 def prepared(
     name: str, data_dir: str | os.PathLike[str] | None = None, limit: int | None = None
 ) -> "tfds.core.DatasetBuilder":
@@ -64,7 +80,8 @@ def prepared(
     """
     builder_class = getattr(importlib.import_module(f"llama_jax.data.builders.{name}"), OURS[name])
     root = Path(data_dir) if data_dir else default_dir()
-    builder = builder_class(data_dir=os.fspath(root), limit=limit)
+    with _without_warning():
+        builder = builder_class(data_dir=os.fspath(root), limit=limit)
     final = Path(os.fspath(builder.data_path))
     if (final / "dataset_info.json").exists():
         return builder
@@ -74,7 +91,8 @@ def prepared(
         root.mkdir(parents=True, exist_ok=True)
         _sweep(root)
         draft = Path(tempfile.mkdtemp(prefix=f"{DRAFT}{name}-", dir=root))
-        writer = builder_class(data_dir=os.fspath(draft), limit=limit)
+        with _without_warning():
+            writer = builder_class(data_dir=os.fspath(draft), limit=limit)
         _build(writer)
         final.parent.mkdir(parents=True, exist_ok=True)
         try:
