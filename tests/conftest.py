@@ -43,7 +43,7 @@ def mesh():
 
 @pytest.fixture(scope="module")
 def compiled_once(tmp_path_factory):
-    """Compiled programs are kept in a folder of this file's own, for its tests and their children."""
+    """Keeps compiled programs in a folder of the file's own, for its tests and their children."""
     names = {
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("xla")),
         "jax_persistent_cache_min_compile_time_secs": 0.2,
