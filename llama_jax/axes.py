@@ -81,6 +81,7 @@ FSDP_TENSOR = Rules(
         ("B", ("data", "fsdp")),
         ("I", ("data", "fsdp")),
         ("T", "context"),
+        ("S", "context"),
         ("N", "tensor"),
         ("K", "tensor"),
         ("F", "tensor"),

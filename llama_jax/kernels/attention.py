@@ -4,28 +4,38 @@ attention(q, k, v, Mask(causal=True))                     # "auto": the first ba
 attention(q, k, v, mask, backend="xla")                   # this one, or an error with its reason
 """
 
-import logging
+import functools
 from collections.abc import Callable
-from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float
 
-from llama_jax.errors import nearest
-from llama_jax.kernels import xla
+from llama_jax.kernels import flash, ring, sharded, xla
+from llama_jax.kernels.backends import Backend, choose
+from llama_jax.kernels.chunked import CHUNKED
+from llama_jax.kernels.flash import Kernel
 from llama_jax.kernels.mask import Mask
-from llama_jax.kernels.target import platform
+from llama_jax.kernels.target import chip, platform
 
-log = logging.getLogger(__name__)
-
-# Below this many scores a head the dense form is faster and its memory is no concern (1024 x 1024).
-DENSE_SCORES = 1 << 20
-LEAST_TRIANGLE = 256  # tokens; below, eight small products cost more than one
+# Below this many scores a head all at once is as fast as chunks, or faster (128 x 128).
+DENSE_SCORES = 1 << 14
 
 
 class Case(NamedTuple):
-    """What a backend may look at before it takes a call: shapes, types and structure, no values."""
+    """What a backend may look at before it takes a call: shapes, types and structure, no values.
+
+    Attributes:
+      platform: of the target: "cpu", "gpu", "tpu".
+      q: [B, T, N, H].
+      k: [B, S, K, H]; v is alike.
+      mask: its arrays are looked at for their shapes only.
+      bias: whether one is added to the scores.
+      softcap: of the scores.
+      chip: the kind of device, e.g. "TPU v5e", "NVIDIA H100 80GB HBM3".
+      context: devices over which the sequence is split.
+    """
 
     platform: str
     q: jax.ShapeDtypeStruct
@@ -33,55 +43,77 @@ class Case(NamedTuple):
     mask: Mask
     bias: bool
     softcap: float | None
+    chip: str = ""
+    context: int = 1
+
+    def __str__(self) -> str:
+        kind = np.dtype(self.q.dtype).name
+        return f"q{list(self.q.shape)} kv{list(self.k.shape)} {kind}"
 
 
-class Backend(NamedTuple):
-    """A way to compute attention.
-
-    Attributes:
-      run: computes it.
-      why_not: None for a case that it can take, else the reason why not.
-      worse: None for a case in which "auto" should take it, else what speaks for another.
-    """
-
-    run: Callable[..., jax.Array]
-    why_not: Callable[[Case], str | None] = lambda case: None
-    worse: Callable[[Case], str | None] = lambda case: None
-
-
-def _no_bias(case: Case) -> str | None:
-    return "an additive bias is not cut into chunks" if case.bias else None
+def _no_chunks(case: Case) -> str | None:
+    if case.bias:
+        return "an additive bias is not cut into chunks"
+    if case.mask.parts:
+        return "keys that are summed apart are not cut into chunks"
+    return None
 
 
 def _few_scores(case: Case) -> str | None:
     T, S = case.q.shape[1], case.k.shape[1]
-    if T * S > DENSE_SCORES:
+    if T == 1:
+        return "one query has no chunks"
+    if T * S >= DENSE_SCORES:
         return None
     return f"{T} x {S} scores are few enough for the dense form"
 
 
-def _no_triangle(case: Case) -> str | None:
-    mask, T, S = case.mask, case.q.shape[1], case.k.shape[1]
-    if case.bias:
-        return "an additive bias is not cut into blocks"
-    if not mask.causal or mask.prefix is not None or mask.parts:
-        return "the mask is not causal throughout"
-    if T != S or mask.q_positions is not None or mask.kv_positions is not None:
-        return "queries and keys are not the same sequence"
+def _no_ring(case: Case) -> str | None:
+    T, S = case.q.shape[1], case.k.shape[1]
+    if case.context == 1:
+        return "the sequence is not split over devices"
+    if reason := _no_chunks(case):
+        return reason
+    dealt = case.mask.causal and T == S and case.mask.allow is None
+    parts = case.context * (2 if dealt else 1)
+    if T % parts or S % parts:
+        return f"{T} queries and {S} keys are not multiples of {parts}"
     return None
 
 
-def _small_triangle(case: Case) -> str | None:
-    T = case.q.shape[1]
-    if T < LEAST_TRIANGLE:
-        return f"{T} tokens are too few to leave scores out"
-    return None if T * T <= DENSE_SCORES else f"{T} x {T} scores need chunks"
+def _around(q, k, v, mask: Mask, *, bias: None, scale: float, softcap: float | None) -> jax.Array:
+    """A ring, each step by the first kernel that takes the part of one device."""
+    del bias  # refused by the table
+    size = ring.axis_of_sequence()[1]
+    one = case_of(q, k, mask, False, softcap)
+    part = one._replace(
+        q=jax.ShapeDtypeStruct((q.shape[0], q.shape[1] // size, *q.shape[2:]), q.dtype),
+        k=jax.ShapeDtypeStruct((k.shape[0], k.shape[1] // size, *k.shape[2:]), k.dtype),
+        context=1,
+    )
+    steps = {name: row for name, row in BACKENDS.items() if name in KERNELS}
+    name = choose("ring step", steps, part)
+    return ring.attend(KERNELS[name], q, k, v, mask, scale=scale, softcap=softcap)
 
 
-# In the order in which "auto" asks. Pallas kernels for TPU and GPU are further rows of this table.
+# The flash kernels, which a ring and a mesh can use; their rows of `BACKENDS` say for what.
+KERNELS: dict[str, Kernel] = {"xla_chunked": CHUNKED}
+
+
+def _chunked(q, k, v, mask: Mask, *, bias: None, scale: float, softcap: float | None) -> jax.Array:
+    """The partitioner can look into it, so it needs no `shard_map`."""
+    del bias  # refused by the table
+    return flash.attend(CHUNKED, q, k, v, mask, scale=scale, softcap=softcap)
+
+
+def _alone(name: str) -> Callable[..., jax.Array]:
+    return functools.partial(sharded.attend, KERNELS[name])
+
+
+# In the order in which "auto" asks.
 BACKENDS: dict[str, Backend] = {
-    "xla_triangle": Backend(xla.triangle, _no_triangle, _small_triangle),
-    "xla_chunked": Backend(xla.chunked, _no_bias, _few_scores),
+    "ring": Backend(_around, why_not=_no_ring),
+    "xla_chunked": Backend(_chunked, why_not=_no_chunks, worse=_few_scores),
     "xla": Backend(xla.dense),
 }
 
@@ -96,8 +128,21 @@ def attention(
     scale: float | None = None,
     softcap: float | None = None,
     backend: str = "auto",
+    strict: bool = False,
 ) -> Float[Array, "B T N H"]:
     """Attention of q over k and v under a mask; queries that see no key give zeros.
+
+    Backends, in the order in which "auto" asks:
+
+    | name | what | where |
+    |---|---|---|
+    | `ring` | a sequence split over devices; each step by one of the kernels below | all |
+    | `xla_chunked` | some queries at a time, in XLA; memory linear in T | all |
+    | `xla` | all scores at once, in XLA; takes every case | all |
+
+    Every choice leaves a receipt: which backend computes the call and why those before it do not
+    (`llama_jax.kernels.backends.recording`). Where the platform has a kernel of its own and that
+    refuses, it is a fallback: a warning is logged, and with `strict` it is an error.
 
     Args:
       q: queries.
@@ -107,51 +152,26 @@ def attention(
       bias: added to the scaled scores (relative position biases).
       scale: multiplies q k'; 1/sqrt(H) by default.
       softcap: caps scores by softcap * tanh(scores / softcap).
-      backend: "auto" or a name of `BACKENDS`.
+      backend: "auto" or a name of the table.
+      strict: "auto" raises rather than fall back.
 
     Raises:
-      ValueError: shapes or types that do not fit, or a named backend that refuses.
+      ValueError: shapes or types that do not fit, an unknown backend, a named one that refuses, or
+        a fallback where none is wanted.
     """
     mask = Mask() if mask is None else mask
     _check(q, k, v, mask)
-    case = Case(
-        platform(),
-        jax.ShapeDtypeStruct(q.shape, q.dtype),
-        jax.ShapeDtypeStruct(k.shape, k.dtype),
-        mask,
-        bias is not None,
-        softcap,
-    )
-    name = choose(case, backend)
+    case = case_of(q, k, mask, bias is not None, softcap)
+    name = choose("attention", BACKENDS, case, backend, strict)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     return BACKENDS[name].run(q, k, v, mask, bias=bias, scale=scale, softcap=softcap)
 
 
-def choose(case: Case, backend: str = "auto") -> str:
-    """The name of the backend that takes a case; logs the choice and the refusals once a shape."""
-    if backend == "auto":
-        reasons = []
-        for name, row in BACKENDS.items():
-            reason = row.why_not(case) or row.worse(case)
-            if reason is None:
-                _log_once(name, case.platform, case.q.shape, case.k.shape, "; ".join(reasons))
-                return name
-            reasons.append(f"{name}: {reason}")
-        raise ValueError("no attention backend takes this case: " + "; ".join(reasons))
-    if backend not in BACKENDS:
-        known = ", ".join(BACKENDS)
-        raise ValueError(
-            f"unknown attention backend {backend!r}; there are auto, {known}."
-            + nearest(backend, BACKENDS)
-        )
-    if reason := BACKENDS[backend].why_not(case):
-        raise ValueError(f"attention backend {backend!r}: {reason}")
-    return backend
-
-
-@cache
-def _log_once(name: str, where: str, q: tuple, k: tuple, reasons: str) -> None:
-    log.info("attention q%s k%s on %s: %s%s", q, k, where, name, f" ({reasons})" if reasons else "")
+def case_of(q: Any, k: Any, mask: Mask, bias: bool, softcap: float | None) -> Case:
+    """The case of a call, on the mesh and the platform that it is traced for."""
+    shapes = (jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, k))
+    context = ring.axis_of_sequence()[1]
+    return Case(platform(), *shapes, mask, bias, softcap, chip(), context)
 
 
 def _check(q, k, v, mask: Mask) -> None:

@@ -12,7 +12,7 @@ joined by their `lse` (`merge`): all that a ring of devices or a split of a long
 """
 
 import functools
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,7 @@ class Static(NamedTuple):
     softcap: float | None
 
 
+@runtime_checkable
 class Forward(Protocol):
     """The first pass."""
 
@@ -51,6 +52,7 @@ class Forward(Protocol):
         ...
 
 
+@runtime_checkable
 class Backward(Protocol):
     """The second pass."""
 
@@ -91,25 +93,28 @@ def attend(
 ) -> Float[Array, "B T N H"]:
     """Attention by a kernel, differentiable in q, k and v."""
     data = operands(mask, q.shape[0], q.shape[1], k.shape[1])
-    return _attend(q, k, v, data, kernel, Static(mask.structure, scale, softcap))
+    return differentiable(kernel, q, k, v, data, Static(mask.structure, scale, softcap))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _attend(q, k, v, data: Operands, kernel: Kernel, static: Static):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 5))
+def differentiable(
+    kernel: Kernel, q: jax.Array, k: jax.Array, v: jax.Array, data: Operands, static: Static
+) -> jax.Array:
+    """`attend` with the mask in parts."""
     return kernel.forward(q, k, v, data, static)[0]
 
 
-def _attend_forward(q, k, v, data, kernel, static):
+def _differentiable_forward(kernel, q, k, v, data, static):
     out, lse = kernel.forward(q, k, v, data, static)
     return out, (q, k, v, data, out, lse)
 
 
-def _attend_backward(kernel, static, kept, grad):
+def _differentiable_backward(kernel, static, kept, grad):
     q, k, v, data, out, lse = kept
     return *kernel.backward(q, k, v, data, static, lse, delta(out, grad), grad), None
 
 
-_attend.defvjp(_attend_forward, _attend_backward)
+differentiable.defvjp(_differentiable_forward, _differentiable_backward)
 
 
 def delta(out: Float[Array, "B T N H"], grad: Float[Array, "B T N H"]) -> Float[Array, "B N T"]:

@@ -3,6 +3,7 @@
 import contextlib
 import contextvars
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 
@@ -11,10 +12,20 @@ _interpreted: contextvars.ContextVar[bool] = contextvars.ContextVar("interpreted
 
 def platform() -> str:
     """The platform that code is traced for: the mesh's, if one is set ("cpu", "tpu", "gpu")."""
-    mesh = jax.sharding.get_abstract_mesh()
-    device = None if mesh.empty else mesh.abstract_device
+    device = _device()
     name = jax.default_backend() if device is None else device.platform
     return "gpu" if name in ("cuda", "rocm") else name
+
+
+def chip() -> str:
+    """The kind of device that code is traced for, e.g. "TPU v5 lite", "NVIDIA H100 80GB HBM3"."""
+    device = _device()
+    return jax.devices()[0].device_kind if device is None else device.device_kind
+
+
+def _device() -> Any:
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty else mesh.abstract_device
 
 
 @contextlib.contextmanager

@@ -1,20 +1,15 @@
-"""Attention in plain XLA: the reference, and a form whose memory does not grow with T x S."""
+"""Attention in plain XLA, all scores at once: the reference, which takes every case."""
 
 import functools
 import itertools
 import operator
 from collections.abc import Iterable
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from llama_jax.kernels.mask import Mask
-
-# Queries handled at once by `chunked`: 256 x 8192 float32 scores of one head are 8 MB.
-CHUNK = 256
-BLOCKS = 8  # of queries in `triangle`: 9/16 of the scores are computed, half of them are needed
 
 
 def dense(
@@ -82,78 +77,3 @@ def _runs(x: jax.Array, axis: int, parts: tuple[int, ...]) -> list[jax.Array]:
 
 def _sum(parts: Iterable[jax.Array]) -> jax.Array:
     return functools.reduce(operator.add, parts)
-
-
-def chunked(
-    q: Float[Array, "B T N H"],
-    k: Float[Array, "B S K H"],
-    v: Float[Array, "B S K H"],
-    mask: Mask,
-    *,
-    bias: Float[Array, "N T S"] | None,
-    scale: float,
-    softcap: float | None,
-) -> Float[Array, "B T N H"]:
-    """`dense` for CHUNK queries at a time; the backward pass computes the scores again.
-
-    Temporary memory is B x N x CHUNK x S in both directions.
-    """
-    assert bias is None  # refused by the table
-    T = q.shape[1]
-    pad = -T % CHUNK
-    length = T + pad
-    padded = jnp.pad(q, ((0, 0), (0, pad), (0, 0), (0, 0)))
-    padded_mask = _pad_queries(mask, pad)
-
-    @jax.checkpoint
-    def one(start):
-        part = jax.lax.dynamic_slice_in_dim(padded, start, CHUNK, 1)
-        rows = padded_mask.rows(start, CHUNK, length)
-        return dense(part, k, v, rows, bias=None, scale=scale, softcap=softcap)
-
-    out = jax.lax.map(one, jnp.arange(0, length, CHUNK))
-    out = jnp.moveaxis(out, 0, 1).reshape(q.shape[0], length, *q.shape[2:])
-    return out[:, :T]
-
-
-def triangle(
-    q: Float[Array, "B T N H"],
-    k: Float[Array, "B S K H"],
-    v: Float[Array, "B S K H"],
-    mask: Mask,
-    *,
-    bias: Float[Array, "N T S"] | None,
-    scale: float,
-    softcap: float | None,
-) -> Float[Array, "B T N H"]:
-    """`dense` for a causal sequence, a block of queries at a time with the keys up to its end.
-
-    ```
-    queries  x . . .        x: computed and needed in part, .: not computed
-             x x . .
-             x x x .
-             x x x x  keys
-    ```
-    """
-    assert bias is None  # refused by the table
-    T = q.shape[1]
-    size = -(-T // BLOCKS)
-    out = []
-    for start in range(0, T, size):
-        stop = min(start + size, T)
-        rows = mask.rows(start, stop - start, T).keys(stop)
-        part = q[:, start:stop], k[:, :stop], v[:, :stop]
-        out.append(dense(*part, rows, bias=None, scale=scale, softcap=softcap))
-    return jnp.concatenate(out, axis=1)
-
-
-def _pad_queries(mask: Mask, pad: int) -> Mask:
-    def grow(x):
-        return None if x is None else jnp.pad(x, ((0, 0), (0, pad)) + ((0, 0),) * (x.ndim - 2))
-
-    return replace(
-        mask,
-        q_positions=grow(mask.q_positions),
-        q_segments=grow(mask.q_segments),
-        allow=grow(mask.allow),
-    )
