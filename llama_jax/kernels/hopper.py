@@ -264,8 +264,31 @@ def _plus_product(total: Any, a: Any, b: Any) -> Any:
     return pl.run_state(lambda out: plgpu.wgmma(out, a, b))(plgpu.ACC.init(total))
 
 
+def _plus_products(total: Any, a: Any, b: Any, terms: Sequence[tuple]) -> tuple[Any, Any]:
+    """`_plus_product` of a and b and, side by side, the sum of c d' over `terms` of refs."""
+    if interpreting():
+        return _plus_product(total, a, b), _products([terms])[0]
+    zeros = _full(0.0, (terms[0][0].shape[0], terms[0][1].shape[0]), MATRIX)
+
+    def run(sums):
+        plgpu.wgmma(sums[0], a, b)
+        for c, d in terms:
+            plgpu.wgmma(sums[1], c, plgpu.transpose_ref(d, (1, 0)))
+
+    return pl.run_state(run)((plgpu.ACC.init(total), plgpu.ACC.init(zeros)))
+
+
 def _dot(a: Any, b: Any) -> Any:
     return jnp.dot(a.astype(jnp.float32), b.astype(jnp.float32))
+
+
+def _opaque(index: Any) -> Any:
+    """The index, of whose value in a loop the compiler knows nothing.
+
+    The address of each part of a tile would else be computed before the loop and kept, two
+    registers for each of up to 32 parts, which are those that spill.
+    """
+    return lax.optimization_barrier(index)
 
 
 def _logits(scores: Any, static: Static) -> tuple[Any, float, Any]:
@@ -454,7 +477,7 @@ def _forward_body(names, mask: Shown, sizes: Sizes, static: Static, H: int, G: i
                 total, top, weight = carry
                 slot = lax.rem(n, jnp.int32(sizes.stages))
                 plgpu.barrier_wait(k_full.at[slot])
-                (scores,) = _products([[(q_tile.at[group], k_ring.at[slot])]], turn)
+                (scores,) = _products([[(q_tile.at[_opaque(group)], k_ring.at[slot])]], turn)
                 x, unit, _ = _logits(scores, static)
                 if masked:
                     kinds = 0 if mask.keys is None else mask.keys.shape[1]
@@ -609,20 +632,16 @@ def _query_body(names, mask: Shown, sizes: Sizes, static: Static, H: int, G: int
             def step(n, total, masked):
                 slot = lax.rem(n, jnp.int32(sizes.stages))
                 plgpu.barrier_wait(full.at[slot])
-                scores, change = _products(
-                    [
-                        [(q_tile.at[group], k_ring.at[slot])],
-                        [(grad_tile.at[group], v_ring.at[slot])],
-                    ]
-                )
+                mine = _opaque(group)
+                (scores,) = _products([[(q_tile.at[mine], k_ring.at[slot])]])
                 seen = None
                 if masked:
                     kinds = 0 if mask.keys is None else mask.keys.shape[1]
                     keys = [_vector(keys_ring.at[slot], (i,), 1) for i in range(kinds)]
                     seen = _seen(queries, keys, block_of(n) * sizes.step, mask, shape, 0)
-                _, ds = _score_gradients(
-                    scores, change, _spread(lse2, shape, 0), _spread(delta, shape, 0), seen, static
-                )
+                _, sloped = _probabilities(scores, _spread(lse2, shape, 0), seen, static)
+                (change,) = _products([[(grad_tile.at[mine], v_ring.at[slot])]])
+                ds = sloped * (change - _spread(delta, shape, 0))
                 total = _plus_product(total, ds.astype(dtype), k_ring.at[slot])
                 plgpu.barrier_arrive(free.at[slot])
                 return total
@@ -656,15 +675,14 @@ def _query_body(names, mask: Shown, sizes: Sizes, static: Static, H: int, G: int
     return body
 
 
-def _score_gradients(scores, change, lse2, delta, seen, static: Static) -> tuple[Any, Any]:
-    """p and the gradient of the scaled scores, from q k' and do v', in either orientation."""
+def _probabilities(scores: Any, lse2: Any, seen: Any, static: Static) -> tuple[Any, Any]:
+    """p, and p times the slope of the softcap."""
     x, unit, tanh = _logits(scores, static)
     p = jnp.exp2(x * unit - lse2)
     if seen is not None:
         # A hidden score may be above lse: its exponent overflows, and is not used.
         p = jnp.where(seen, p, 0.0)
-    ds = p * (change - delta)
-    return p, ds if tanh is None else ds * (1.0 - tanh * tanh)
+    return p, p if tanh is None else p * (1.0 - tanh * tanh)
 
 
 def _key_gradients(q, k, v, grad, data: Operands, static: Static, lse2, delta):
@@ -761,12 +779,8 @@ def _key_body(names, mask: Shown, sizes: Sizes, static: Static, part: int, G: in
                 slot = lax.rem(n, jnp.int32(sizes.stages))
                 plgpu.barrier_wait(full.at[slot])
                 parts = range(sizes.split)
-                scores, change = _products(
-                    [
-                        [(k_tile.at[mine, i], q_ring.at[slot, i]) for i in parts],
-                        [(v_tile.at[mine, i], grad_ring.at[slot, i]) for i in parts],
-                    ]
-                )
+                rows = _opaque(jnp.int32(mine))
+                (scores,) = _products([[(k_tile.at[rows, i], q_ring.at[slot, i]) for i in parts]])
                 seen = None
                 if masked:
                     queries = [
@@ -774,11 +788,16 @@ def _key_body(names, mask: Shown, sizes: Sizes, static: Static, part: int, G: in
                         for i in range(mask.queries.shape[1])
                     ]
                     seen = _seen(queries, keys, first, mask, shape, 1)
-                lse2, delta = (
-                    _spread(_vector(stats_ring.at[slot], (i,), 1), shape, 1) for i in range(2)
+                lse2 = _spread(_vector(stats_ring.at[slot], (0,), 1), shape, 1)
+                p, sloped = _probabilities(scores, lse2, seen, static)
+                dv, change = _plus_products(
+                    dv,
+                    p.astype(dtype),
+                    grad_ring.at[slot, half],
+                    [(v_tile.at[rows, i], grad_ring.at[slot, i]) for i in parts],
                 )
-                p, ds = _score_gradients(scores, change, lse2, delta, seen, static)
-                dv = _plus_product(dv, p.astype(dtype), grad_ring.at[slot, half])
+                delta = _spread(_vector(stats_ring.at[slot], (1,), 1), shape, 1)
+                ds = sloped * (change - delta)
                 dk = _plus_product(dk, ds.astype(dtype), q_ring.at[slot, half])
                 plgpu.barrier_arrive(free.at[slot])
                 return dk, dv
