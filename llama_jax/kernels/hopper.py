@@ -232,7 +232,9 @@ def _index(shape: tuple[int, int], axis: int, start: Any) -> Any:
     return (x if interpreting() else plgpu.layout_cast(x, MATRIX)) + start
 
 
-def _products(pairs: Sequence[tuple], meanwhile: Callable[[], None] | None = None) -> list:
+def _products(
+    pairs: Sequence[Sequence[tuple]], meanwhile: Callable[[], None] | None = None
+) -> list:
     """a b' summed over the refs (a, b) of each entry, float32; all run side by side.
 
     `meanwhile` is called when they are on their way.
@@ -242,7 +244,10 @@ def _products(pairs: Sequence[tuple], meanwhile: Callable[[], None] | None = Non
         if meanwhile:
             meanwhile()
         return [
-            sum((_dot(a[...], b[...].T) for a, b in terms[1:]), _dot(terms[0][0][...], terms[0][1][...].T))
+            sum(
+                (_dot(a[...], b[...].T) for a, b in terms[1:]),
+                _dot(terms[0][0][...], terms[0][1][...].T),
+            )
             for terms in pairs
         ]
 
@@ -435,7 +440,9 @@ def _forward_memory(mask: Shown, sizes: Sizes, H: int, dtype: Any) -> dict:
 def _forward_body(names, mask: Shown, sizes: Sizes, static: Static, H: int, G: int) -> Callable:
     shape = ROWS, sizes.step
 
-    def body(*refs, q_tile, k_ring, v_ring, lse_tile, q_full, k_bars, v_bars, turns, keys_ring=None):
+    def body(
+        *refs, q_tile, k_ring, v_ring, lse_tile, q_full, k_bars, v_bars, turns, keys_ring=None
+    ):
         *inputs, out_ref, lse_ref = refs
         ref = dict(zip(names, inputs, strict=True))
         group, head, batch = (lax.axis_index(name) for name in ("group", "head", "batch"))
@@ -571,7 +578,14 @@ def _query_gradients(q, k, v, grad, data: Operands, static: Static, lse2, delta)
     mask = shown(static.structure, data, T, S, q.shape[1], k.shape[1])
     way = visits(codes(static.structure, data, T, S, sizes.tile, sizes.step), k.shape[1] > S)
     names, arrays = _names(
-        q=q, k=k, v=v, grad=grad, lse2=lse2, delta=delta, way=way, queries=mask.queries,
+        q=q,
+        k=k,
+        v=v,
+        grad=grad,
+        lse2=lse2,
+        delta=delta,
+        way=way,
+        queries=mask.queries,
         keys=mask.keys,
     )
     kinds = 0 if mask.keys is None else mask.keys.shape[1]
@@ -769,8 +783,7 @@ def _key_body(names, mask: Shown, sizes: Sizes, static: Static, part: int, G: in
             if mask.keys is not None:
                 mask_row = batch if mask.keys.shape[0] > 1 else 0
                 keys = [
-                    _vector(ref["keys"], (mask_row, i, here), 0)
-                    for i in range(mask.keys.shape[1])
+                    _vector(ref["keys"], (mask_row, i, here), 0) for i in range(mask.keys.shape[1])
                 ]
             plgpu.barrier_wait(tile_full.at[mine])
 
@@ -784,8 +797,7 @@ def _key_body(names, mask: Shown, sizes: Sizes, static: Static, part: int, G: in
                 seen = None
                 if masked:
                     queries = [
-                        _vector(mask_ring.at[slot], (i,), 1)
-                        for i in range(mask.queries.shape[1])
+                        _vector(mask_ring.at[slot], (i,), 1) for i in range(mask.queries.shape[1])
                     ]
                     seen = _seen(queries, keys, first, mask, shape, 1)
                 lse2 = _spread(_vector(stats_ring.at[slot], (0,), 1), shape, 1)
