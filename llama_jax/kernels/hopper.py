@@ -77,9 +77,9 @@ class Sizes(NamedTuple):
 # By head dim. Shared memory holds 227 KiB and a thread of two consumers 240 registers. A consumer
 # of head dim 128 keeps in registers: forward 64 results + 64 scores, query gradients 64 + 2 x 32,
 # key gradients 2 x 64 + 2 x 32.
-FORWARD = {64: Sizes(2, 128, 2), 128: Sizes(2, 128, 2), 256: Sizes(2, 64, 2)}
-QUERIES = {64: Sizes(2, 128, 2), 128: Sizes(2, 64, 2), 256: Sizes(1, 64, 2)}
-KEYS = {64: Sizes(2, 64, 2), 128: Sizes(2, 64, 2), 256: Sizes(2, 64, 2, split=2)}
+FORWARD = {64: Sizes(2, 128, 3), 128: Sizes(2, 128, 2), 256: Sizes(2, 64, 2)}
+QUERIES = {64: Sizes(2, 128, 3), 128: Sizes(2, 64, 3), 256: Sizes(1, 64, 2)}
+KEYS = {64: Sizes(2, 64, 3), 128: Sizes(2, 64, 3), 256: Sizes(2, 64, 2, split=2)}
 
 
 def why_not(case: Any) -> str | None:
@@ -262,25 +262,16 @@ def _products(
     return pl.run_scoped(run, *(plgpu.ACC(shape, jnp.float32) for shape in shapes))
 
 
-def _plus_product(total: Any, a: Any, b: Any) -> Any:
-    """Total + a b, a in registers and b a ref."""
+def _plus_products(*sums: tuple) -> list:
+    """Total + a b of each (total, a, b), a in registers and b a ref; all run side by side."""
     if interpreting():
-        return total + _dot(a, b[...])
-    return pl.run_state(lambda out: plgpu.wgmma(out, a, b))(plgpu.ACC.init(total))
+        return [total + _dot(a, b[...]) for total, a, b in sums]
 
+    def run(totals):
+        for out, (_, a, b) in zip(totals, sums, strict=True):
+            plgpu.wgmma(out, a, b)
 
-def _plus_products(total: Any, a: Any, b: Any, terms: Sequence[tuple]) -> tuple[Any, Any]:
-    """`_plus_product` of a and b and, side by side, the sum of c d' over `terms` of refs."""
-    if interpreting():
-        return _plus_product(total, a, b), _products([terms])[0]
-    zeros = _full(0.0, (terms[0][0].shape[0], terms[0][1].shape[0]), MATRIX)
-
-    def run(sums):
-        plgpu.wgmma(sums[0], a, b)
-        for c, d in terms:
-            plgpu.wgmma(sums[1], c, plgpu.transpose_ref(d, (1, 0)))
-
-    return pl.run_state(run)((plgpu.ACC.init(total), plgpu.ACC.init(zeros)))
+    return pl.run_state(run)([plgpu.ACC.init(total) for total, _, _ in sums])
 
 
 def _dot(a: Any, b: Any) -> Any:
@@ -501,7 +492,7 @@ def _forward_body(names, mask: Shown, sizes: Sizes, static: Static, H: int, G: i
                 total, new, weight, p = lax.optimization_barrier((total, new, weight, p))
                 turn()
                 plgpu.barrier_wait(v_full.at[slot])
-                total = _plus_product(total, p, v_ring.at[slot])
+                (total,) = _plus_products((total, p, v_ring.at[slot]))
                 plgpu.barrier_arrive(v_free.at[slot])
                 return total, new, weight
 
@@ -647,16 +638,20 @@ def _query_body(names, mask: Shown, sizes: Sizes, static: Static, H: int, G: int
                 slot = lax.rem(n, jnp.int32(sizes.stages))
                 plgpu.barrier_wait(full.at[slot])
                 mine = _opaque(group)
-                (scores,) = _products([[(q_tile.at[mine], k_ring.at[slot])]])
+                scores, change = _products(
+                    [
+                        [(q_tile.at[mine], k_ring.at[slot])],
+                        [(grad_tile.at[mine], v_ring.at[slot])],
+                    ]
+                )
                 seen = None
                 if masked:
                     kinds = 0 if mask.keys is None else mask.keys.shape[1]
                     keys = [_vector(keys_ring.at[slot], (i,), 1) for i in range(kinds)]
                     seen = _seen(queries, keys, block_of(n) * sizes.step, mask, shape, 0)
                 _, sloped = _probabilities(scores, _spread(lse2, shape, 0), seen, static)
-                (change,) = _products([[(grad_tile.at[mine], v_ring.at[slot])]])
                 ds = sloped * (change - _spread(delta, shape, 0))
-                total = _plus_product(total, ds.astype(dtype), k_ring.at[slot])
+                (total,) = _plus_products((total, ds.astype(dtype), k_ring.at[slot]))
                 plgpu.barrier_arrive(free.at[slot])
                 return total
 
@@ -793,7 +788,12 @@ def _key_body(names, mask: Shown, sizes: Sizes, static: Static, part: int, G: in
                 plgpu.barrier_wait(full.at[slot])
                 parts = range(sizes.split)
                 rows = _opaque(jnp.int32(mine))
-                (scores,) = _products([[(k_tile.at[rows, i], q_ring.at[slot, i]) for i in parts]])
+                scores, change = _products(
+                    [
+                        [(k_tile.at[rows, i], q_ring.at[slot, i]) for i in parts],
+                        [(v_tile.at[rows, i], grad_ring.at[slot, i]) for i in parts],
+                    ]
+                )
                 seen = None
                 if masked:
                     queries = [
@@ -802,15 +802,12 @@ def _key_body(names, mask: Shown, sizes: Sizes, static: Static, part: int, G: in
                     seen = _seen(queries, keys, first, mask, shape, 1)
                 lse2 = _spread(_vector(stats_ring.at[slot], (0,), 1), shape, 1)
                 p, sloped = _probabilities(scores, lse2, seen, static)
-                dv, change = _plus_products(
-                    dv,
-                    p.astype(dtype),
-                    grad_ring.at[slot, half],
-                    [(v_tile.at[rows, i], grad_ring.at[slot, i]) for i in parts],
-                )
                 delta = _spread(_vector(stats_ring.at[slot], (1,), 1), shape, 1)
                 ds = sloped * (change - delta)
-                dk = _plus_product(dk, ds.astype(dtype), q_ring.at[slot, half])
+                dv, dk = _plus_products(
+                    (dv, p.astype(dtype), grad_ring.at[slot, half]),
+                    (dk, ds.astype(dtype), q_ring.at[slot, half]),
+                )
                 plgpu.barrier_arrive(free.at[slot])
                 return dk, dv
 
