@@ -17,25 +17,19 @@ from tests.aot.topologies import h100
 
 B, T, S, N, K = 2, 1024, 1024, 8, 2
 ROWS = jax.ShapeDtypeStruct((B, T), jnp.int32)
+PACKED = Mask(causal=True, q_segments=ROWS, kv_segments=ROWS)  # pyright: ignore
 MASKS = {
-    "causal": Mask(causal=True, window=512),
-    "packed": Mask(causal=True, q_segments=ROWS, kv_segments=ROWS),  # pyright: ignore
-    "positions": Mask(causal=True, q_positions=ROWS, kv_positions=ROWS),  # pyright: ignore
-    "all data": Mask(
-        causal=True,
-        prefix=jax.ShapeDtypeStruct((B,), jnp.int32),  # pyright: ignore
-        q_segments=ROWS,  # pyright: ignore
-        kv_segments=ROWS,  # pyright: ignore
-        q_positions=ROWS,  # pyright: ignore
-        kv_positions=ROWS,  # pyright: ignore
-        kv_valid=jax.ShapeDtypeStruct((B, S), jnp.bool_),  # pyright: ignore
-    ),
+    "structure": Mask(causal=True, window=512),
+    "packed": PACKED,
+    # Prefix and valid keys are read through the same arrays as these.
+    "packed with positions": PACKED & Mask(q_positions=ROWS, kv_positions=ROWS),  # pyright: ignore
 }
 CASES = [
-    *((H, name, None, jnp.bfloat16) for H in (64, 128, 256) for name in MASKS),
-    *((H, "all data", 50.0, jnp.bfloat16) for H in (64, 128, 256)),
-    (128, "packed", 30.0, jnp.float16),
+    (H, name, softcap, jnp.bfloat16)
+    for H in (64, 128, 256)
+    for name, softcap in (("structure", None), ("packed", None), ("packed with positions", 50.0))
 ]
+CASES += [(128, "packed", None, jnp.float16)]
 
 
 @pytest.mark.parametrize(
