@@ -31,11 +31,11 @@ from llama_jax.kernels.mosaic import (
     indices,
     matrix,
     opaque,
-    plus_products,
     produce,
     products,
     ring,
     spread,
+    turned,
     vector,
     vectors,
 )
@@ -185,6 +185,7 @@ def _forward_body(names, mask: Shown, sizes: Sizes, static: Static, H: int, G: i
     ):
         *inputs, out_ref, lse_ref = refs
         ref = dict(zip(names, inputs, strict=True))
+        dtype = ref["q"].dtype
         group, head, batch = (lax.axis_index(name) for name in ("group", "head", "batch"))
         # Under a causal mask the last tiles have most to do, so they start first.
         tile = ref["way"].shape[1] - 1 - lax.axis_index("tile")
@@ -195,11 +196,14 @@ def _forward_body(names, mask: Shown, sizes: Sizes, static: Static, H: int, G: i
         def block_of(n):
             return ref["way"][row, tile, 2 + n]
 
+        def slot_of(n):
+            return lax.rem(n, jnp.int32(sizes.stages))
+
         def turn():
             """Both consumers meet here, so that one multiplies while the other takes exponents.
 
-            The second begins with an extra turn and the first ends with one: after the first's
-            n-th product of scores comes the second's (n - 1)-th of values, and so on.
+            Each comes twice a step, when its products are on their way and when its exponents are
+            done. The second begins with an extra turn and the first ends with one.
             """
             if sizes.consumers == 2:
                 plgpu.barrier_arrive(turns)
@@ -208,8 +212,7 @@ def _forward_body(names, mask: Shown, sizes: Sizes, static: Static, H: int, G: i
         @pl.when(group < sizes.consumers)
         def _consumer():
             plgpu.set_max_registers(240, action="increase")
-            start = tile * sizes.tile + group * ROWS
-            here = pl.ds(start, ROWS)
+            here = pl.ds(tile * sizes.tile + group * ROWS, ROWS)
             plgpu.copy_gmem_to_smem(
                 ref["q"].at[batch, here, head], q_tile.at[group], q_full.at[group]
             )
@@ -218,44 +221,68 @@ def _forward_body(names, mask: Shown, sizes: Sizes, static: Static, H: int, G: i
             ]
             plgpu.barrier_wait(q_full.at[group])
 
-            def step(n, carry, masked):
-                total, top, weight = carry
-                slot = lax.rem(n, jnp.int32(sizes.stages))
-                plgpu.barrier_wait(k_full.at[slot])
-                (scores,) = products([[(q_tile.at[opaque(group)], k_ring.at[slot])]], turn)
+            def scores_of(n):
+                plgpu.barrier_wait(k_full.at[slot_of(n)])
+                return None, (q_tile.at[opaque(group)], turned(k_ring.at[slot_of(n)]))
+
+            def values_of(n, total, p):
+                plgpu.barrier_wait(v_full.at[slot_of(n)])
+                return total, (p, v_ring.at[slot_of(n)])
+
+            def weighed(n, scores, total, top, weight, masked):
                 x, unit, _ = _logits(scores, static)
                 if masked:
-                    keys = vectors(keys_ring, slot, mask.kinds)
+                    keys = vectors(keys_ring, slot_of(n), mask.kinds)
                     first = block_of(n) * sizes.step
                     x = jnp.where(_seen(queries, keys, first, mask, shape, 0), x, -jnp.inf)
-                plgpu.barrier_arrive(k_free.at[slot])
+                plgpu.barrier_arrive(k_free.at[slot_of(n)])
                 new = jnp.maximum(top, x.max(axis=1) * unit)
                 p = jnp.exp2(x * unit - spread(new, shape, 0))
                 fade = jnp.exp2(top - new)
                 weight = weight * fade + p.sum(axis=1)
                 total = total * spread(fade, (ROWS, H), 0)
-                p = p.astype(ref["q"].dtype)
-                total, new, weight, p = lax.optimization_barrier((total, new, weight, p))
+                carry = lax.optimization_barrier((total, new, weight, p.astype(dtype)))
                 turn()
-                plgpu.barrier_wait(v_full.at[slot])
-                (total,) = plus_products((total, p, v_ring.at[slot]))
-                plgpu.barrier_arrive(v_free.at[slot])
-                return total, new, weight
+                return carry
+
+            def start(n, carry):
+                total, top, weight, _ = carry
+                (scores,) = products(scores_of(n), meanwhile=turn)
+                # The arithmetic of a mask hides nothing of a block that is seen whole.
+                return weighed(n, scores, total, top, weight, True)
+
+            def step(n, carry, masked):
+                total, top, weight, p = carry
+                scores, total = products(scores_of(n), values_of(n - 1, total, p), meanwhile=turn)
+                plgpu.barrier_arrive(v_free.at[slot_of(n - 1)])
+                return weighed(n, scores, total, top, weight, masked)
+
+            def end(n, carry):
+                total, top, weight, p = carry
+                (total,) = products(values_of(n, total, p))
+                plgpu.barrier_arrive(v_free.at[slot_of(n)])
+                return total, top, weight, p
 
             carry = (
                 constant(0.0, (ROWS, H), MATRIX),
                 constant(LOWEST, (ROWS,), SIDES[0]),
                 constant(0.0, (ROWS,), SIDES[0]),
+                constant(0.0, shape, MATRIX).astype(dtype),
             )
+            # Scores of step n are multiplied beside the values of step n - 1, one wait for both.
+            # Loops of one step or none stand for conditions.
+            one, two = jnp.minimum(steps, 1), jnp.maximum(partly, 1)
             pl.when(group == 1)(turn)
-            carry = lax.fori_loop(0, partly, lambda n, c: step(n, c, True), carry)
-            carry = lax.fori_loop(partly, steps, lambda n, c: step(n, c, False), carry)
+            carry = lax.fori_loop(0, one, start, carry)
+            carry = lax.fori_loop(1, two, lambda n, c: step(n, c, True), carry)
+            carry = lax.fori_loop(two, jnp.maximum(steps, 1), lambda n, c: step(n, c, False), carry)
+            carry = lax.fori_loop(steps - one, steps, end, carry)
             pl.when(group == 0)(turn)
-            total, top, weight = carry
+            total, top, weight, _ = carry
             none = weight == 0.0
             share = 1.0 / jnp.where(none, 1.0, weight)
             # All products that read the tile of queries are done: it takes the results.
-            q_tile[group] = (total * spread(share, (ROWS, H), 0)).astype(ref["q"].dtype)
+            q_tile[group] = (total * spread(share, (ROWS, H), 0)).astype(dtype)
             lse = top / LOG2E + jnp.log(jnp.where(none, 1.0, weight))
             lse_tile[group] = jnp.where(none, -jnp.inf, lse)
             plgpu.commit_smem()
@@ -380,10 +407,8 @@ def _query_body(names, mask: Shown, sizes: Sizes, static: Static, H: int, G: int
                 plgpu.barrier_wait(full.at[slot])
                 mine = opaque(group)
                 scores, change = products(
-                    [
-                        [(q_tile.at[mine], k_ring.at[slot])],
-                        [(grad_tile.at[mine], v_ring.at[slot])],
-                    ]
+                    (None, (q_tile.at[mine], turned(k_ring.at[slot]))),
+                    (None, (grad_tile.at[mine], turned(v_ring.at[slot]))),
                 )
                 seen = None
                 if masked:
@@ -391,7 +416,7 @@ def _query_body(names, mask: Shown, sizes: Sizes, static: Static, H: int, G: int
                     seen = _seen(queries, keys, block_of(n) * sizes.step, mask, shape, 0)
                 _, sloped = _probabilities(scores, spread(lse2, shape, 0), seen, static)
                 ds = sloped * (change - spread(delta, shape, 0))
-                (total,) = plus_products((total, ds.astype(dtype), k_ring.at[slot]))
+                (total,) = products((total, (ds.astype(dtype), k_ring.at[slot])))
                 plgpu.barrier_arrive(free.at[slot])
                 return total
 
@@ -523,10 +548,8 @@ def _key_body(names, mask: Shown, sizes: Sizes, static: Static, part: int, G: in
                 parts = range(sizes.split)
                 rows = opaque(jnp.int32(mine))
                 scores, change = products(
-                    [
-                        [(k_tile.at[rows, i], q_ring.at[slot, i]) for i in parts],
-                        [(v_tile.at[rows, i], grad_ring.at[slot, i]) for i in parts],
-                    ]
+                    (None, *((k_tile.at[rows, i], turned(q_ring.at[slot, i])) for i in parts)),
+                    (None, *((v_tile.at[rows, i], turned(grad_ring.at[slot, i])) for i in parts)),
                 )
                 seen = None
                 if masked:
@@ -535,9 +558,9 @@ def _key_body(names, mask: Shown, sizes: Sizes, static: Static, part: int, G: in
                 lse2, delta = (spread(x, shape, 1) for x in vectors(stats_ring, slot, 2))
                 p, sloped = _probabilities(scores, lse2, seen, static)
                 ds = sloped * (change - delta)
-                dv, dk = plus_products(
-                    (dv, p.astype(dtype), grad_ring.at[slot, half]),
-                    (dk, ds.astype(dtype), q_ring.at[slot, half]),
+                dv, dk = products(
+                    (dv, (p.astype(dtype), grad_ring.at[slot, half])),
+                    (dk, (ds.astype(dtype), q_ring.at[slot, half])),
                 )
                 plgpu.barrier_arrive(free.at[slot])
                 return dk, dv

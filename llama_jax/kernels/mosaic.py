@@ -15,7 +15,6 @@ of registers and products in them it does not know, so each piece here has a pla
 """
 
 import functools
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -91,45 +90,44 @@ def indices(shape: tuple[int, int], axis: int, start: Any) -> Any:
     return (x if interpreting() else plgpu.layout_cast(x, MATRIX)) + start
 
 
-def products(pairs: Sequence[Sequence[tuple]], meanwhile: Callable[[], None] | None = None) -> list:
-    """a b' summed over the refs (a, b) of each entry, float32; all run side by side.
+def turned(ref: Any) -> Any:
+    """The transpose of a matrix in shared memory, for `products`."""
+    return ref[...].T if interpreting() else plgpu.transpose_ref(ref, (1, 0))
 
-    `meanwhile` is called when they are on their way.
+
+def products(*sums: tuple, meanwhile: Callable[[], None] | None = None) -> list:
+    """Total + a b + c d + ... for each (total or None, (a, b), (c, d), ...), in float32.
+
+    All run side by side; `meanwhile` is called when they are on their way. The first factors are
+    refs or in registers, the second refs.
     """
-    shapes = [(terms[0][0].shape[0], terms[0][1].shape[0]) for terms in pairs]
+    totals = [
+        constant(0.0, (terms[0][0].shape[0], terms[0][1].shape[1]), MATRIX)
+        if total is None
+        else total
+        for total, *terms in sums
+    ]
     if interpreting():
-        if meanwhile:
-            meanwhile()
-        return [
-            functools.reduce(operator.add, (_dot(a[...], b[...].T) for a, b in terms))
-            for terms in pairs
+        results = [
+            functools.reduce(lambda x, term: x + _dot(*term), terms, total)
+            for total, (_, *terms) in zip(totals, sums, strict=True)
         ]
-
-    def run(*sums):
-        for out, terms in zip(sums, pairs, strict=True):
-            for a, b in terms:
-                plgpu.wgmma(out, a, plgpu.transpose_ref(b, (1, 0)))
         if meanwhile:
             meanwhile()
-        return [out[...] for out in sums]
+        return results
 
-    return pl.run_scoped(run, *(plgpu.WGMMAAccumulatorRef(shape, jnp.float32) for shape in shapes))
+    def run(results):
+        for result, (_, *terms) in zip(results, sums, strict=True):
+            for a, b in terms:
+                plgpu.wgmma(result, a, b)
+        if meanwhile:
+            meanwhile()
 
-
-def plus_products(*sums: tuple) -> list:
-    """Total + a b of each (total, a, b), a in registers and b a ref; all run side by side."""
-    if interpreting():
-        return [total + _dot(a, b[...]) for total, a, b in sums]
-
-    def run(totals):
-        for out, (_, a, b) in zip(totals, sums, strict=True):
-            plgpu.wgmma(out, a, b)
-
-    return pl.run_state(run)([plgpu.WGMMAAccumulatorRef.init(total) for total, _, _ in sums])
+    return pl.run_state(run)([plgpu.WGMMAAccumulatorRef.init(total) for total in totals])
 
 
 def _dot(a: Any, b: Any) -> Any:
-    return jnp.dot(a.astype(jnp.float32), b.astype(jnp.float32))
+    return jnp.dot(a[...].astype(jnp.float32), b[...].astype(jnp.float32))
 
 
 def opaque(index: Any) -> Any:

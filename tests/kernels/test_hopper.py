@@ -77,7 +77,15 @@ def cases(scale=1):
                 kv_valid=jnp.arange(S)[None] > jnp.array([[30], [-1]]),
             ),
         ),  # fmt: skip
-        "head dim 256": (Shape(64 * scale, T, H=256), Mask(window=30)),
+        # Six steps, so that every slot of a ring is filled again and again.
+        "head dim 256, many steps": (
+            Shape(64 * scale, 330 * scale, H=256),
+            Mask(
+                causal=True,
+                window=300 * scale,
+                q_positions=jnp.arange(64 * scale)[None] + 260 * scale,
+            ),
+        ),  # fmt: skip
     }
 
 
