@@ -6,11 +6,13 @@ window or chunk. What the numbers are, only `tests/kernels/test_hopper.py` can s
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import AxisType, Mesh, SingleDeviceSharding
 
+from llama_jax.kernels.attention import Case
 from llama_jax.kernels.flash import attend
-from llama_jax.kernels.hopper import HOPPER
+from llama_jax.kernels.hopper import HOPPER, why_not
 from llama_jax.kernels.mask import Mask
 from tests.aot.ptx import assembled
 from tests.aot.topologies import h100
@@ -70,3 +72,11 @@ def test_kernels_compile_for_an_h100_with_wgmma_and_without_spills(
         "flash_key_gradients",
     }
     assert all(use.products == "wgmma" and use.spills == 0 for use in uses)
+
+
+def test_an_h100_is_known_by_its_name():
+    q = jax.ShapeDtypeStruct((B, T, N, 128), jnp.bfloat16)
+    k = jax.ShapeDtypeStruct((B, S, K, 128), jnp.bfloat16)
+    mesh = Mesh(np.array(h100(1)), ("x",), axis_types=(AxisType.Auto,))
+    with jax.set_mesh(mesh):
+        assert why_not(Case("gpu", q, k, Mask(causal=True), False, None)) is None
