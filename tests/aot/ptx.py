@@ -1,0 +1,82 @@
+"""What a GPU's assembler says of a compiled program: registers, spills, tensor-core instructions.
+
+    for use in kernels(jax.jit(f).lower(*shapes)):
+        print(use.name, use.registers, use.spills, use.products)
+
+A spill is a register that does not fit and goes through memory on every use: a kernel in whose
+inner loop that happens may lose half of its speed, which no test of values notices.
+"""
+
+import pathlib
+import re
+import subprocess
+import tempfile
+from typing import Any, NamedTuple
+
+from tests.aot.topologies import cuda_dir
+
+
+class Use(NamedTuple):
+    """What one kernel takes of a multiprocessor.
+
+    Attributes:
+      name: of the kernel.
+      registers: of a thread; 255 is the most there can be.
+      spills: bytes of a thread that are stored because no register was free, and those loaded.
+      products: the instructions that multiply matrices, e.g. "wgmma" or "mma.sync"; "" if none.
+      asynchronous: whether loads go to shared memory past the registers (cp.async).
+    """
+
+    name: str
+    registers: int
+    spills: int
+    products: str
+    asynchronous: bool
+
+
+# Hopper's products of a group of warps, Ampere's of a warp.
+PRODUCTS = ("wgmma", "mma.sync")
+
+
+def kernels(lowered: Any, arch: str = "sm_90a") -> list[Use]:
+    """Compiles a lowered program and returns what each of its GPU kernels takes."""
+    with tempfile.TemporaryDirectory() as folder:
+        lowered.compile(compiler_options={"xla_dump_to": folder})
+        texts = [file.read_text() for file in sorted(pathlib.Path(folder).glob("*.ptx"))]
+    # A module of constants alone gives an empty text.
+    return [use for text in texts if text for use in assembled(text, arch)]
+
+
+def assembled(ptx: str, arch: str = "sm_90a") -> list[Use]:
+    """What each kernel of a PTX text takes."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = pathlib.Path(folder) / "kernel.ptx"
+        source.write_text(ptx)
+        command = [cuda_dir() / "bin" / "ptxas", "-v", f"-arch={arch}", source]
+        done = subprocess.run(
+            [*command, "-o", source.with_suffix(".cubin")],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if done.returncode:
+        raise ValueError(f"ptxas refused the program: {done.stderr}")
+    bodies = dict(re.findall(r"\.entry (\w+)\((.*?)(?=\.entry |\Z)", ptx, re.S))
+    found = []
+    for name, report in re.findall(
+        r"Compiling entry function '(\w+)'(.*?)(?=Compiling entry function|\Z)", done.stderr, re.S
+    ):
+        spilled = re.findall(r"(\d+) bytes spill", report)
+        registers = re.search(r"Used (\d+) registers", report)
+        assert registers is not None, report
+        products = [p for p in PRODUCTS if p in bodies[name]]
+        found.append(
+            Use(
+                name,
+                int(registers[1]),
+                sum(map(int, spilled)),
+                ", ".join(products),
+                "cp.async" in bodies[name],
+            )
+        )
+    return found

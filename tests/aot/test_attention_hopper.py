@@ -1,0 +1,82 @@
+"""The Mosaic GPU kernels compile for an H100: registers fit, and products are Hopper's own.
+
+The kernels read a mask as arrays, so their code depends on its kinds of data and not on causal,
+window or chunk. What the numbers are, only `tests/kernels/test_hopper.py` can say.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh, SingleDeviceSharding
+
+from llama_jax.kernels.attention import Case
+from llama_jax.kernels.flash import attend
+from llama_jax.kernels.hopper import HOPPER, why_not
+from llama_jax.kernels.mask import Mask
+from tests.aot.ptx import assembled
+from tests.aot.topologies import h100
+
+B, T, S, N, K = 2, 1024, 1024, 8, 2
+ROWS = jax.ShapeDtypeStruct((B, T), jnp.int32)
+PACKED = Mask(causal=True, q_segments=ROWS, kv_segments=ROWS)  # pyright: ignore
+MASKS = {
+    "structure": Mask(causal=True, window=512),
+    "packed": PACKED,
+    # Prefix and valid keys are read through the same arrays as these.
+    "packed with positions": PACKED & Mask(q_positions=ROWS, kv_positions=ROWS),  # pyright: ignore
+}
+CASES = [
+    (H, name, softcap, jnp.bfloat16)
+    for H in (64, 128, 256)
+    for name, softcap in (("structure", None), ("packed", None), ("packed with positions", 50.0))
+]
+CASES += [(128, "packed", None, jnp.float16)]
+
+
+@pytest.mark.parametrize(
+    "H, name, softcap, dtype", CASES, ids=lambda x: getattr(x, "__name__", str(x))
+)
+def test_kernels_compile_for_an_h100_with_wgmma_and_without_spills(
+    H, name, softcap, dtype, tmp_path, monkeypatch
+):
+    # Mosaic's own compiler writes here what it gives to ptxas; XLA sees the result alone.
+    monkeypatch.setenv("MOSAIC_GPU_DUMP_TO", str(tmp_path))
+    device = SingleDeviceSharding(h100(1)[0])
+    shapes = [
+        jax.ShapeDtypeStruct((B, length, heads, H), dtype)
+        for length, heads in ((T, N), (S, K), (S, K))
+    ]
+
+    def loss(q, k, v, mask):
+        out = attend(HOPPER, q, k, v, mask, scale=H**-0.5, softcap=softcap)
+        return out.astype(jnp.float32).sum()
+
+    args = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), (*shapes, MASKS[name])
+    )
+    jax.jit(jax.grad(loss, (0, 1, 2))).lower(*args).compile()
+
+    uses = [use for file in sorted(tmp_path.glob("*.ptx")) for use in assembled(file.read_text())]
+    print()
+    for use in uses:
+        kernel = use.name.removesuffix("_mosaic_gpu_kernel")
+        cap = f" softcap {softcap:.0f}" if softcap else ""
+        print(
+            f"{dtype.__name__} H {H} {name}{cap} | {kernel} | {use.registers} registers | "
+            f"{use.spills} spilled | {use.products}"
+        )
+    assert {use.name.split("_mosaic")[0] for use in uses} == {
+        "flash_forward",
+        "flash_query_gradients",
+        "flash_key_gradients",
+    }
+    assert all(use.products == "wgmma" and use.spills == 0 for use in uses)
+
+
+def test_an_h100_is_known_by_its_name():
+    q = jax.ShapeDtypeStruct((B, T, N, 128), jnp.bfloat16)
+    k = jax.ShapeDtypeStruct((B, S, K, 128), jnp.bfloat16)
+    mesh = Mesh(np.array(h100(1)), ("x",), axis_types=(AxisType.Auto,))
+    with jax.set_mesh(mesh):
+        assert why_not(Case("gpu", q, k, Mask(causal=True), False, None)) is None
