@@ -148,7 +148,8 @@ def visits(code: Any, ragged: bool) -> tuple[Any, bool, bool]:
     count = others.sum(axis=2, keepdims=True).astype(np.int32)
     listed = xp.sort(xp.where(others, number, np.int32(code.shape[2])), axis=2)
     if xp is jnp:
-        return jnp.concatenate([first, stop, count, listed], axis=2), True, True
+        some = code.shape[2] > 1 or not ragged
+        return jnp.concatenate([first, stop, count, listed], axis=2), some, True
     table = np.concatenate([first, stop, count, listed[..., : max(1, count.max())]], axis=2)
     return table, bool((stop > first).any()), bool(count.max())
 
@@ -176,7 +177,7 @@ class Side:
 
     def vector(self, ref: Any, block: Any, *, head: tuple = (), other: Any = 0) -> jax.Array:
         """A block of [length], or of one head's of [heads, length]; `other` where it has ended."""
-        return _load(ref.at[(*head, self.slice(block))], self.exist(block), other)
+        return load(ref.at[(*head, self.slice(block))], self.exist(block), other)
 
     def matrix(
         self, ref: Any, block: Any, H: int, *, head: tuple = (), guarded: bool = True
@@ -187,23 +188,23 @@ class Side:
         """
         exist = self.exist(block) if guarded else None
         part = ref.at[(self.slice(block), *head, pl.ds(0, power(H)))]
-        return _load(part, _both(exist, _inside(H)))
+        return load(part, both(exist, inside(H)))
 
     def store(self, ref: Any, block: Any, H: int, x: jax.Array) -> None:
         """Writes what `matrix` would read; `ref` is the block alone."""
-        mask = _both(self.exist(block), _inside(H))
+        mask = both(self.exist(block), inside(H))
         if mask is None:
             ref[...] = x.astype(ref.dtype)
         else:
             triton.store(ref, x.astype(ref.dtype), mask=mask)
 
 
-def _inside(H: int) -> jax.Array | None:
+def inside(H: int) -> jax.Array | None:
     """Which of a padded head's entries are its own; None if all."""
     return None if power(H) == H else jnp.arange(power(H)) < H
 
 
-def _both(rows: jax.Array | None, columns: jax.Array | None) -> jax.Array | None:
+def both(rows: jax.Array | None, columns: jax.Array | None) -> jax.Array | None:
     """Rows that exist by columns that exist; None if all do."""
     if rows is None or columns is None:
         return columns[None] if rows is None and columns is not None else _column(rows)
@@ -218,7 +219,8 @@ def _row(x: jax.Array | None) -> jax.Array | None:
     return None if x is None else x[None]
 
 
-def _load(ref: Any, mask: jax.Array | None, other: Any = 0) -> jax.Array:
+def load(ref: Any, mask: jax.Array | None, other: Any = 0) -> jax.Array:
+    """What is there; `other` where the mask says no."""
     return ref[...] if mask is None else triton.load(ref, mask=mask, other=other)
 
 
@@ -241,7 +243,7 @@ def shown(
     allow = None
     if data.allow is not None:
         part = data.allow.at[q.slice(i), kv.slice(j)]
-        allow = _load(part, _both(q.exist(i), kv.exist(j)))
+        allow = load(part, both(q.exist(i), kv.exist(j)))
     counts = seen(
         static.structure,
         Operands(
@@ -306,6 +308,41 @@ def dot(a: jax.Array, b: jax.Array) -> jax.Array:
     return triton.dot(a, b, precision=precision)
 
 
+def begin(rows: int, wide: int) -> tuple[jax.Array, ...]:
+    """What `absorb` has of a block of queries before the first keys.
+
+    The sum of p v, the greatest score (but for `factor`) and the sum of p.
+    """
+    return (
+        jnp.zeros((rows, wide), jnp.float32),
+        jnp.full((rows,), -INFINITY, jnp.float32),
+        jnp.zeros((rows,), jnp.float32),
+    )
+
+
+def absorb(carry: Any, q_TH: Any, k_SH: Any, v_SH: Any, counts: Any, static: Static) -> Any:
+    """Takes a block of keys into the sums, which are relative to the greatest score so far."""
+    acc_TH, top_T, total_T = carry
+    z_TS = scaled(dot(q_TH, k_SH.T), static, q_TH.dtype)
+    if counts is not None:
+        z_TS = jnp.where(counts, z_TS, -INFINITY)
+    new_T = jnp.maximum(top_T, jnp.max(z_TS, axis=1))
+    # A query that has seen no key: -inf - -inf would be NaN.
+    base_T = new_T if counts is None else jnp.where(new_T > -INFINITY, new_T, 0.0)
+    base_T = base_T * factor(static)
+    p_TS = exp2(z_TS * factor(static) - base_T[:, None])
+    kept_T = exp2(top_T * factor(static) - base_T)
+    acc_TH = acc_TH * kept_T[:, None] + dot(p_TS.astype(v_SH.dtype), v_SH)
+    return acc_TH, new_T, total_T * kept_T + jnp.sum(p_TS, axis=1)
+
+
+def finish(carry: Any, static: Static) -> tuple[jax.Array, jax.Array]:
+    """The result and lse; zeros and -inf where no key was seen."""
+    acc_TH, top_T, total_T = carry
+    lse_T = top_T * (factor(static) / LOG2E) + jnp.log(total_T)
+    return acc_TH / jnp.where(total_T == 0, 1.0, total_T)[:, None], lse_T
+
+
 def call(program: Any, tile: Tile, name: str, **rest: Any) -> Any:
     """A pallas_call of a program, interpreted if kernels are."""
     return pl.pallas_call(
@@ -365,38 +402,17 @@ def _forward(q, k, v, data: Operands, static: Static, *, chosen: Tiles | None):
 
     def program(table, q, k, v, data, out, lse):
         i = block(pl.program_id(0))
-        q_TH = _load(q, _both(rows.exist(i), _inside(H)))
+        q_TH = load(q, both(rows.exist(i), inside(H)))
 
         def step(j, carry, masked):
-            acc_TH, top_T, total_T = carry
             k_SH = columns.matrix(k, j, H, guarded=masked)
-            z_TS = scaled(dot(q_TH, k_SH.T), static, q.dtype)
-            if masked and (counts := shown(static, data, rows, i, columns, j)) is not None:
-                z_TS = jnp.where(counts, z_TS, -INFINITY)
-            new_T = jnp.maximum(top_T, jnp.max(z_TS, axis=1))
-            # A query that has seen no key: -inf - -inf would be NaN.
-            base_T = jnp.where(new_T > -INFINITY, new_T, 0.0) if masked else new_T
-            base_T = base_T * factor(static)
-            p_TS = exp2(z_TS * factor(static) - base_T[:, None])
-            kept_T = exp2(top_T * factor(static) - base_T)
             v_SH = columns.matrix(v, j, H, guarded=masked)
-            acc_TH = acc_TH * kept_T[:, None] + dot(p_TS.astype(v.dtype), v_SH)
-            return acc_TH, new_T, total_T * kept_T + jnp.sum(p_TS, axis=1)
+            counts = shown(static, data, rows, i, columns, j) if masked else None
+            return absorb(carry, q_TH, k_SH, v_SH, counts, static)
 
-        acc_TH, top_T, total_T = _walk(
-            table,
-            has_run,
-            has_others,
-            step,
-            (
-                jnp.zeros((rows.size, power(H)), jnp.float32),
-                jnp.full((rows.size,), -INFINITY, jnp.float32),
-                jnp.zeros((rows.size,), jnp.float32),
-            ),
-        )
-        out_TH = acc_TH / jnp.where(total_T == 0, 1.0, total_T)[:, None]
+        start = begin(rows.size, power(H))
+        out_TH, lse_T = finish(_walk(table, has_run, has_others, step, start), static)
         rows.store(out, i, H, out_TH)
-        lse_T = top_T * (factor(static) / LOG2E) + jnp.log(total_T)
         triton.store(lse, lse_T, mask=rows.exist(i))
 
     wide, group = power(H), N // K
@@ -452,10 +468,10 @@ def _queries_gradient(q, k, v, grad, lse, delta, data, static, tile: Tile):
 
     def program(table, q, k, v, grad, lse, delta, data, dq):
         i = block(pl.program_id(0))
-        mask = _both(rows.exist(i), _inside(H))
-        q_TH, grad_TH = _load(q, mask), _load(grad, mask)
-        lse_T = _load(lse, rows.exist(i), INFINITY)[:, None]
-        delta_T = _load(delta, rows.exist(i))[:, None]
+        mask = both(rows.exist(i), inside(H))
+        q_TH, grad_TH = load(q, mask), load(grad, mask)
+        lse_T = load(lse, rows.exist(i), INFINITY)[:, None]
+        delta_T = load(delta, rows.exist(i))[:, None]
 
         def step(j, dq_TH, masked):
             k_SH = columns.matrix(k, j, H, guarded=masked)
@@ -499,8 +515,8 @@ def _keys_gradients(q, k, v, grad, lse, delta, data, static, tile: Tile):
 
     def program(table, q, k, v, grad, lse, delta, data, dk, dv):
         j = pl.program_id(0)
-        mask = _both(columns.exist(j), _inside(H))
-        k_SH, v_SH = _load(k, mask), _load(v, mask)
+        mask = both(columns.exist(j), inside(H))
+        k_SH, v_SH = load(k, mask), load(v, mask)
 
         # Scores are turned, keys by queries: then neither p nor ds has to be for the products.
         def step(g, i, carry, masked):

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llama_jax.kernels import Mask
+from llama_jax.kernels import Mask, gpu_decode
 from llama_jax.kernels.attention import Case
 from llama_jax.kernels.blocks import operands
-from llama_jax.kernels.flash import Static, delta
+from llama_jax.kernels.flash import Kernel, Static, delta
 from llama_jax.kernels.gpu import Tile, Tiles, kernel, tiles, visits, why_not
 from llama_jax.kernels.target import interpreted
 
@@ -28,9 +28,9 @@ def random(B=2, T=40, S=40, N=4, K=2, H=16, dtype=jnp.float32, seed=0):
     return [jnp.asarray(rng.normal(size=s), dtype) for s in shapes]
 
 
-def definition(q, k, v, grad, mask, scale, softcap):
+def definition(inputs, mask, scale, softcap):
     """out, lse, dq, dk, dv in float64."""
-    q, k, v, grad = (np.asarray(x, np.float64) for x in (q, k, v, grad))
+    q, k, v, grad = (np.asarray(x, np.float64) for x in inputs)
     (B, T, N, H), (S, K) = q.shape, k.shape[1:3]
     seen = np.broadcast_to(mask.dense(T, S), (B, T, S))[:, None, None]
     q, grad = (x.reshape(B, T, K, N // K, H) for x in (q, grad))
@@ -56,7 +56,7 @@ def definition(q, k, v, grad, mask, scale, softcap):
     )
 
 
-def computed(passes, q, k, v, grad, mask, scale, softcap):
+def computed(passes, inputs, mask, scale, softcap):
     """The same by a kernel."""
     static = Static(mask.structure, scale, softcap)
 
@@ -68,12 +68,12 @@ def computed(passes, q, k, v, grad, mask, scale, softcap):
         return out, lse, *gradients
 
     with interpreted():
-        return both(q, k, v, grad, mask)
+        return both(*inputs, mask)
 
 
 def agree(passes, inputs, mask, scale=0.3, softcap=None):
-    found = computed(passes, *inputs, mask, scale, softcap)
-    expected = definition(*inputs, mask, scale, softcap)
+    found = computed(passes, inputs, mask, scale, softcap)
+    expected = definition(inputs, mask, scale, softcap)
     dtype = inputs[0].dtype.type
     for name, x, y in zip(("out", "lse", "dq", "dk", "dv"), found, expected, strict=True):
         assert x.dtype == (jnp.float32 if name == "lse" else inputs[0].dtype)
@@ -142,9 +142,9 @@ def test_a_scale_need_not_be_positive(scale):
 
 def test_a_part_of_the_keys_has_its_part_of_the_gradients():
     """As a ring of devices asks for them: lse and delta are those of all keys."""
-    q, k, v, grad = random(S=40)
+    q, k, v, grad = inputs = random(S=40)
     mask, static = Mask(), Static(Mask(), 0.3, None)
-    _, _, dq, dk, dv = definition(q, k, v, grad, mask, 0.3, None)
+    _, _, dq, dk, dv = definition(inputs, mask, 0.3, None)
     passes = kernel(SMALL)
     with interpreted():
         out, lse = passes.forward(q, k, v, operands(mask, 2, 40, 40), static)
@@ -162,6 +162,65 @@ def test_a_part_of_the_keys_has_its_part_of_the_gradients():
         (np.concatenate([dv_0, dv_1], axis=1), dv),
     ):
         assert np.abs(x - y).max() <= TOLERANCE[jnp.float32] * np.abs(y).max()
+
+
+LENGTHS = jnp.array([[60], [17]])
+CACHES = {
+    "one query against rows of two lengths": (
+        {"T": 1, "S": 70},
+        Mask(kv_valid=jnp.arange(70)[None] < LENGTHS),
+    ),
+    "three queries at the end of two lengths": (
+        {"T": 3, "S": 70, "N": 6},
+        Mask(
+            causal=True,
+            q_positions=LENGTHS - 3 + jnp.arange(3),
+            kv_positions=jnp.arange(70)[None],
+            kv_valid=jnp.arange(70)[None] < LENGTHS,
+        ),
+    ),
+    "a ring of which positions say the order, with a window": (
+        {"T": 1, "S": 64, "dtype": jnp.bfloat16},
+        Mask(
+            causal=True,
+            window=20,
+            q_positions=jnp.array([[130], [70]]),
+            kv_positions=jnp.stack([(jnp.arange(64) - p - 1) % 64 + p - 63 for p in (130, 70)]),
+        ),
+    ),
+    "no data": ({"T": 2, "S": 50, "N": 8}, Mask(causal=True)),
+    "nothing visible in a row": (
+        {"T": 1, "S": 48},
+        Mask(kv_valid=jnp.array([[True] * 48, [False] * 48])),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CACHES)
+def test_decoding_computes_the_definition_with(name):
+    sizes, mask = CACHES[name]
+    forward = gpu_decode.kernel(kv=16, splits=3).forward
+    agree(Kernel(forward, kernel(SMALL).backward), random(**sizes), mask, softcap=2.0)
+
+
+def test_decoding_need_not_be_split():
+    agree(gpu_decode.kernel(splits=1), random(T=1, S=20), Mask())
+
+
+def test_decoding_takes_few_queries_and_says_so():
+    def reason(T):
+        q, k = (jax.ShapeDtypeStruct((1, T, n, 64), jnp.bfloat16) for n in (32, 8))
+        return gpu_decode.why_not(Case("gpu", q, k, Mask(), False, None))
+
+    assert reason(1) is None and reason(16) is None
+    assert reason(17) == "17 queries of 4 heads a key head are more than 64 rows"
+
+
+def test_decoding_reads_from_the_first_to_the_last_block_that_a_row_sees():
+    code = np.array([[0, 1, 2, 0], [2, 0, 1, 0], [0, 0, 0, 0]])
+    table = np.array([[1, 3], [0, 3], [4, 0]])
+    np.testing.assert_array_equal(gpu_decode.span(code), table)
+    np.testing.assert_array_equal(gpu_decode.span(jnp.asarray(code)), table)
 
 
 def test_a_row_of_blocks_visits_its_longest_run_and_the_others_that_are_not_hidden():
@@ -207,5 +266,5 @@ def test_what_cannot_be_taken_is_said_with_its_numbers():
     assert "float64" in (reason(dtype=np.dtype("float64")) or "")
     assert "bias" in (reason(bias=True) or "")
     assert "2 parts" in (reason(mask=Mask(parts=(4, 7))) or "")
-    allow = Mask(allow=jax.ShapeDtypeStruct((4, 32768, 32768), jnp.bool_))
+    allow = jax.eval_shape(lambda: Mask(allow=jnp.zeros((4, 32768, 32768), bool)))
     assert "32768 x 32768" in (reason(mask=allow) or "")
