@@ -44,7 +44,9 @@ PRODUCTS = ("wgmma", "mma.sync")
 def kernels(lowered: Any, arch: str = "sm_90a") -> list[Use]:
     """Compiles a lowered program and returns what each of its GPU kernels takes."""
     with tempfile.TemporaryDirectory() as folder:
-        lowered.compile(compiler_options={"xla_dump_to": folder})
+        # The tests' own environment turns optimizations off, for speed; 3 is XLA's default.
+        options = {"xla_dump_to": folder, "xla_backend_optimization_level": 3}
+        lowered.compile(compiler_options=options)
         texts, thunks = (
             [file.read_text() for file in sorted(pathlib.Path(folder).glob(name))]
             for name in ("*.ptx", "*.thunk_sequence.txt")
