@@ -81,8 +81,9 @@ def tiles(H: int, dtype: Any) -> Tiles:
     if jnp.dtype(dtype).itemsize == 4:
         # Products in full float32 do not run on tensor cores: each thread holds its operands too,
         # and blocks on their way would only take shared memory from others.
-        tile = Tile(64, 32, 8, 1) if wide <= 64 else Tile(32, 32, 8, 1)
-        return Tiles(*(tile if wide <= 128 else Tile(16, 16, 4, 1),) * 3)
+        if wide <= 64:
+            return Tiles(Tile(32, 64, 8, 1), Tile(64, 32, 8, 1), Tile(64, 32, 8, 1))
+        return Tiles(*(Tile(32, 32, 8, 1) if wide <= 128 else Tile(16, 16, 4, 1),) * 3)
     if wide <= 64:
         return Tiles(Tile(128, 64, 8, 3), Tile(128, 64, 8, 2), Tile(64, 128, 8, 2))
     if wide <= 128:
@@ -271,10 +272,7 @@ def factor(static: Static) -> float:
 
 
 def scaled(products: jax.Array, static: Static, dtype: Any) -> jax.Array:
-    """The scores but for a positive `factor`, which 2**x then takes in without an operation.
-
-    A multiply-add, z factor - greatest factor, is one instruction.
-    """
+    """The scores but for a positive `factor`, which `exp2` takes in at no cost."""
     if static.softcap is not None:
         return _tanh(products * (static.scale / static.softcap), dtype)
     return products if static.scale > 0 else products * (static.scale * LOG2E)
@@ -285,20 +283,23 @@ def _tanh(x: jax.Array, dtype: Any) -> jax.Array:
         return jnp.tanh(x)
     # Its error is one of float32 beside 1, far below that of products of bfloat16, and it takes
     # two instructions of the special function unit and no branch.
-    return 1 - 2 / (1 + exp2(x * (2 * LOG2E)))
+    return 1 - 2 / (1 + exp2(x, 2 * LOG2E, jnp.zeros_like(x)))
 
 
-def exp2(x: jax.Array) -> jax.Array:
-    """2**x; results below 2**-126 are 0."""
+def exp2(z: jax.Array, factor: float, base: jax.Array) -> jax.Array:
+    """2**(z factor - base), base broadcast to z's shape; results below 2**-126 are 0."""
     if interpreting():
-        return jnp.exp2(x)
-    # The default keeps such results, at the price of three more instructions for each.
+        return jnp.exp2(z * factor - base)
+    # Two instructions. Written in jnp the product and the difference are rounded apart, in two, and
+    # small results are kept, which takes three more.
+    number = np.float32(factor).view(np.uint32)
+    asm = f"{{ .reg .f32 x; fma.rn.f32 x, $1, 0f{number:08X}, $2; ex2.approx.ftz.f32 $0, x; }}"
     return triton.elementwise_inline_asm(
-        "ex2.approx.ftz.f32 $0, $1;",
-        args=[x],
-        constraints="=f,f",
+        asm,
+        args=[z, jnp.broadcast_to(-base, z.shape)],
+        constraints="=f,f,f",
         pack=1,
-        result_shape_dtypes=[jax.ShapeDtypeStruct(x.shape, x.dtype)],
+        result_shape_dtypes=[jax.ShapeDtypeStruct(z.shape, z.dtype)],
     )[0]
 
 
@@ -330,8 +331,8 @@ def absorb(carry: Any, q_TH: Any, k_SH: Any, v_SH: Any, counts: Any, static: Sta
     # A query that has seen no key: -inf - -inf would be NaN.
     base_T = new_T if counts is None else jnp.where(new_T > -INFINITY, new_T, 0.0)
     base_T = base_T * factor(static)
-    p_TS = exp2(z_TS * factor(static) - base_T[:, None])
-    kept_T = exp2(top_T * factor(static) - base_T)
+    p_TS = exp2(z_TS, factor(static), base_T[:, None])
+    kept_T = exp2(top_T, factor(static), base_T)
     acc_TH = acc_TH * kept_T[:, None] + dot(p_TS.astype(v_SH.dtype), v_SH)
     return acc_TH, new_T, total_T * kept_T + jnp.sum(p_TS, axis=1)
 
@@ -340,7 +341,7 @@ def finish(carry: Any, static: Static) -> tuple[jax.Array, jax.Array]:
     """The result and lse; zeros and -inf where no key was seen."""
     acc_TH, top_T, total_T = carry
     lse_T = top_T * (factor(static) / LOG2E) + jnp.log(total_T)
-    return acc_TH / jnp.where(total_T == 0, 1.0, total_T)[:, None], lse_T
+    return acc_TH * (1 / jnp.where(total_T == 0, 1.0, total_T))[:, None], lse_T
 
 
 def call(program: Any, tile: Tile, name: str, **rest: Any) -> Any:
@@ -451,7 +452,7 @@ def _weights(products, dp, lse, delta, static, dtype, counts):
     """p and ds / scale of one block, from q k' and do v'."""
     z = scaled(products, static, dtype)
     hidden = z if counts is None else jnp.where(counts, z, -INFINITY)
-    p = exp2(hidden * factor(static) - lse)
+    p = exp2(hidden, factor(static), lse)
     ds = p * (dp - delta)
     return p, ds if static.softcap is None else ds * (1 - z * z)
 
