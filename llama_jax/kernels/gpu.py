@@ -81,9 +81,8 @@ def tiles(H: int, dtype: Any) -> Tiles:
     if jnp.dtype(dtype).itemsize == 4:
         # Products in full float32 do not run on tensor cores: each thread holds its operands too,
         # and blocks on their way would only take shared memory from others.
-        if wide <= 64:
-            return Tiles(Tile(32, 64, 8, 1), Tile(64, 32, 8, 1), Tile(64, 32, 8, 1))
-        return Tiles(*(Tile(32, 32, 8, 1) if wide <= 128 else Tile(16, 16, 4, 1),) * 3)
+        tile = Tile(32, 32, 4 if wide <= 64 else 8, 1) if wide <= 128 else Tile(16, 16, 4, 1)
+        return Tiles(tile, tile, tile)
     if wide <= 64:
         return Tiles(Tile(128, 64, 8, 3), Tile(128, 64, 8, 2), Tile(64, 128, 8, 2))
     if wide <= 128:

@@ -17,8 +17,8 @@ from tests.aot.topologies import a100, h100
 B, T, N, K = 2, 2048, 8, 2
 CACHE = 8192  # keys that a decoded token sees
 KERNELS = {"attention_forward", "attention_dq", "attention_dkv", "attention_decode"}
-# Registers of the kernels of this Triton fit on Hopper. Ampere's products take their operands from
-# registers too, and at the edge of 255 a few bytes spill outside of the inner loops.
+# Ampere's products take operands from registers where Hopper's read shared memory: at the edge of
+# 255 registers a few bytes of a thread spill.
 AMPERE_SPILLS = 64
 
 
@@ -107,7 +107,6 @@ HEADS = {
     "88": (88, {}),
     "128 softcap": (128, {"softcap": 30.0}),
     "128 ragged": (128, {"length": 2000}),
-    "128 float16": (128, {"dtype": jnp.float16}),
     "256": (256, {}),
     "256 softcap": (256, {"softcap": 30.0}),
     "256 segments": (256, {"make": MASKS["segments"]}),
@@ -128,8 +127,9 @@ def test_no_head_dim_makes_a_kernel_spill(name):
     assert all(bool(use.products) == ("float32" not in name) for use in uses)
 
 
-@pytest.mark.parametrize("H", [64, 128, 256])
-@pytest.mark.parametrize("make", ["causal", "segments"])
+@pytest.mark.parametrize(
+    ("H", "make"), [(64, "causal"), (128, "causal"), (128, "segments"), (256, "causal")]
+)
 def test_an_a100_takes_the_same_blocks(H, make):
     uses = both_passes(a100(1)[0], H, MASKS[make])
     said(f"A100 {H} {make}", uses)
