@@ -1,7 +1,7 @@
 """What a GPU's assembler says of a compiled program: registers, spills, tensor-core instructions.
 
     for use in kernels(jax.jit(f).lower(*shapes)):
-        print(use.name, use.registers, use.spills, use.products)
+        print(use.name, use.registers, use.spills, use.shared, use.products)
 
 A spill is a register that does not fit and goes through memory on every use: a kernel in whose
 inner loop that happens may lose half of its speed, which no test of values notices.
@@ -25,6 +25,8 @@ class Use(NamedTuple):
       spills: bytes of a thread that are stored because no register was free, and those loaded.
       products: the instructions that multiply matrices, e.g. "wgmma" or "mma.sync"; "" if none.
       asynchronous: whether loads go to shared memory past the registers (cp.async).
+      shared: bytes of shared memory of a program, 0 if not known; an H100 has 227 KiB for all that
+        a multiprocessor runs at a time, an A100 163 KiB.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Use(NamedTuple):
     spills: int
     products: str
     asynchronous: bool
+    shared: int = 0
 
 
 # Hopper's products of a group of warps, Ampere's of a warp.
@@ -41,10 +44,17 @@ PRODUCTS = ("wgmma", "mma.sync")
 def kernels(lowered: Any, arch: str = "sm_90a") -> list[Use]:
     """Compiles a lowered program and returns what each of its GPU kernels takes."""
     with tempfile.TemporaryDirectory() as folder:
-        lowered.compile(compiler_options={"xla_dump_to": folder})
-        texts = [file.read_text() for file in sorted(pathlib.Path(folder).glob("*.ptx"))]
+        # The tests' own environment turns optimizations off, for speed; 3 is XLA's default.
+        options = {"xla_dump_to": folder, "xla_backend_optimization_level": 3}
+        lowered.compile(compiler_options=options)
+        texts, thunks = (
+            [file.read_text() for file in sorted(pathlib.Path(folder).glob(name))]
+            for name in ("*.ptx", "*.thunk_sequence.txt")
+        )
     # A module of constants alone gives an empty text.
-    return [use for text in texts if text for use in assembled(text, arch)]
+    found = [use for text in texts if text for use in assembled(text, arch)]
+    shared = dict(re.findall(r"(\w+) grid:.*shared_memory: (\d+)", "".join(thunks)))
+    return [use._replace(shared=int(shared.get(use.name, 0))) for use in found]
 
 
 def assembled(ptx: str, arch: str = "sm_90a") -> list[Use]:

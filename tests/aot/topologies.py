@@ -30,6 +30,22 @@ dnn_version_info { major: 9 minor: 8 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
 
+# An A100 SXM with 80 GB: Ampere, with less shared memory and products of one warp.
+A100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
+  shared_memory_per_core: 167936 threads_per_core_limit: 2048 core_count: 108 fpus_per_core: 64
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  memory_bandwidth: 2039000000000 l2_cache_size: 41943040 clock_rate_ghz: 1.41
+  device_memory_size: 85174714368 shared_memory_per_block_optin: 166912
+  cuda_compute_capability { major: 8 } registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 8 }
+device_description_str: "NVIDIA A100-SXM4-80GB"
+"""
+
 
 def tpu(name: str) -> list[Any]:
     """Returns the devices of a topology such as "v5e:2x2", "v5p:4x4x4" or "v6e:4x4"."""
@@ -38,15 +54,20 @@ def tpu(name: str) -> list[Any]:
     return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
 
 
-def h100(count: int) -> list[Any]:
-    """Returns `count` H100s in one host."""
+def h100(count: int, description: str = H100) -> list[Any]:
+    """Returns `count` H100s in one host, or GPUs of another description."""
     from jax.experimental import topologies
 
     # Slices x hosts x GPUs.
     topology = f"1x1x{count}"
     return topologies.get_topology_desc(
-        platform="cuda", target_config=H100, topology=topology
+        platform="cuda", target_config=description, topology=topology
     ).devices
+
+
+def a100(count: int) -> list[Any]:
+    """Returns `count` A100s in one host."""
+    return h100(count, A100)
 
 
 def memory(compiled: Any) -> str:
