@@ -29,7 +29,7 @@ from jaxtyping import Array, Float
 from llama_jax.kernels.blocks import HIDDEN, PARTLY, WHOLE, Operands, seen
 from llama_jax.kernels.flash import Kernel, Static
 from llama_jax.kernels.target import interpreting
-from llama_jax.kernels.tpu_steps import Step, Steps, by_keys, by_queries, unpack
+from llama_jax.kernels.tpu_steps import Step, Steps, by_keys, by_queries, longest, unpack
 
 LANES = 128
 MOST_HEADS = 8  # of queries in one step; more would need smaller blocks of queries
@@ -82,11 +82,11 @@ def why_not(case: Any) -> str | None:
         return f"head dim {H} is more than {MOST_HEAD_DIM}"
     if not (B and T and S and H):
         return f"q {case.q.shape} and k {case.k.shape} have an empty axis"
-    sizes = blocks(H, case.q.dtype)
-    for q, kv in (sizes.forward, sizes.dq, sizes.dkv):
-        needed = 4 * -(-T // q) * -(-S // kv)
+    sizes, mask = blocks(H, case.q.dtype), case.mask
+    for block in (sizes.forward, sizes.dq, sizes.dkv):
+        q, kv = fit(T, block[0]), fit(S, block[1])
+        needed = 4 * longest(mask, T, S, q, kv)
         if needed > STEPS_BYTES:
-            # Only an upper bound where the structure of the mask hides blocks, but one to rely on.
             return f"{T} x {S} scores in blocks of {q} x {kv} need {needed} bytes of scalar memory"
     return None
 
@@ -187,9 +187,18 @@ class Tile(NamedTuple):
         if self.S % self.kv:
             shown = _both(shown, kv_index < self.S)
         if self.folded > 1:
-            head = (q_start + _count(self.q, q_axis)) // (self.T // self.folded)
-            shown = _both(shown, head == kv_index % self.folded)
+            head = _over(q_start + _count(self.q, q_axis), self.T // self.folded)
+            key_head = kv_index - _over(kv_index, self.folded) * self.folded
+            shown = _both(shown, head == key_head)
         return None if shown is None else jnp.broadcast_to(shown, self.shape(by_keys))
+
+    def there(self, block: Any, keys: jax.Array) -> jax.Array:
+        """The keys or values of a block, zeros beyond the last: what lies there may be NaN."""
+        if self.S % self.kv == 0:
+            return keys
+        exists = block * self.kv + _count(self.kv, 0) < self.S
+        # Selected as float32: not all generations select 16-bit numbers.
+        return jnp.where(exists, keys.astype(jnp.float32), 0.0).astype(keys.dtype)
 
     def shape(self, by_keys: bool) -> tuple[int, int]:
         """Rows and columns of the scores."""
@@ -205,6 +214,11 @@ class Columns(NamedTuple):
 
 def _both(a: Any, b: Any) -> Any:
     return b if a is None else a & b
+
+
+def _over(x: jax.Array, size: int) -> jax.Array:
+    """x // size of numbers that are not negative; a shift where it can be."""
+    return x >> (size.bit_length() - 1) if size & (size - 1) == 0 else x // size
 
 
 def _count(size: int, axis: int) -> jax.Array:
@@ -293,7 +307,8 @@ def _forward_kernel(tile: Tile, at, prefix, q, k, v, data, out, lse, acc, top, t
             shrink = tile.exp(before - now)
             top[h] = now
             total[h] = total[h] * shrink + jnp.sum(p, axis=1, keepdims=True)
-            acc[h] = acc[h] * _wide(shrink, acc.shape[2]) + tile.dot(p.astype(v.dtype), v[...])
+            values = v[...] if shown is None else tile.there(step.other, v[...])
+            acc[h] = acc[h] * _wide(shrink, acc.shape[2]) + tile.dot(p.astype(v.dtype), values)
 
         _each(tile.heads, head)
 
@@ -496,7 +511,7 @@ class Call(NamedTuple):
         )
 
 
-def _fit(length: int, block: int) -> int:
+def fit(length: int, block: int) -> int:
     """A block size not above `block` that leaves little padding; whole lanes where it is larger."""
     unit = min(block, LANES)
     count = -(-length // block)
@@ -513,26 +528,25 @@ def _grown(x: Any, axis: int, block: int, value: Any = 0) -> Any:
 
 
 def prepare(
-    list_of: Callable[..., Steps], q: Any, k: Any, data: Operands, static: Static,
-    sizes: tuple[int, int], steps: Steps | None = None, folded: int = 1,
+    q: Any, k: Any, data: Operands, static: Static, sizes: tuple[int, int], steps: Steps,
+    folded: int = 1,
 ) -> Call:  # fmt: skip
     """The tile, its steps and the mask's data for q [B, N, T, H] and k [B, K, S, H]."""
     (N, T), (K, S) = q.shape[1:3], k.shape[1:3]
-    q_block, kv_block = _fit(T, sizes[0]), _fit(S, sizes[1])
-    steps = list_of(static.structure, data, T, S, q_block, kv_block) if steps is None else steps
     G = N // K
     heads = max(h for h in range(1, min(G, MOST_HEADS) + 1) if G % h == 0)
+    exact = q.dtype == jnp.float32
+    has_prefix = data.prefix is not None
     tile = Tile(
         static,
-        q_block,
-        kv_block,
+        *sizes,
         T,
         S,
         heads,
         G // heads,
-        q.dtype == jnp.float32,
+        exact,
         folded,
-        data.prefix is not None,
+        has_prefix,
         steps.stride,
         steps.kinds,
     )
@@ -540,13 +554,14 @@ def prepare(
     def row(x, block):
         return None if x is None else _grown(x, 1, block)[:, None]
 
+    # Beyond the last key is nothing to read that matters, see `Tile.there`.
     padded = Operands(
-        row(data.q_positions, q_block),
-        row(data.kv_positions, kv_block),
-        row(data.q_segments, q_block),
-        row(data.kv_segments, kv_block),
+        row(data.q_positions, tile.q),
+        row(data.kv_positions, 1),
+        row(data.q_segments, tile.q),
+        row(data.kv_segments, 1),
         data.prefix,
-        _grown(_grown(data.allow, 1, q_block), 2, kv_block),
+        _grown(data.allow, 1, tile.q),
     )  # pyright: ignore
     return Call(tile, steps, padded)
 
@@ -556,7 +571,6 @@ def forward_of(call: Call, q: Any, k: Any, v: Any) -> tuple[jax.Array, jax.Array
     tile, (T, H) = call.tile, q.shape[2:]
     layout = Layout(tile, by_keys=False)
     q = _grown(q, 2, tile.q)
-    k, v = _grown(k, 2, tile.kv), _grown(v, 2, tile.kv)
     out, lse = call(
         _forward_kernel,
         "flash_forward",
@@ -599,7 +613,7 @@ class Flash:
         """The result and its lse."""
         sizes = self.sizes or blocks(q.shape[-1], q.dtype)
         q, k, v = _turn(q), _turn(k), _turn(v)
-        call = prepare(by_queries, q, k, data, static, sizes.forward)
+        call = self._call(by_queries, q, k, data, static, sizes.forward)
         out, lse = forward_of(call, q, k, v)
         return _turn(out), lse
 
@@ -623,6 +637,11 @@ class Flash:
         dk, dv = self._dkv(q, k, v, data, static, lse, delta, grad, sizes.dkv)
         return _turn(dq), _turn(dk), _turn(dv)
 
+    def _call(self, list_of, q, k, data, static, sizes):
+        T, S = q.shape[2], k.shape[2]
+        sizes = fit(T, sizes[0]), fit(S, sizes[1])
+        return prepare(q, k, data, static, sizes, list_of(static.structure, data, T, S, *sizes))
+
     def _inputs(self, call, q, k, v, lse, delta, grad, by_keys):
         tile, H = call.tile, q.shape[-1]
         layout = Layout(tile, by_keys)
@@ -639,7 +658,7 @@ class Flash:
 
     def _dq(self, q, k, v, data, static, lse, delta, grad, sizes):
         T, H = q.shape[2:]
-        call = prepare(by_queries, q, k, data, static, sizes)
+        call = self._call(by_queries, q, k, data, static, sizes)
         tile = call.tile
         inputs, specs = self._inputs(call, q, k, v, lse, delta, grad, False)
         lanes = pltpu.VMEM((tile.heads, tile.q, LANES), jnp.float32)
@@ -658,7 +677,7 @@ class Flash:
 
     def _dkv(self, q, k, v, data, static, lse, delta, grad, sizes):
         S, H = k.shape[2:]
-        call = prepare(by_keys, q, k, data, static, sizes)
+        call = self._call(by_keys, q, k, data, static, sizes)
         inputs, specs = self._inputs(call, q, k, v, lse, delta, grad, True)
         acc = pltpu.VMEM((call.tile.kv, H), jnp.float32)
         dk, dv = call(

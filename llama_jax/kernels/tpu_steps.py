@@ -77,22 +77,22 @@ def by_queries(
 
 def by_keys(structure: Mask, data: Operands, T: int, S: int, q_block: int, kv_block: int) -> Steps:
     """Steps owned by blocks of keys: all queries that see a block, then the next block."""
-    code, bound = _codes(structure, data, T, S, q_block, kv_block)
-    return _steps(code.swapaxes(1, 2), bound.swapaxes(1, 2))
+    code, most = _codes(structure, data, T, S, q_block, kv_block)
+    return _steps(code.swapaxes(1, 2), most.swapaxes(1, 2))
 
 
-def bound(structure: Mask, data: Operands, T: int, S: int, q_block: int, kv_block: int) -> int:
-    """The length of the list of one row of a batch."""
-    static = _most(structure, data, T, S, q_block, kv_block)
-    return int(_kept(static).sum())
+def longest(mask: Mask, T: int, S: int, q_block: int, kv_block: int) -> int:
+    """The length of the longer of the two lists of one row of a batch."""
+    moved = mask.q_positions is not None or mask.kv_positions is not None
+    code = _most(mask.structure, moved or mask.prefix is not None, T, S, q_block, kv_block)
+    return int(max(_kept(code).sum(), _kept(code.swapaxes(1, 2)).sum()))
 
 
-def _most(structure: Mask, data: Operands, *sizes: int) -> np.ndarray:
-    """The codes by structure alone: no data shows what it hides, but positions and prefixes."""
-    known = data.q_positions is None and data.prefix is None
-    static = codes(structure if known else Mask(), Operands(), *sizes)
-    assert isinstance(static, np.ndarray)
-    return static
+def _most(structure: Mask, moved: bool, *sizes: int) -> np.ndarray:
+    """What may be seen whatever the data; `moved`: by positions or a prefix, so all may be."""
+    code = codes(Mask() if moved else structure, Operands(), *sizes)
+    assert isinstance(code, np.ndarray)
+    return code
 
 
 def _codes(structure: Mask, data: Operands, T: int, S: int, q_block: int, kv_block: int):
@@ -102,7 +102,8 @@ def _codes(structure: Mask, data: Operands, T: int, S: int, q_block: int, kv_blo
         last = np.arange(code.shape[2]) == code.shape[2] - 1
         xp = np if isinstance(code, np.ndarray) else jnp
         code = xp.where(last & (code == WHOLE), np.int8(PARTLY), code)
-    return code, _most(structure, data, T, S, q_block, kv_block)
+    moved = data.q_positions is not None or data.prefix is not None
+    return code, _most(structure, moved, T, S, q_block, kv_block)
 
 
 def _kept(code: Any) -> Any:
