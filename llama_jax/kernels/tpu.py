@@ -163,19 +163,20 @@ class Tile(NamedTuple):
         if by_keys:
             q_start, kv_start = step.other * self.q, step.owner * self.kv
         q_axis, kv_axis = (1, 0) if by_keys else (0, 1)
+        q_index = q_start + _count(self.q, q_axis)
         kv_index = kv_start + _count(self.kv, kv_axis)
-        q_positions, kv_positions = q_start + _count(self.q, q_axis), kv_index
+        q_positions, kv_positions = q_index, _over(kv_index, self.folded)
 
-        def side(ref, column, owns):
-            return column[:, :1] if owns else ref[...]
+        def side(ref, column, owns, times=1):
+            return column[:, :1] if owns else _repeat(ref[...], times)
 
         if data.q_positions is not None:
             q_positions = side(data.q_positions, columns.positions, not by_keys)
-            kv_positions = side(data.kv_positions, columns.positions, by_keys)
+            kv_positions = side(data.kv_positions, columns.positions, by_keys, self.folded)
         q_segments = kv_segments = allow = None
         if data.q_segments is not None:
             q_segments = side(data.q_segments, columns.segments, not by_keys)
-            kv_segments = side(data.kv_segments, columns.segments, by_keys)
+            kv_segments = side(data.kv_segments, columns.segments, by_keys, self.folded)
         if data.allow is not None:
             allow = data.allow[...].astype(jnp.float32)
             allow = allow.T if by_keys else allow
@@ -187,7 +188,7 @@ class Tile(NamedTuple):
         if self.S % self.kv:
             shown = _both(shown, kv_index < self.S)
         if self.folded > 1:
-            head = _over(q_start + _count(self.q, q_axis), self.T // self.folded)
+            head = _over(q_index, self.T // self.folded)
             key_head = kv_index - _over(kv_index, self.folded) * self.folded
             shown = _both(shown, head == key_head)
         return None if shown is None else jnp.broadcast_to(shown, self.shape(by_keys))
@@ -234,6 +235,28 @@ def _column(row: jax.Array) -> jax.Array:
 def _row(column: jax.Array) -> jax.Array:
     """[n, LANES] to [1, n]."""
     return column.T[:1]
+
+
+def _repeat(row: jax.Array, times: int) -> jax.Array:
+    """[1, n] to [1, n * times], each entry as often, by moves of lanes within registers."""
+    if times == 1 or row.shape[1] % LANES:
+        return jnp.repeat(row, times, axis=1)
+    parts = []
+    for start in range(0, row.shape[1] * times, LANES):
+        lane = (start + jax.lax.broadcasted_iota(jnp.int32, (8, LANES), 1)) // times
+        first, last = start // times // LANES, (start + LANES - 1) // times // LANES
+        part = _lanes(row, first, lane)
+        if last != first:
+            part = jnp.where(lane < last * LANES, part, _lanes(row, last, lane))
+        parts.append(part[:1])
+    return jnp.concatenate(parts, axis=1)
+
+
+def _lanes(row: jax.Array, register: int, lane: jax.Array) -> jax.Array:
+    """The named lanes of one register, anything for lanes of another."""
+    source = jnp.broadcast_to(row[:, register * LANES : (register + 1) * LANES], lane.shape)
+    inside = (lane - register * LANES) & (LANES - 1)
+    return jnp.take_along_axis(source, inside, axis=1, mode="promise_in_bounds")
 
 
 def _wide(column: jax.Array, width: int) -> jax.Array:
@@ -434,7 +457,7 @@ class Layout(NamedTuple):
 
     def operands(self, data: Operands) -> Operands:
         """Of positions and segments [B, 1, length], and allow [B, T, S]."""
-        q, kv = self.tile.q, self.tile.kv
+        q, kv = self.tile.q, self.tile.kv // self.tile.folded
         of_q = self.spec((None, 1, q), lambda row, heads, head, q, kv: (row, 0, q))
         of_kv = self.spec((None, 1, kv), lambda row, heads, head, q, kv: (row, 0, kv))
         allow = self.spec((None, q, kv), lambda row, heads, head, q, kv: (row, q, kv))

@@ -34,11 +34,13 @@ BLOCK_ROWS = 4096  # S * K in a block: 256 x 4096 scores in float32 are 4 MiB
 
 def why_not(case: Any) -> str | None:
     """Why the kernel cannot take an `attention.Case`, None if it can."""
-    T, N = case.q.shape[1:3]
+    T, N, H = case.q.shape[1:]
     if N * T > MOST_ROWS:
         return f"{T} queries x {N} heads are {N * T} rows, more than {MOST_ROWS}"
     if case.mask.allow is not None:
         return "a mask with allow_BTS differs for each query"
+    if H % tpu.LANES:
+        return f"head dim {H} is no multiple of {tpu.LANES}: the cache would be copied each time"
     if case.k.shape[1] > MOST_KEYS:
         return f"{case.k.shape[1]} keys are more than {MOST_KEYS}"
     return tpu.why_not(case)
@@ -67,32 +69,18 @@ def forward(
     q_BNTH = jnp.swapaxes(q, 1, 2)
     folded = q_BNTH.reshape(B, 1, N * T, H)
     k, v = (x.reshape(B, 1, S * K, H) for x in (k, v))
-    data = _folded(data, static, (B, T, N), (S, K))
-    call = tpu.prepare(folded, k, data, static, (rows, size * K), steps, K)
-    out, lse = tpu.forward_of(call, folded, k, v)
-    return jnp.swapaxes(out.reshape(B, N, T, H), 1, 2), lse.reshape(B, N, T)
-
-
-def _folded(data: Operands, static: Static, queries: tuple, keys: tuple) -> Operands:
-    (B, T, N), (S, K) = queries, keys
-
-    def of_q(x):
-        return None if x is None else jnp.tile(x, (1, N))
-
-    def of_kv(x):
-        return None if x is None else jnp.repeat(x, K, axis=1)
-
     q_positions, kv_positions = data.q_positions, data.kv_positions
     if static.structure.local and q_positions is None:
         q_positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
         kv_positions = jnp.broadcast_to(jnp.arange(S, dtype=jnp.int32), (B, S))
-    return Operands(
-        of_q(q_positions),
-        of_kv(kv_positions),
-        of_q(data.q_segments),
-        of_kv(data.kv_segments),
-        data.prefix,
+    data = data._replace(
+        q_positions=None if q_positions is None else jnp.tile(q_positions, (1, N)),
+        kv_positions=kv_positions,
+        q_segments=None if data.q_segments is None else jnp.tile(data.q_segments, (1, N)),
     )
+    call = tpu.prepare(folded, k, data, static, (rows, size * K), steps, K)
+    out, lse = tpu.forward_of(call, folded, k, v)
+    return jnp.swapaxes(out.reshape(B, N, T, H), 1, 2), lse.reshape(B, N, T)
 
 
 # Gradients are rare here, so those of the long form will do.
