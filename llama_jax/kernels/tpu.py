@@ -15,7 +15,6 @@ Sources: Dao 2023 (arXiv:2307.08691); equations in flash.py.
 """
 
 import functools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -26,18 +25,27 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from llama_jax.kernels.blocks import HIDDEN, PARTLY, WHOLE, Operands, seen
+from llama_jax.kernels.blocks import Operands
 from llama_jax.kernels.flash import Kernel, Static
+from llama_jax.kernels.mask import Mask
 from llama_jax.kernels.target import interpreting
-from llama_jax.kernels.tpu_steps import Step, Steps, by_keys, by_queries, longest, unpack
+from llama_jax.kernels.tpu_steps import Steps, by_keys, by_queries, longest
+from llama_jax.kernels.tpu_tile import (
+    HIDDEN_SCORE,
+    LANES,
+    Columns,
+    Tile,
+    column,
+    each,
+    fill,
+    row,
+    visit,
+    wide,
+)
 
-LANES = 128
 MOST_HEADS = 8  # of queries in one step; more would need smaller blocks of queries
-# Stands for -inf, with which a row that has seen nothing yet would compute -inf - -inf.
-HIDDEN_SCORE = -1e30
-LOG2E, LN2 = math.log2(math.e), math.log(2.0)
 # Of 1 MiB scalar memory on every generation since v4; the rest is the compiler's.
-STEPS_BYTES = 512 * 1024
+STEPS_BYTES = 768 * 1024
 # All generations since v5 have 64 MiB or more of vector memory for a core; a kernel gets 16 unless
 # it asks, and what it asks for XLA cannot use to prefetch.
 VMEM_BYTES = 48 * 1024 * 1024
@@ -82,242 +90,33 @@ def why_not(case: Any) -> str | None:
         return f"head dim {H} is more than {MOST_HEAD_DIM}"
     if not (B and T and S and H):
         return f"q {case.q.shape} and k {case.k.shape} have an empty axis"
-    sizes, mask = blocks(H, case.q.dtype), case.mask
+    mask = case.mask
+    moved = mask.q_positions is not None or mask.kv_positions is not None or mask.prefix is not None
+    sizes = blocks(H, case.q.dtype)
     for block in (sizes.forward, sizes.dq, sizes.dkv):
-        q, kv = fit(T, block[0]), fit(S, block[1])
-        needed = 4 * longest(mask, T, S, q, kv)
+        needed = _list_bytes(mask.structure, moved, T, S, block)
         if needed > STEPS_BYTES:
-            return f"{T} x {S} scores in blocks of {q} x {kv} need {needed} bytes of scalar memory"
+            return f"{T} x {S} scores in blocks of {block} need {needed} bytes of scalar memory"
     return None
 
 
-class Tile(NamedTuple):
-    """What is known of a tile of scores while tracing; hashable.
-
-    Attributes:
-      static: structure of the mask, scale, softcap.
-      q: queries of a block.
-      kv: keys of a block.
-      T: queries, without padding.
-      S: keys, without padding.
-      heads: query heads of one step.
-      groups: steps' worth of query heads that share a key head.
-      exact: float32 inputs: exact products, and exp rather than 2**x.
-      folded: heads that lie along both the rows and the columns (decoding), else 1.
-      prefix: whether the mask has one.
-      stride: between the steps of two rows of the batch.
-      kinds: the codes that may occur.
-    """
-
-    static: Static
-    q: int
-    kv: int
-    T: int
-    S: int
-    heads: int
-    groups: int
-    exact: bool
-    folded: int
-    prefix: bool
-    stride: int
-    kinds: frozenset[int]
-
-    def step(self, packed: Any, row: Any, step: Any) -> Step:
-        """A step of a row of the batch."""
-        return unpack(packed[row * self.stride + step])
-
-    @property
-    def unit(self) -> float:
-        """Scores are multiplied by it: 2**x is what the hardware computes."""
-        return 1.0 if self.exact else LOG2E
-
-    def exp(self, x: jax.Array) -> jax.Array:
-        """Of scores times `unit`."""
-        return jnp.exp(x) if self.exact else jnp.exp2(x)
-
-    def dot(self, a: jax.Array, b: jax.Array, axes: tuple[int, int] = (1, 0)) -> jax.Array:
-        """The product over the named axes, summed in float32."""
-        return jax.lax.dot_general(
-            a,
-            b,
-            (((axes[0],), (axes[1],)), ((), ())),
-            precision=jax.lax.Precision.HIGHEST if self.exact else jax.lax.Precision.DEFAULT,
-            preferred_element_type=jnp.float32,
-        )
-
-    def scores(self, a: jax.Array, b: jax.Array, shown: Any) -> tuple[jax.Array, Any]:
-        """The scores of two blocks times `unit`, and their slope in the products (None for 1)."""
-        x = self.dot(a, b, (1, 1))
-        slope = None
-        if self.static.softcap is None:
-            x = x * (self.static.scale * self.unit)
-        else:
-            y = jnp.tanh(x * (self.static.scale / self.static.softcap))
-            slope = 1.0 - y * y
-            x = y * (self.static.softcap * self.unit)
-        return (x if shown is None else jnp.where(shown, x, HIDDEN_SCORE)), slope
-
-    def shown(self, step: Any, prefix: Any, data: Operands, columns: Any, by_keys: bool) -> Any:
-        """What the mask shows of a tile; rows are the owner's. None if it shows all."""
-        q_start, kv_start = step.owner * self.q, step.other * self.kv
-        if by_keys:
-            q_start, kv_start = step.other * self.q, step.owner * self.kv
-        q_axis, kv_axis = (1, 0) if by_keys else (0, 1)
-        q_index = q_start + _count(self.q, q_axis)
-        kv_index = kv_start + _count(self.kv, kv_axis)
-        q_positions, kv_positions = q_index, _over(kv_index, self.folded)
-
-        def side(ref, column, owns, times=1):
-            return column[:, :1] if owns else _repeat(ref[...], times)
-
-        if data.q_positions is not None:
-            q_positions = side(data.q_positions, columns.positions, not by_keys)
-            kv_positions = side(data.kv_positions, columns.positions, by_keys, self.folded)
-        q_segments = kv_segments = allow = None
-        if data.q_segments is not None:
-            q_segments = side(data.q_segments, columns.segments, not by_keys)
-            kv_segments = side(data.kv_segments, columns.segments, by_keys, self.folded)
-        if data.allow is not None:
-            allow = data.allow[...].astype(jnp.float32)
-            allow = allow.T if by_keys else allow
-        shown = seen(
-            self.static.structure,
-            Operands(q_positions, None, q_segments, None, prefix, allow),
-            Operands(None, kv_positions, None, kv_segments),
-        )
-        if self.S % self.kv:
-            shown = _both(shown, kv_index < self.S)
-        if self.folded > 1:
-            head = _over(q_index, self.T // self.folded)
-            key_head = kv_index - _over(kv_index, self.folded) * self.folded
-            shown = _both(shown, head == key_head)
-        return None if shown is None else jnp.broadcast_to(shown, self.shape(by_keys))
-
-    def there(self, block: Any, keys: jax.Array) -> jax.Array:
-        """The keys or values of a block, zeros beyond the last: what lies there may be NaN."""
-        if self.S % self.kv == 0:
-            return keys
-        exists = block * self.kv + _count(self.kv, 0) < self.S
-        # Selected as float32: not all generations select 16-bit numbers.
-        return jnp.where(exists, keys.astype(jnp.float32), 0.0).astype(keys.dtype)
-
-    def shape(self, by_keys: bool) -> tuple[int, int]:
-        """Rows and columns of the scores."""
-        return (self.kv, self.q) if by_keys else (self.q, self.kv)
-
-
-class Columns(NamedTuple):
-    """The owner's positions and segments, [rows, LANES], each lane the same."""
-
-    positions: Any = None
-    segments: Any = None
-
-
-def _both(a: Any, b: Any) -> Any:
-    return b if a is None else a & b
-
-
-def _over(x: jax.Array, size: int) -> jax.Array:
-    """x // size of numbers that are not negative; a shift where it can be."""
-    return x >> (size.bit_length() - 1) if size & (size - 1) == 0 else x // size
-
-
-def _count(size: int, axis: int) -> jax.Array:
-    shape = (size, 1) if axis == 0 else (1, size)
-    return jax.lax.broadcasted_iota(jnp.int32, shape, axis)
-
-
-def _column(row: jax.Array) -> jax.Array:
-    """[1, n] along the lanes to [n, LANES], each lane the same."""
-    return jnp.broadcast_to(row, (LANES, row.shape[1])).T
-
-
-def _row(column: jax.Array) -> jax.Array:
-    """[n, LANES] to [1, n]."""
-    return column.T[:1]
-
-
-def _repeat(row: jax.Array, times: int) -> jax.Array:
-    """[1, n] to [1, n * times], each entry as often, by moves of lanes within registers."""
-    if times == 1 or row.shape[1] % LANES:
-        return jnp.repeat(row, times, axis=1)
-    parts = []
-    for start in range(0, row.shape[1] * times, LANES):
-        lane = (start + jax.lax.broadcasted_iota(jnp.int32, (8, LANES), 1)) // times
-        first, last = start // times // LANES, (start + LANES - 1) // times // LANES
-        part = _lanes(row, first, lane)
-        if last != first:
-            part = jnp.where(lane < last * LANES, part, _lanes(row, last, lane))
-        parts.append(part[:1])
-    return jnp.concatenate(parts, axis=1)
-
-
-def _lanes(row: jax.Array, register: int, lane: jax.Array) -> jax.Array:
-    """The named lanes of one register, anything for lanes of another."""
-    source = jnp.broadcast_to(row[:, register * LANES : (register + 1) * LANES], lane.shape)
-    inside = (lane - register * LANES) & (LANES - 1)
-    return jnp.take_along_axis(source, inside, axis=1, mode="promise_in_bounds")
-
-
-def _wide(column: jax.Array, width: int) -> jax.Array:
-    """[n, LANES] to [n, width]: copies of registers, where a broadcast would move lanes."""
-    return jnp.tile(column, (1, -(-width // LANES)))[:, :width]
-
-
-def _each(count: int, body: Callable[[Any], None]) -> None:
-    """body(0) ... body(count - 1)."""
-    if count == 1:
-        body(0)
-        return
-
-    # Two heads at once: one's products run beside the other's exponentials.
-    def loop(i, _):
-        body(i)
-        return 0
-
-    jax.lax.fori_loop(0, count, loop, 0, unroll=2 if count % 2 == 0 else 1)
-
-
-def _visit(tile: Tile, step: Any, shown: Callable[[], Any], body: Callable[[Any], None]) -> None:
-    """Runs the body with the mask in blocks seen in part, without it in blocks seen whole."""
-    whole_too = tile.folded > 1  # other heads' columns are always hidden
-    if PARTLY in tile.kinds or whole_too:
-
-        @pl.when((step.code != HIDDEN) if whole_too else (step.code == PARTLY))
-        def _():
-            body(shown())
-
-    if WHOLE in tile.kinds and not whole_too:
-
-        @pl.when(step.code == WHOLE)
-        def _():
-            body(None)
-
-
-def _fill(columns: Columns, data: Operands, by_keys: bool) -> None:
-    if columns.positions is not None:
-        columns.positions[...] = _column(
-            (data.kv_positions if by_keys else data.q_positions)[...]  # pyright: ignore
-        )
-    if columns.segments is not None:
-        columns.segments[...] = _column(
-            (data.kv_segments if by_keys else data.q_segments)[...]  # pyright: ignore
-        )
+def _list_bytes(structure: Mask, moved: bool, T: int, S: int, block: tuple[int, int]) -> int:
+    return 4 * longest(structure, moved, T, S, fit(T, block[0]), fit(S, block[1]))
 
 
 def _forward_kernel(tile: Tile, at, prefix, q, k, v, data, out, lse, acc, top, total, columns):
-    row = pl.program_id(0)
-    step = tile.step(at, row, pl.program_id(2))
+    at_row = pl.program_id(0)
+    step = tile.step(at, at_row, pl.program_id(2))
 
     @pl.when(step.first)
     def _():
         acc[...] = jnp.zeros_like(acc)
         top[...] = jnp.full_like(top, HIDDEN_SCORE)
         total[...] = jnp.zeros_like(total)
-        _fill(columns, data, by_keys=False)
+        fill(columns, data, by_keys=False)
 
     def shown():
-        return tile.shown(step, prefix[row] if tile.prefix else None, data, columns, False)
+        return tile.shown(step, prefix[at_row] if tile.prefix else None, data, columns, False)
 
     def body(shown):
         def head(h):
@@ -326,16 +125,16 @@ def _forward_kernel(tile: Tile, at, prefix, q, k, v, data, out, lse, acc, top, t
             now = jnp.maximum(before, jnp.max(scores, axis=1, keepdims=True))
             # A row that has only hidden scores counts them as ones; the first one seen makes
             # `shrink` zero and forgets them, and if there is none the end does.
-            p = tile.exp(scores - _wide(now, scores.shape[1]))
+            p = tile.exp(scores - wide(now, scores.shape[1]))
             shrink = tile.exp(before - now)
             top[h] = now
             total[h] = total[h] * shrink + jnp.sum(p, axis=1, keepdims=True)
             values = v[...] if shown is None else tile.there(step.other, v[...])
-            acc[h] = acc[h] * _wide(shrink, acc.shape[2]) + tile.dot(p.astype(v.dtype), values)
+            acc[h] = acc[h] * wide(shrink, acc.shape[2]) + tile.dot(p.astype(v.dtype), values)
 
-        _each(tile.heads, head)
+        each(tile.heads, head)
 
-    _visit(tile, step, shown, body)
+    visit(tile, step, shown, body)
 
     @pl.when(step.last)
     def _():
@@ -344,16 +143,16 @@ def _forward_kernel(tile: Tile, at, prefix, q, k, v, data, out, lse, acc, top, t
             # Hidden in a step of its own, an owner has total = 0.
             weight = jnp.where(any_seen, total[h], 1.0)
             inverse = jnp.where(any_seen, 1.0 / weight, 0.0)
-            out[h] = (acc[h] * _wide(inverse, acc.shape[2])).astype(out.dtype)
+            out[h] = (acc[h] * wide(inverse, acc.shape[2])).astype(out.dtype)
             logs = jnp.log(weight) + top[h] * (1.0 / tile.unit)
-            lse[h] = _row(jnp.where(any_seen, logs, -jnp.inf))
+            lse[h] = row(jnp.where(any_seen, logs, -jnp.inf))
 
-        _each(tile.heads, head)
+        each(tile.heads, head)
 
 
 def _dq_kernel(tile: Tile, at, prefix, q, k, v, grad, lse, delta, data, dq, acc, rows, columns):
-    row = pl.program_id(0)
-    step = tile.step(at, row, pl.program_id(2))
+    at_row = pl.program_id(0)
+    step = tile.step(at, at_row, pl.program_id(2))
     lses, deltas = rows
 
     @pl.when(step.first)
@@ -361,26 +160,26 @@ def _dq_kernel(tile: Tile, at, prefix, q, k, v, grad, lse, delta, data, dq, acc,
         acc[...] = jnp.zeros_like(acc)
 
         def head(h):
-            lses[h] = _column(lse[h])
-            deltas[h] = _column(delta[h])
+            lses[h] = column(lse[h])
+            deltas[h] = column(delta[h])
 
-        _each(tile.heads, head)
-        _fill(columns, data, by_keys=False)
+        each(tile.heads, head)
+        fill(columns, data, by_keys=False)
 
     def shown():
-        return tile.shown(step, prefix[row] if tile.prefix else None, data, columns, False)
+        return tile.shown(step, prefix[at_row] if tile.prefix else None, data, columns, False)
 
     def body(shown):
         def head(h):
             scores, slope = tile.scores(q[h], k[...], shown)
-            p = tile.exp(scores - _wide(lses[h], tile.kv))
-            ds = p * (tile.dot(grad[h], v[...], (1, 1)) - _wide(deltas[h], tile.kv))
+            p = tile.exp(scores - wide(lses[h], tile.kv))
+            ds = p * (tile.dot(grad[h], v[...], (1, 1)) - wide(deltas[h], tile.kv))
             ds = ds if slope is None else ds * slope
             acc[h] += tile.dot(ds.astype(k.dtype), k[...])
 
-        _each(tile.heads, head)
+        each(tile.heads, head)
 
-    _visit(tile, step, shown, body)
+    visit(tile, step, shown, body)
 
     @pl.when(step.last)
     def _():
@@ -391,17 +190,17 @@ def _dkv_kernel(
     tile: Tile, at, prefix, q, k, v, grad, lse, delta, data, dk, dv, dk_acc, dv_acc,
     columns,
 ):  # fmt: skip
-    row, group = pl.program_id(0), pl.program_id(3)
-    step = tile.step(at, row, pl.program_id(2))
+    at_row, group = pl.program_id(0), pl.program_id(3)
+    step = tile.step(at, at_row, pl.program_id(2))
 
     @pl.when(step.first & (group == 0))
     def _():
         dk_acc[...] = jnp.zeros_like(dk_acc)
         dv_acc[...] = jnp.zeros_like(dv_acc)
-        _fill(columns, data, by_keys=True)
+        fill(columns, data, by_keys=True)
 
     def shown():
-        return tile.shown(step, prefix[row] if tile.prefix else None, data, columns, True)
+        return tile.shown(step, prefix[at_row] if tile.prefix else None, data, columns, True)
 
     def body(shown):
         def head(h):
@@ -412,9 +211,9 @@ def _dkv_kernel(
             ds = ds if slope is None else ds * slope
             dk_acc[...] += tile.dot(ds.astype(q.dtype), q[h])
 
-        _each(tile.heads, head)
+        each(tile.heads, head)
 
-    _visit(tile, step, shown, body)
+    visit(tile, step, shown, body)
 
     @pl.when(step.last & (group == tile.groups - 1))
     def _():
@@ -574,15 +373,15 @@ def prepare(
         steps.kinds,
     )
 
-    def row(x, block):
+    def flat(x, block):
         return None if x is None else _grown(x, 1, block)[:, None]
 
     # Beyond the last key is nothing to read that matters, see `Tile.there`.
     padded = Operands(
-        row(data.q_positions, tile.q),
-        row(data.kv_positions, 1),
-        row(data.q_segments, tile.q),
-        row(data.kv_segments, 1),
+        flat(data.q_positions, tile.q),
+        flat(data.kv_positions, 1),
+        flat(data.q_segments, tile.q),
+        flat(data.kv_segments, 1),
         data.prefix,
         _grown(data.allow, 1, tile.q),
     )  # pyright: ignore
@@ -619,6 +418,24 @@ def _turn(x: jax.Array) -> jax.Array:
     return jnp.swapaxes(x, 1, 2)
 
 
+def _too_many(data: Operands, static: Static, q: Any, k: Any, *sizes: tuple[int, int]) -> bool:
+    """Whether the lists of steps of all rows of the batch exceed the scalar memory."""
+    B, T, S = *q.shape[:2], k.shape[1]
+    if B == 1 or all(x is None for x in data):
+        return False
+    moved = data.q_positions is not None or data.prefix is not None
+    return any(B * _list_bytes(static.structure, moved, T, S, x) > STEPS_BYTES for x in sizes)
+
+
+def _row_by_row(one: Callable[..., Any], *args: Any) -> Any:
+    """A kernel for each row of the batch, in turn."""
+
+    def alone(row):
+        return jax.tree.map(lambda x: x[0], one(*jax.tree.map(lambda x: x[None], row)))
+
+    return jax.lax.map(alone, args)
+
+
 @dataclass(frozen=True)
 class Flash:
     """Both passes with blocks of given sizes; None takes those of `blocks`."""
@@ -635,6 +452,9 @@ class Flash:
     ) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T"]]:
         """The result and its lse."""
         sizes = self.sizes or blocks(q.shape[-1], q.dtype)
+        if _too_many(data, static, q, k, sizes.forward):
+            one = functools.partial(self.forward, static=static)
+            return _row_by_row(one, q, k, v, data)
         q, k, v = _turn(q), _turn(k), _turn(v)
         call = self._call(by_queries, q, k, data, static, sizes.forward)
         out, lse = forward_of(call, q, k, v)
@@ -653,6 +473,12 @@ class Flash:
     ) -> tuple[Float[Array, "B T N H"], Float[Array, "B S K H"], Float[Array, "B S K H"]]:
         """The gradients of q, k and v."""
         sizes = self.sizes or blocks(q.shape[-1], q.dtype)
+        if _too_many(data, static, q, k, sizes.dq, sizes.dkv):
+
+            def one(q, k, v, data, *sums):
+                return self.backward(q, k, v, data, static, *sums)
+
+            return _row_by_row(one, q, k, v, data, lse, delta, grad)
         q, k, v, grad = _turn(q), _turn(k), _turn(v), _turn(grad.astype(q.dtype))
         # A query that sees no key: exp(score - 1e30) is 0, as all its gradients are.
         lse = jnp.where(lse > -jnp.inf, lse, -HIDDEN_SCORE)
