@@ -95,7 +95,7 @@ class Tile(NamedTuple):
         q_positions, kv_positions = q_index, _over(kv_index, self.folded)
 
         def side(ref, column, owns, times=1):
-            return column[:, :1] if owns else _repeat(ref[...], times)
+            return column[:, :1] if owns else repeat(ref[...], times)
 
         if data.q_positions is not None:
             q_positions = side(data.q_positions, columns.positions, not by_keys)
@@ -164,7 +164,7 @@ def row(column: jax.Array) -> jax.Array:
     return column.T[:1]
 
 
-def _repeat(row: jax.Array, times: int) -> jax.Array:
+def repeat(row: jax.Array, times: int) -> jax.Array:
     """[1, n] to [1, n * times], each entry as often, by moves of lanes within registers."""
     if times == 1 or row.shape[1] % LANES:
         return jnp.repeat(row, times, axis=1)
