@@ -46,9 +46,9 @@ from llama_jax.kernels.tpu_tile import (
 MOST_HEADS = 8  # of queries in one step; more would need smaller blocks of queries
 # Of 1 MiB scalar memory on every generation since v4; the rest is the compiler's.
 STEPS_BYTES = 768 * 1024
-# All generations since v5 have 64 MiB or more of vector memory for a core; a kernel gets 16 unless
-# it asks, and what it asks for XLA cannot use to prefetch.
-VMEM_BYTES = 48 * 1024 * 1024
+# A kernel gets 16 MiB of vector memory unless it asks: enough up to head dim 128. Generations since
+# v5 have 64 to 128; what a kernel asks for, XLA cannot use to prefetch.
+VMEM_BYTES = 32 * 1024 * 1024
 MOST_HEAD_DIM = 512
 
 
@@ -62,17 +62,19 @@ class Blocks:
 
 
 def blocks(head_dim: int, dtype: Any) -> Blocks:
-    """The block sizes for a head dim and a type.
+    """The block sizes for a head dim and a type, the same for all generations since v4.
 
-    512 x 1024 scores in float32 are 2 MiB and one step's products take about as long as fetching
-    the next keys ten times over; larger tiles spill, smaller ones pay the 0.3 microseconds that a
-    step costs more often. The backward tiles hold two score matrices, float32 products (six passes
-    through the matrix unit) keep their split operands, and wide heads larger accumulators.
+    512 x 1024 scores in float32 are 2 MiB, and a step of four heads takes microseconds where its
+    start costs a third of one. The backward tiles hold two matrices of scores; wide heads have
+    larger sums beside them; float32 products (six passes of the matrix unit) keep their operands
+    in parts, and take the compiler half a minute in larger blocks.
     """
-    if jnp.dtype(dtype).itemsize == 4 or head_dim > 256:
-        return Blocks((256, 512), (256, 512), (256, 512))
-    if head_dim > 128:
-        return Blocks((512, 512), (256, 512), (256, 512))
+    wide = head_dim > 128
+    if jnp.dtype(dtype).itemsize == 4:
+        size = (256, 256) if wide else (256, 512)
+        return Blocks(size, size, size)
+    if wide:
+        return Blocks((512, 512) if head_dim <= 256 else (256, 512), (256, 512), (256, 512))
     return Blocks((512, 1024), (512, 512), (512, 512))
 
 

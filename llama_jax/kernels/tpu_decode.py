@@ -39,8 +39,13 @@ def why_not(case: Any) -> str | None:
         return f"{T} queries x {N} heads are {N * T} rows, more than {MOST_ROWS}"
     if case.mask.allow is not None:
         return "a mask with allow_BTS differs for each query"
-    if H % tpu.LANES:
-        return f"head dim {H} is no multiple of {tpu.LANES}: the cache would be copied each time"
+    K = case.k.shape[2]
+    if H % tpu.LANES or (K % 8 and K not in (1, 2, 4)):
+        # Registers are 8 x 128 numbers: heads that leave part of one empty lie apart in memory.
+        return (
+            f"{K} key heads of {H} do not fill registers of 8 x {tpu.LANES}: "
+            "the cache would be copied for each token"
+        )
     if case.k.shape[1] > MOST_KEYS:
         return f"{case.k.shape[1]} keys are more than {MOST_KEYS}"
     return tpu.why_not(case)

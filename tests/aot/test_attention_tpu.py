@@ -17,6 +17,7 @@ from llama_jax.kernels.tpu_decode import TPU_DECODE
 from tests.aot.topologies import tpu
 
 MIB = 2**20
+VMEM = 128 * MIB  # where XLA puts what fits; `temporary` does not count it
 TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
 LENGTHS = (2048, 8192, 32768, 131072)
 
@@ -51,30 +52,25 @@ def compiled(
     return lowered.compile()
 
 
-def temporary(program):
-    return program.memory_analysis().temp_size_in_bytes
-
-
 @pytest.mark.parametrize("generation", TOPOLOGIES)
 def test_temporary_memory_grows_with_the_length_not_its_square(generation):
-    used = {}
-    for T in LENGTHS:
-        for backward in (False, True):
-            program = compiled(T, generation=generation, backward=backward)
-            names = ("flash_dq", "flash_dkv") if backward else ("flash_forward",)
-            assert all(name in program.as_text() for name in names)
-            stats = program.memory_analysis()
-            used[T, backward] = stats.temp_size_in_bytes
-            # Copies with heads before lengths, and two numbers a query.
-            assert used[T, backward] < stats.argument_size_in_bytes + stats.output_size_in_bytes
+    directions = (False, True) if generation == "v5e" else (True,)  # back includes forward
     print(f"\n{generation}, temporary MiB, B=1 N=8 K=2 H=128 bfloat16 causal")
-    for T in LENGTHS:
-        print(f"{T:>8}  forward {used[T, False] / MIB:8.2f}  and back {used[T, True] / MIB:8.2f}")
-    for backward in (False, True):
-        assert used[131072, backward] < 4.5 * used[32768, backward]
+    for backward in directions:
+        used = {}
+        for T in LENGTHS:
+            program = compiled(T, generation=generation, backward=backward)
+            text = program.as_text()
+            assert "flash_forward" in text and ("flash_dkv" in text) == backward
+            stats = program.memory_analysis()
+            used[T] = stats.temp_size_in_bytes
+            print(f"{T:>8} {'and back' if backward else 'forward':>8} {used[T] / MIB:8.2f}")
+            # Copies with heads before lengths, and two numbers a query. Scores would be 256 GiB.
+            assert used[T] < stats.argument_size_in_bytes + stats.output_size_in_bytes
+        assert used[131072] < 4.5 * (used[32768] + VMEM)
 
 
-L = 4096
+L = 2048
 SEGMENTS = ((1, L), jnp.int32)
 VARIANTS = {
     "head dim 64": {"H": 64},
@@ -88,10 +84,10 @@ VARIANTS = {
         "mask": lambda x: Mask(causal=True, q_segments=x, kv_segments=x),
         "data": [SEGMENTS],
     },
-    "packed, positions, 64 rows": {
-        "B": 64,
+    "packed, positions, 2 rows": {
+        "B": 2,
         "mask": lambda x: Mask(causal=True, q_positions=x, q_segments=x, kv_segments=x),
-        "data": [((64, L), jnp.int32)],
+        "data": [((2, L), jnp.int32)],
     },
     "prefix": {"mask": lambda x: Mask(causal=True, prefix=x), "data": [((1,), jnp.int32)]},
     "allow": {"mask": lambda x: Mask(allow=x), "data": [((1, L, L), bool)]},
@@ -111,10 +107,10 @@ def test_forward_and_backward_compile(name):
     assert stats.temp_size_in_bytes < stats.argument_size_in_bytes + stats.output_size_in_bytes
 
 
-@pytest.mark.parametrize(("T", "S", "B"), [(131072, 131072, 4)])
-def test_steps_of_long_rows_fit_the_scalar_memory_one_row_at_a_time(T, S, B):
+def test_steps_of_long_rows_fit_the_scalar_memory_one_row_at_a_time():
+    B, T = 16, 65536
     program = compiled(
-        T, lambda x: Mask(causal=True, q_positions=x), [((B, T), jnp.int32)], S=S, B=B, N=4, K=1
+        T, lambda x: Mask(causal=True, q_positions=x), [((B, T), jnp.int32)], B=B, N=4, K=1
     )
     assert "while" in program.as_text()
 
@@ -132,7 +128,7 @@ CACHES = {
     "8 rows of 32768": {"B": 8, "S": 32768, "N": 32, "K": 8},
     "8 rows of 32768, heads of one of 8 devices": {"B": 8, "S": 32768, "N": 4, "K": 1},
     "4 queries over 131072": {"T": 4, "S": 131072, "N": 32, "K": 8},
-    "float32, 3 key heads, ragged": {"S": 5000, "N": 9, "K": 3, "dtype": jnp.float32},
+    "float32, 4 key heads, ragged": {"B": 8, "S": 9000, "N": 8, "K": 4, "dtype": jnp.float32},
 }
 
 

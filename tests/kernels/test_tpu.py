@@ -253,4 +253,5 @@ def test_refusals_say_what_came_and_what_is_taken():
         assert words in tpu.why_not(refused)
     assert tpu_decode.why_not(case(T=1)) is None
     assert "8192 queries x 8 heads" in tpu_decode.why_not(case())
-    assert "head dim 64" in tpu_decode.why_not(case(T=1, H=64))
+    assert "2 key heads of 64" in tpu_decode.why_not(case(T=1, H=64))
+    assert "allow" in tpu_decode.why_not(case(T=1, mask=Mask(allow=jnp.ones((1, 1, 1), bool))))
