@@ -49,7 +49,7 @@ STEPS_BYTES = 768 * 1024
 # A kernel gets 16 MiB of vector memory unless it asks: enough up to head dim 128. Generations since
 # v5 have 64 to 128; what a kernel asks for, XLA cannot use to prefetch.
 VMEM_BYTES = 32 * 1024 * 1024
-MOST_HEAD_DIM = 512
+MOST_HEAD_DIM = 256
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def blocks(head_dim: int, dtype: Any) -> Blocks:
         size = (256, 256) if wide else (256, 512)
         return Blocks(size, size, size)
     if wide:
-        return Blocks((512, 512) if head_dim <= 256 else (256, 512), (256, 512), (256, 512))
+        return Blocks((512, 512), (256, 512), (256, 512))
     return Blocks((512, 1024), (512, 512), (512, 512))
 
 

@@ -247,7 +247,7 @@ def test_refusals_say_what_came_and_what_is_taken():
         (case(bias=True), "bias"),
         (case(mask=Mask(parts=(4096, 4096))), "(4096, 4096)"),
         (case(dtype=jnp.float16), "float16"),
-        (case(H=1024), "1024 is more than 512"),
+        (case(H=1024), "1024 is more than 256"),
         (case(T=1 << 19, S=1 << 19), "scalar memory"),
     ):
         assert words in tpu.why_not(refused)
