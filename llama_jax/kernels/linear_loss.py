@@ -1,0 +1,431 @@
+"""Cross-entropy of the logits x w, some at a time, in plain XLA; forward and backward.
+
+    by_tokens   for each chunk of tokens: logits, loss and both gradients. 3 products, as many as
+                the dense form; the gradient of w is added to once a chunk.
+    by_vocab    for each chunk of words: forward log Z, backward the logits again. 4 products; each
+                entry of the gradient of w is written once.
+
+The gradient of a sum of losses is known, up to a factor, while the sum is computed, so `by_tokens`
+needs no logits twice (Hsu et al. 2024, Liger Kernel, arXiv:2410.10989, section 3.2).
+
+On a mesh a chunk of tokens takes its share from every device, and a chunk of words too, so that no
+device waits and no logits move. `by_tokens` keeps a gradient of w for each device until the end,
+for otherwise XLA would sum all of it over the devices once a chunk.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Bool, Float
+
+from llama_jax.axes import activation_spec, check_divides, shard, weight_spec
+from llama_jax.kernels.target import platform
+
+# Below every finite logit: the largest of none.
+LOWEST = float(jnp.finfo(jnp.float32).min)
+NO_WORD = jnp.iinfo(jnp.int32).max
+# XLA on a CPU forms a product before it adds it to the gradient of w: entries handled at once.
+ADDED = 1 << 22
+
+Axes = tuple[str, ...]
+Result = tuple[Float[Array, ""], Bool[Array, "*batch"]]
+
+
+class How(NamedTuple):
+    """What is known while tracing.
+
+    Attributes:
+      rows: letters of the axes of x but the last, "BT".
+      w: letters of w, "VD" or "DV".
+      smoothing: share of the target spread over the vocabulary.
+      z_loss: coefficient of log(Z)^2.
+      chunk: tokens or words that one device handles at once.
+    """
+
+    rows: str
+    w: str
+    smoothing: float
+    z_loss: float
+    chunk: int
+
+
+class Split(NamedTuple):
+    """The mesh axes over which each axis of the rows and the vocabulary lie."""
+
+    rows: tuple[Axes, ...]
+    vocab: Axes
+
+
+def split(rows: str, shape: tuple[int, ...]) -> Split:
+    """How logits with axes `rows` and V lie on the devices.
+
+    Raises:
+      ValueError: an axis that the mesh cannot divide.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return Split(((),) * len(rows), ())
+    letters = rows + "V"
+    spec = check_divides(letters, shape, activation_spec(letters), mesh)
+    *parts, vocab = (() if p is None else (p,) if isinstance(p, str) else tuple(p) for p in spec)
+    return Split(tuple(parts), vocab)
+
+
+def ways(axes: Axes) -> int:
+    """Into how many parts these mesh axes split."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return math.prod(mesh.shape[axis] for axis in axes)
+
+
+# --- a chunk of logits ---
+
+
+class Seen(NamedTuple):
+    """What a token has seen of its logits: enough for its loss, and to go on from there.
+
+    Attributes:
+      top: the largest.
+      exps: sum of exp(logit - top).
+      target: the target's logit, 0 if it was not among them.
+      first: the first word whose logit is `top`.
+      total: their sum, for smoothing alone.
+    """
+
+    top: jax.Array
+    exps: jax.Array
+    target: jax.Array
+    first: jax.Array
+    total: jax.Array
+
+
+class Words(NamedTuple):
+    """The words of a chunk: their numbers, and which of them are new (None: all)."""
+
+    ids: jax.Array
+    new: jax.Array | None = None
+
+    def over(self, per_token: jax.Array) -> jax.Array:
+        """With axes of length 1 for the words."""
+        return jnp.expand_dims(per_token, tuple(range(-self.ids.ndim, 0)))
+
+
+def _look(how: How, logits: jax.Array, words: Words, targets: jax.Array) -> Seen:
+    axes = tuple(range(-words.ids.ndim, 0))
+    known = logits if words.new is None else jnp.where(words.new, logits, 0)
+    if words.new is not None:
+        logits = jnp.where(words.new, logits, -jnp.inf)
+    top = jnp.maximum(jnp.max(logits, axes), LOWEST)
+    # A sum and not a lookup, which would gather a split vocabulary.
+    target = jnp.sum(jnp.where(words.ids == words.over(targets), known, 0), axes)
+    first = jnp.min(jnp.where(logits == words.over(top), words.ids, NO_WORD), axes)
+    total = jnp.sum(known, axes) if how.smoothing else jnp.zeros_like(top)
+    return Seen(top, jnp.sum(jnp.exp(logits - words.over(top)), axes), target, first, total)
+
+
+def _joined(a: Seen, b: Seen) -> Seen:
+    top = jnp.maximum(a.top, b.top)
+    exps = a.exps * jnp.exp(a.top - top) + b.exps * jnp.exp(b.top - top)
+    first = jnp.minimum(
+        jnp.where(a.top == top, a.first, NO_WORD), jnp.where(b.top == top, b.first, NO_WORD)
+    )
+    return Seen(top, exps, a.target + b.target, first, a.total + b.total)
+
+
+def _losses(how: How, seen: Seen, V: int) -> jax.Array:
+    log_z = seen.top + jnp.log(seen.exps)
+    loss = log_z - (1 - how.smoothing) * seen.target - how.smoothing * seen.total / V
+    return loss + how.z_loss * jnp.square(log_z)
+
+
+def _slopes(
+    how: How, logits: jax.Array, words: Words, seen: Seen, targets: Any, factor: Any, V: int
+) -> jax.Array:
+    """The gradient of factor * loss with respect to the logits."""
+    log_z = seen.top + jnp.log(seen.exps)
+    # exp(logit - top) / exps and not exp(logit - log Z), whose rounding a whole row would share.
+    share = words.over((1 + 2 * how.z_loss * log_z) / seen.exps)
+    slope = jnp.exp(logits - words.over(seen.top)) * share
+    slope -= jnp.where(words.ids == words.over(targets), 1 - how.smoothing, 0)
+    slope -= how.smoothing / V
+    # where, not a product: a row of weight 0 may be infinite.
+    factor = words.over(factor)
+    counted = factor != 0 if words.new is None else (factor != 0) & words.new
+    return jnp.where(counted, slope * factor, 0)
+
+
+def _summed(losses: jax.Array, weights: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.where(weights > 0, losses * weights, 0))
+
+
+def _positive(weights: jax.Array) -> jax.Array:
+    return jnp.where(weights > 0, weights, 0)
+
+
+def _place(x: jax.Array, *parts: Axes) -> jax.Array:
+    """Constrains x to lie over these mesh axes; without a mesh it returns x."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*(part or None for part in parts)))
+
+
+def _einsum(equation: str, a: jax.Array, b: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
+    return jnp.einsum(equation, a, b, preferred_element_type=dtype)
+
+
+# --- chunks of tokens ---
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def by_tokens(how: How, x, w, bias, targets, weights) -> Result:
+    """The weighted sum of losses, and which tokens' largest logit is the target.
+
+    Args:
+      how: see `How`.
+      x: [*rows, D].
+      w: [V, D] or [D, V].
+      bias: [V] or None, added to the logits.
+      targets: [*rows]; a row of weight 0 may hold anything.
+      weights: [*rows], float32.
+    """
+    losses, right, _ = _over_tokens(how, x, w, bias, targets, weights, graded=False)
+    return _summed(losses, weights), right
+
+
+def _by_tokens_forward(how, x, w, bias, targets, weights):
+    losses, right, grads = _over_tokens(how, x, w, bias, targets, weights, graded=True)
+    # An array of no length carries w's type to the backward pass.
+    kept = (*grads, jnp.where(weights > 0, losses, 0), jnp.zeros(0, w.dtype))
+    return (_summed(losses, weights), right), kept
+
+
+def _by_tokens_backward(how, kept, grad):
+    dx, dw, db, losses, like = kept
+    g = grad[0]
+    db = None if db is None else db * g
+    return (dx * g).astype(dx.dtype), (dw * g).astype(like.dtype), db, None, losses * g
+
+
+by_tokens.defvjp(_by_tokens_forward, _by_tokens_backward)
+
+
+def _over_tokens(how: How, x, w, bias, targets, weights, graded: bool):
+    """Losses and right [*rows]; if `graded` the gradients of their weighted sum, else None."""
+    rows, V = x.shape[:-1], w.shape[how.w.index("V")]
+    lie = split(how.rows, (*rows, V))
+    everywhere = tuple(axis for axes in lie.rows for axis in axes)
+    each = [ways(axes) for axes in lie.rows]
+    size, count = how.chunk, -(-math.prod(rows) // math.prod(each) // how.chunk)
+
+    def cut(a):  # [count, ways, size, ...]
+        a = _dealt(a, each)
+        a = jnp.pad(a, ((0, 0), (0, size * count - a.shape[1])) + ((0, 0),) * (a.ndim - 2))
+        a = jnp.moveaxis(a.reshape(a.shape[0], count, size, *a.shape[2:]), 1, 0)
+        return _place(a, (), everywhere, *((),) * (a.ndim - 2))
+
+    def whole(a):
+        a = jnp.moveaxis(a, 0, 1)
+        a = a.reshape(a.shape[0], size * count, *a.shape[3:])
+        return _gathered(a[:, : math.prod(rows) // math.prod(each)], rows, each)
+
+    letters = how.w.lower()
+    w_cast = shard(w.astype(x.dtype), how.w)  # FSDP's shares of D are joined once
+    words = Words(jnp.arange(V, dtype=jnp.int32))
+
+    def chunk(grads, piece):
+        x, targets, weights = piece
+        logits = _einsum(f"acd,{letters}->acv", x, w_cast)
+        logits = _place(logits if bias is None else logits + bias, everywhere, (), lie.vocab)
+        seen = _look(how, logits, words, targets)
+        found = _losses(how, seen, V), seen.first == targets
+        if not graded:
+            return grads, (*found, None)
+        dw, db = grads
+        slopes = _slopes(how, logits, words, seen, targets, _positive(weights), V)
+        if db is not None:
+            db = db + jnp.sum(slopes, axis=1)
+        slopes = slopes.astype(x.dtype)
+        dx = _place(_einsum(f"acv,{letters}->acd", slopes, w_cast, x.dtype), everywhere, (), ())
+        return (_added(letters, dw, slopes, x), db), (*found, dx)
+
+    grads = None
+    if graded:
+        vocab = [lie.vocab if letter == "V" else () for letter in how.w]
+        dw = _place(jnp.zeros((math.prod(each), *w.shape)), everywhere, *vocab)
+        db = None if bias is None else jnp.zeros((math.prod(each), V))
+        grads = dw, db
+    pieces = cut(x), cut(targets), cut(weights)
+    if count == 1:  # A loop of one round would still copy what it carries.
+        grads, found = chunk(grads, jax.tree.map(lambda a: a[0], pieces))
+        found = jax.tree.map(lambda a: a[None], found)
+    else:
+        grads, found = jax.lax.scan(chunk, grads, pieces)
+    losses, right, dx = found
+    if graded:
+        dw, db = grads
+        db = None if db is None else jnp.sum(db, axis=0)
+        grads = whole(dx), _as_weight(how.w, jnp.sum(dw, axis=0)), db
+    return whole(losses), whole(right), grads
+
+
+def _dealt(a: jax.Array, each: list[int]) -> jax.Array:
+    """[*rows, ...] as [devices, tokens of each, ...]; nothing moves between devices."""
+    count = len(each)
+    parts = [
+        n for length, n_ways in zip(a.shape, each, strict=False) for n in (n_ways, length // n_ways)
+    ]
+    rest = a.shape[count:]
+    a = a.reshape(*parts, *rest)
+    order = [*range(0, 2 * count, 2), *range(1, 2 * count, 2), *range(2 * count, a.ndim)]
+    return a.transpose(order).reshape(math.prod(each), -1, *rest)
+
+
+def _gathered(a: jax.Array, rows: tuple[int, ...], each: list[int]) -> jax.Array:
+    """The inverse of `_dealt`."""
+    count, rest = len(each), a.shape[2:]
+    a = a.reshape(*each, *(n // k for n, k in zip(rows, each, strict=True)), *rest)
+    order = [axis for i in range(count) for axis in (i, count + i)]
+    return a.transpose([*order, *range(2 * count, a.ndim)]).reshape(*rows, *rest)
+
+
+def _added(letters: str, dw: jax.Array, slopes: jax.Array, x: jax.Array) -> jax.Array:
+    """dw + slopes' x for each device."""
+    V, D = slopes.shape[-1], x.shape[-1]
+    parts = -(-V * D // ADDED)
+    if platform() != "cpu" or dw.shape[0] > 1 or parts == 1:
+        return dw + _einsum(f"acv,acd->a{letters}", slopes, x)
+    axis, size = 1 + letters.index("v"), -(-V // parts)
+
+    def add(i, dw):
+        # The last part goes back to fill its size; what it has in common with the one before
+        # counts once.
+        start = jnp.minimum(i * size, V - size)
+        some = jax.lax.dynamic_slice_in_dim(slopes, start, size, axis=2)
+        if V % size:
+            some = jnp.where(start + jnp.arange(size) >= i * size, some, 0)
+        old = jax.lax.dynamic_slice_in_dim(dw, start, size, axis=axis)
+        new = old + _einsum(f"acv,acd->a{letters}", some, x)
+        return jax.lax.dynamic_update_slice_in_dim(dw, new, start, axis=axis)
+
+    return jax.lax.fori_loop(0, parts, add, dw)
+
+
+def _as_weight(letters: str, dw: jax.Array) -> jax.Array:
+    """Laid out as the weight is, so that XLA scatters sums and does not repeat them."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return dw
+    spec = check_divides(letters, dw.shape, weight_spec(letters), mesh)
+    return jax.lax.with_sharding_constraint(dw, spec)
+
+
+# --- chunks of the vocabulary ---
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def by_vocab(how: How, x, w, bias, targets, weights) -> Result:
+    """As `by_tokens`."""
+    return _by_vocab_forward(how, x, w, bias, targets, weights)[0]
+
+
+def _by_vocab_forward(how, x, w, bias, targets, weights):
+    rows, V = x.shape[:-1], w.shape[how.w.index("V")]
+    count, logits_of = _by_words(how, x, w, bias)
+
+    def chunk(seen, i):
+        logits, words, _ = logits_of(i)
+        return _joined(seen, _look(how, logits, words, targets)), None
+
+    zeros = jnp.zeros(rows, jnp.float32)
+    none = Seen(zeros + LOWEST, zeros, zeros, jnp.full(rows, NO_WORD), zeros)
+    seen, _ = jax.lax.scan(chunk, none, jnp.arange(count))
+    losses = _losses(how, seen, V)
+    out = _summed(losses, weights), seen.first == targets
+    return out, (x, w, bias, targets, weights, seen, losses)
+
+
+def _by_vocab_backward(how, kept, grad):
+    x, w, bias, targets, weights, seen, losses = kept
+    g, V = grad[0], w.shape[how.w.index("V")]
+    factor = _positive(weights) * g
+    count, logits_of = _by_words(how, x, w, bias)
+    rows, letters = how.rows.lower(), how.w.lower().replace("v", "uv")
+    lie = split(how.rows, (*x.shape[:-1], V))
+    axis = 1 + how.w.index("V")
+
+    def chunk(carry, i):
+        dx, dw, db = carry
+        logits, words, (w_some, start) = logits_of(i)
+        slopes = _slopes(how, logits, words, seen, targets, factor, V)
+        if db is not None:
+            old = jax.lax.dynamic_slice_in_dim(db, start, words.ids.shape[1], axis=1)
+            new = old + jnp.sum(slopes, axis=tuple(range(len(rows))))
+            db = jax.lax.dynamic_update_slice_in_dim(db, new, start, axis=1)
+        slopes = slopes.astype(x.dtype)
+        dx = dx + _place(_einsum(f"{rows}uv,{letters}->{rows}d", slopes, w_some), *lie.rows, ())
+        # Added and not put there: the last chunk goes back over some words of the one before.
+        old = jax.lax.dynamic_slice_in_dim(dw, start, words.ids.shape[1], axis=axis)
+        new = old + _einsum(f"{rows}uv,{rows}d->{letters}", slopes, x).astype(dw.dtype)
+        return (dx, jax.lax.dynamic_update_slice_in_dim(dw, new, start, axis=axis), db), None
+
+    u = ways(lie.vocab)
+    dw = _unfolded(how.w, jnp.zeros(w.shape, w.dtype), u)
+    db = None if bias is None else jnp.zeros((u, V // u), jnp.float32)
+    dx = jnp.zeros(x.shape, jnp.float32)
+    (dx, dw, db), _ = jax.lax.scan(chunk, (dx, dw, db), jnp.arange(count))
+    db = None if db is None else db.reshape(V)
+    dw = _as_weight(how.w, dw.reshape(w.shape))
+    return dx.astype(x.dtype), dw, db, None, jnp.where(weights > 0, losses, 0) * g
+
+
+by_vocab.defvjp(_by_vocab_forward, _by_vocab_backward)
+
+
+def _unfolded(letters: str, w: jax.Array, u: int) -> jax.Array:
+    """A weight with its vocabulary as [devices, words of each], laid out as it was."""
+    mesh = jax.sharding.get_abstract_mesh()
+    axis = letters.index("V")
+    wide = w.reshape(*w.shape[:axis], u, w.shape[axis] // u, *w.shape[axis + 1 :])
+    if mesh.empty or mesh.size == 1:
+        return wide
+    parts = list(check_divides(letters, w.shape, weight_spec(letters), mesh))
+    parts.insert(axis + 1, None)
+    return jax.lax.with_sharding_constraint(wide, PartitionSpec(*parts))
+
+
+def _by_words(how: How, x: jax.Array, w: jax.Array, bias) -> tuple[int, Callable]:
+    """The number of chunks, and i -> (logits [*rows, u, v], Words [u, v], (weight, start)).
+
+    u are the devices that share the vocabulary, v the words of a chunk on each.
+    """
+    V, axis = w.shape[how.w.index("V")], how.w.index("V")
+    lie = split(how.rows, (*x.shape[:-1], V))
+    u = ways(lie.vocab)
+    each = V // u
+    size = min(how.chunk, each)
+    count = -(-each // size)
+    wide = _unfolded(how.w, w, u)
+    rows, letters = how.rows.lower(), how.w.lower().replace("v", "uv")
+    where = [lie.vocab if i == axis else () for i in range(wide.ndim)]
+    ids = jnp.arange(V, dtype=jnp.int32).reshape(u, each)
+
+    def logits_of(i):
+        start = jnp.minimum(i * size, each - size)
+
+        def some(a, along):
+            return jax.lax.dynamic_slice_in_dim(a, start, size, axis=along)
+
+        w_some = _place(some(wide, axis + 1).astype(x.dtype), *where)
+        logits = _einsum(f"{rows}d,{letters}->{rows}uv", x, w_some)
+        if bias is not None:
+            logits = logits + some(bias.reshape(u, each), 1)
+        new = None if each % size == 0 else (start + jnp.arange(size) >= i * size)[None]
+        words = Words(some(ids, 1), new)
+        return _place(logits, *lie.rows, lie.vocab, ()), words, (w_some, start)
+
+    return count, logits_of
