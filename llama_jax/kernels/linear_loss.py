@@ -14,7 +14,6 @@ for otherwise XLA would sum all of it over the devices once a chunk.
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -215,23 +214,32 @@ by_tokens.defvjp(_by_tokens_forward, _by_tokens_backward)
 
 
 def _over_tokens(how: How, x, w, bias, targets, weights, graded: bool):
-    """Losses and right [*rows]; if `graded` the gradients of their weighted sum, else None."""
+    """Losses and right [*rows], and the gradients of their weighted sum or None.
+
+    `a` below are the devices that share the tokens, `c` the tokens of a chunk on each; without
+    such devices there is no such axis, for XLA on a CPU copies to be rid of an axis of length 1.
+    """
     rows, V = x.shape[:-1], w.shape[how.w.index("V")]
     lie = split(how.rows, (*rows, V))
     everywhere = tuple(axis for axes in lie.rows for axis in axes)
     each = [ways(axes) for axes in lie.rows]
-    size, count = how.chunk, -(-math.prod(rows) // math.prod(each) // how.chunk)
+    a, at = ("a", (everywhere,)) if everywhere else ("", ())
+    share = math.prod(rows) // math.prod(each)
+    size, count = how.chunk, -(-share // how.chunk)
 
-    def cut(a):  # [count, ways, size, ...]
-        a = _dealt(a, each)
-        a = jnp.pad(a, ((0, 0), (0, size * count - a.shape[1])) + ((0, 0),) * (a.ndim - 2))
-        a = jnp.moveaxis(a.reshape(a.shape[0], count, size, *a.shape[2:]), 1, 0)
-        return _place(a, (), everywhere, *((),) * (a.ndim - 2))
+    def cut(x):
+        """[*rows, ...] as [count, a, c, ...]."""
+        x = _dealt(x, each)
+        x = jnp.pad(x, ((0, 0), (0, size * count - share)) + ((0, 0),) * (x.ndim - 2))
+        if not a:
+            return x.reshape(count, size, *x.shape[2:])
+        x = jnp.moveaxis(x.reshape(x.shape[0], count, size, *x.shape[2:]), 1, 0)
+        return _place(x, (), *at, *((),) * (x.ndim - 2))
 
-    def whole(a):
-        a = jnp.moveaxis(a, 0, 1)
-        a = a.reshape(a.shape[0], size * count, *a.shape[3:])
-        return _gathered(a[:, : math.prod(rows) // math.prod(each)], rows, each)
+    def whole(x):
+        x = jnp.moveaxis(x, 0, 1) if a else x[None]
+        x = x.reshape(x.shape[0], size * count, *x.shape[3:])
+        return _gathered(x[:, :share], rows, each)
 
     letters = how.w.lower()
     w_cast = shard(w.astype(x.dtype), how.w)  # FSDP's shares of D are joined once
@@ -239,77 +247,76 @@ def _over_tokens(how: How, x, w, bias, targets, weights, graded: bool):
 
     def chunk(grads, piece):
         x, targets, weights = piece
-        logits = _einsum(f"acd,{letters}->acv", x, w_cast)
-        logits = _place(logits if bias is None else logits + bias, everywhere, (), lie.vocab)
+        logits = _einsum(f"{a}cd,{letters}->{a}cv", x, w_cast)
+        logits = _place(logits if bias is None else logits + bias, *at, (), lie.vocab)
         seen = _look(how, logits, words, targets)
-        found = _losses(how, seen, V), seen.first == targets
-        if not graded:
-            return grads, (*found, None)
+        losses, right = _losses(how, seen, V), seen.first == targets
+        if grads is None:
+            return None, (losses, right, None)
         dw, db = grads
         slopes = _slopes(how, logits, words, seen, targets, _positive(weights), V)
         if db is not None:
-            db = db + jnp.sum(slopes, axis=1)
+            db = db + jnp.sum(slopes, axis=-2)
         slopes = slopes.astype(x.dtype)
-        dx = _place(_einsum(f"acv,{letters}->acd", slopes, w_cast, x.dtype), everywhere, (), ())
-        return (_added(letters, dw, slopes, x), db), (*found, dx)
+        dx = _place(_einsum(f"{a}cv,{letters}->{a}cd", slopes, w_cast, x.dtype), *at, (), ())
+        dw = _added(f"{a}cv,{a}cd->{a}{letters}", dw, slopes, x)
+        return (dw, db), (losses, right, dx)
 
     grads = None
     if graded:
+        own = (math.prod(each),) if a else ()
         vocab = [lie.vocab if letter == "V" else () for letter in how.w]
-        dw = _place(jnp.zeros((math.prod(each), *w.shape)), everywhere, *vocab)
-        db = None if bias is None else jnp.zeros((math.prod(each), V))
-        grads = dw, db
+        dw = _place(jnp.zeros((*own, *w.shape), jnp.float32), *at, *vocab)
+        grads = dw, None if bias is None else jnp.zeros((*own, V), jnp.float32)
     pieces = cut(x), cut(targets), cut(weights)
     if count == 1:  # A loop of one round would still copy what it carries.
-        grads, found = chunk(grads, jax.tree.map(lambda a: a[0], pieces))
-        found = jax.tree.map(lambda a: a[None], found)
+        grads, found = chunk(grads, jax.tree.map(lambda x: x[0], pieces))
+        found = jax.tree.map(lambda x: x[None], found)
     else:
         grads, found = jax.lax.scan(chunk, grads, pieces)
     losses, right, dx = found
-    if graded:
-        dw, db = grads
-        db = None if db is None else jnp.sum(db, axis=0)
-        grads = whole(dx), _as_weight(how.w, jnp.sum(dw, axis=0)), db
+    if grads is not None:
+        dw, db = jax.tree.map(lambda x: jnp.sum(x, axis=0), grads) if a else grads
+        grads = whole(dx), _as_weight(how.w, dw), db
     return whole(losses), whole(right), grads
 
 
-def _dealt(a: jax.Array, each: list[int]) -> jax.Array:
+def _dealt(x: jax.Array, each: list[int]) -> jax.Array:
     """[*rows, ...] as [devices, tokens of each, ...]; nothing moves between devices."""
     count = len(each)
-    parts = [
-        n for length, n_ways in zip(a.shape, each, strict=False) for n in (n_ways, length // n_ways)
-    ]
-    rest = a.shape[count:]
-    a = a.reshape(*parts, *rest)
-    order = [*range(0, 2 * count, 2), *range(1, 2 * count, 2), *range(2 * count, a.ndim)]
-    return a.transpose(order).reshape(math.prod(each), -1, *rest)
+    rows, rest = x.shape[:count], x.shape[count:]
+    parts = [n for length, k in zip(rows, each, strict=True) for n in (k, length // k)]
+    order = [*range(0, 2 * count, 2), *range(1, 2 * count, 2)]
+    x = x.reshape(*parts, *rest)
+    x = x.transpose(*order, *range(2 * count, x.ndim))
+    return x.reshape(math.prod(each), -1, *rest)
 
 
-def _gathered(a: jax.Array, rows: tuple[int, ...], each: list[int]) -> jax.Array:
+def _gathered(x: jax.Array, rows: tuple[int, ...], each: list[int]) -> jax.Array:
     """The inverse of `_dealt`."""
-    count, rest = len(each), a.shape[2:]
-    a = a.reshape(*each, *(n // k for n, k in zip(rows, each, strict=True)), *rest)
+    count, rest = len(each), x.shape[2:]
+    x = x.reshape(*each, *(n // k for n, k in zip(rows, each, strict=True)), *rest)
     order = [axis for i in range(count) for axis in (i, count + i)]
-    return a.transpose([*order, *range(2 * count, a.ndim)]).reshape(*rows, *rest)
+    return x.transpose(*order, *range(2 * count, x.ndim)).reshape(*rows, *rest)
 
 
-def _added(letters: str, dw: jax.Array, slopes: jax.Array, x: jax.Array) -> jax.Array:
-    """dw + slopes' x for each device."""
+def _added(equation: str, dw: jax.Array, slopes: jax.Array, x: jax.Array) -> jax.Array:
+    """dw and the product of slopes and x."""
     V, D = slopes.shape[-1], x.shape[-1]
     parts = -(-V * D // ADDED)
-    if platform() != "cpu" or dw.shape[0] > 1 or parts == 1:
-        return dw + _einsum(f"acv,acd->a{letters}", slopes, x)
-    axis, size = 1 + letters.index("v"), -(-V // parts)
+    if platform() != "cpu" or dw.ndim > 2 or parts == 1:
+        return dw + _einsum(equation, slopes, x)
+    axis, size = equation.split("->")[1].index("v"), -(-V // parts)
 
     def add(i, dw):
         # The last part goes back to fill its size; what it has in common with the one before
         # counts once.
         start = jnp.minimum(i * size, V - size)
-        some = jax.lax.dynamic_slice_in_dim(slopes, start, size, axis=2)
+        some = jax.lax.dynamic_slice_in_dim(slopes, start, size, axis=1)
         if V % size:
             some = jnp.where(start + jnp.arange(size) >= i * size, some, 0)
         old = jax.lax.dynamic_slice_in_dim(dw, start, size, axis=axis)
-        new = old + _einsum(f"acv,acd->a{letters}", some, x)
+        new = old + _einsum(equation, some, x)
         return jax.lax.dynamic_update_slice_in_dim(dw, new, start, axis=axis)
 
     return jax.lax.fori_loop(0, parts, add, dw)
@@ -335,15 +342,15 @@ def by_vocab(how: How, x, w, bias, targets, weights) -> Result:
 
 def _by_vocab_forward(how, x, w, bias, targets, weights):
     rows, V = x.shape[:-1], w.shape[how.w.index("V")]
-    count, logits_of = _by_words(how, x, w, bias)
+    words = _Vocabulary(how, x, w, bias)
 
     def chunk(seen, i):
-        logits, words, _ = logits_of(i)
-        return _joined(seen, _look(how, logits, words, targets)), None
+        logits, some, _ = words.chunk(i)
+        return _joined(seen, _look(how, logits, some, targets)), None
 
     zeros = jnp.zeros(rows, jnp.float32)
     none = Seen(zeros + LOWEST, zeros, zeros, jnp.full(rows, NO_WORD), zeros)
-    seen, _ = jax.lax.scan(chunk, none, jnp.arange(count))
+    seen, _ = jax.lax.scan(chunk, none, jnp.arange(words.count))
     losses = _losses(how, seen, V)
     out = _summed(losses, weights), seen.first == targets
     return out, (x, w, bias, targets, weights, seen, losses)
@@ -353,31 +360,24 @@ def _by_vocab_backward(how, kept, grad):
     x, w, bias, targets, weights, seen, losses = kept
     g, V = grad[0], w.shape[how.w.index("V")]
     factor = _positive(weights) * g
-    count, logits_of = _by_words(how, x, w, bias)
-    rows, letters = how.rows.lower(), how.w.lower().replace("v", "uv")
-    lie = split(how.rows, (*x.shape[:-1], V))
-    axis = 1 + how.w.index("V")
+    words = _Vocabulary(how, x, w, bias)
+    rows, left, right = words.rows, words.logits, words.letters
 
     def chunk(carry, i):
         dx, dw, db = carry
-        logits, words, (w_some, start) = logits_of(i)
-        slopes = _slopes(how, logits, words, seen, targets, factor, V)
+        logits, some, w_some = words.chunk(i)
+        slopes = _slopes(how, logits, some, seen, targets, factor, V)
         if db is not None:
-            old = jax.lax.dynamic_slice_in_dim(db, start, words.ids.shape[1], axis=1)
-            new = old + jnp.sum(slopes, axis=tuple(range(len(rows))))
-            db = jax.lax.dynamic_update_slice_in_dim(db, new, start, axis=1)
+            db = words.add(db, i, jnp.sum(slopes, axis=tuple(range(len(rows)))), axis=-1)
         slopes = slopes.astype(x.dtype)
-        dx = dx + _place(_einsum(f"{rows}uv,{letters}->{rows}d", slopes, w_some), *lie.rows, ())
-        # Added and not put there: the last chunk goes back over some words of the one before.
-        old = jax.lax.dynamic_slice_in_dim(dw, start, words.ids.shape[1], axis=axis)
-        new = old + _einsum(f"{rows}uv,{rows}d->{letters}", slopes, x).astype(dw.dtype)
-        return (dx, jax.lax.dynamic_update_slice_in_dim(dw, new, start, axis=axis), db), None
+        dx_some = _place(_einsum(f"{left},{right}->{rows}d", slopes, w_some), *words.lie.rows, ())
+        dw_some = _einsum(f"{left},{rows}d->{right}", slopes, x).astype(dw.dtype)
+        return (dx + dx_some, words.add(dw, i, dw_some, axis=right.index("v")), db), None
 
-    u = ways(lie.vocab)
-    dw = _unfolded(how.w, jnp.zeros(w.shape, w.dtype), u)
-    db = None if bias is None else jnp.zeros((u, V // u), jnp.float32)
     dx = jnp.zeros(x.shape, jnp.float32)
-    (dx, dw, db), _ = jax.lax.scan(chunk, (dx, dw, db), jnp.arange(count))
+    dw = words.unfolded(jnp.zeros(w.shape, w.dtype))
+    db = None if bias is None else jnp.zeros(words.ids.shape, jnp.float32)
+    (dx, dw, db), _ = jax.lax.scan(chunk, (dx, dw, db), jnp.arange(words.count))
     db = None if db is None else db.reshape(V)
     dw = _as_weight(how.w, dw.reshape(w.shape))
     return dx.astype(x.dtype), dw, db, None, jnp.where(weights > 0, losses, 0) * g
@@ -386,46 +386,64 @@ def _by_vocab_backward(how, kept, grad):
 by_vocab.defvjp(_by_vocab_forward, _by_vocab_backward)
 
 
-def _unfolded(letters: str, w: jax.Array, u: int) -> jax.Array:
-    """A weight with its vocabulary as [devices, words of each], laid out as it was."""
-    mesh = jax.sharding.get_abstract_mesh()
-    axis = letters.index("V")
-    wide = w.reshape(*w.shape[:axis], u, w.shape[axis] // u, *w.shape[axis + 1 :])
-    if mesh.empty or mesh.size == 1:
-        return wide
-    parts = list(check_divides(letters, w.shape, weight_spec(letters), mesh))
-    parts.insert(axis + 1, None)
-    return jax.lax.with_sharding_constraint(wide, PartitionSpec(*parts))
+class _Vocabulary:
+    """The weight in chunks of words: `u` devices share it, `v` words of each are in a chunk.
 
-
-def _by_words(how: How, x: jax.Array, w: jax.Array, bias) -> tuple[int, Callable]:
-    """The number of chunks, and i -> (logits [*rows, u, v], Words [u, v], (weight, start)).
-
-    u are the devices that share the vocabulary, v the words of a chunk on each.
+    Without such devices there is no axis u.
     """
-    V, axis = w.shape[how.w.index("V")], how.w.index("V")
-    lie = split(how.rows, (*x.shape[:-1], V))
-    u = ways(lie.vocab)
-    each = V // u
-    size = min(how.chunk, each)
-    count = -(-each // size)
-    wide = _unfolded(how.w, w, u)
-    rows, letters = how.rows.lower(), how.w.lower().replace("v", "uv")
-    where = [lie.vocab if i == axis else () for i in range(wide.ndim)]
-    ids = jnp.arange(V, dtype=jnp.int32).reshape(u, each)
 
-    def logits_of(i):
-        start = jnp.minimum(i * size, each - size)
+    def __init__(self, how: How, x: jax.Array, w: jax.Array, bias: jax.Array | None):
+        V = w.shape[how.w.index("V")]
+        self.how, self.x = how, x
+        self.lie = split(how.rows, (*x.shape[:-1], V))
+        self.ways = ways(self.lie.vocab)
+        self.u, self.at = ("u", (self.lie.vocab,)) if self.lie.vocab else ("", ())
+        self.rows, self.letters = how.rows.lower(), how.w.lower().replace("v", self.u + "v")
+        self.logits = f"{self.rows}{self.u}v"
+        self.each = V // self.ways
+        self.size = min(how.chunk, self.each)
+        self.count = -(-self.each // self.size)
+        self.w = self.unfolded(w)
+        shape = (self.ways, self.each) if self.u else (V,)
+        self.ids = jnp.arange(V, dtype=jnp.int32).reshape(shape)
+        self.bias = None if bias is None else bias.reshape(shape)
 
-        def some(a, along):
-            return jax.lax.dynamic_slice_in_dim(a, start, size, axis=along)
+    def chunk(self, i) -> tuple[jax.Array, Words, jax.Array]:
+        """Logits [*rows, u, v], which words they are of, and the weight that they came from."""
+        w_some = self.some(self.w, i, self.letters.index("v"))
+        where = [self.lie.vocab if letter == "u" else () for letter in self.letters]
+        w_some = _place(w_some.astype(self.x.dtype), *where)
+        logits = _einsum(f"{self.rows}d,{self.letters}->{self.logits}", self.x, w_some)
+        if self.bias is not None:
+            logits = logits + self.some(self.bias, i, -1)
+        logits = _place(logits, *self.lie.rows, *self.at, ())
+        new = None
+        if self.each % self.size:  # The last chunk goes back over some words of the one before.
+            new = jnp.arange(self.size) + self.start(i) >= i * self.size
+            new = jnp.broadcast_to(new, (*self.ids.shape[:-1], self.size))
+        return logits, Words(self.some(self.ids, i, -1), new), w_some
 
-        w_some = _place(some(wide, axis + 1).astype(x.dtype), *where)
-        logits = _einsum(f"{rows}d,{letters}->{rows}uv", x, w_some)
-        if bias is not None:
-            logits = logits + some(bias.reshape(u, each), 1)
-        new = None if each % size == 0 else (start + jnp.arange(size) >= i * size)[None]
-        words = Words(some(ids, 1), new)
-        return _place(logits, *lie.rows, lie.vocab, ()), words, (w_some, start)
+    def start(self, i):
+        """Of chunk i in the words of each device."""
+        return jnp.minimum(i * self.size, self.each - self.size)
 
-    return count, logits_of
+    def some(self, a: jax.Array, i, axis: int) -> jax.Array:
+        """Chunk i of an array with the words of each device along `axis`."""
+        return jax.lax.dynamic_slice_in_dim(a, self.start(i), self.size, axis=axis)
+
+    def add(self, a: jax.Array, i, more: jax.Array, axis: int) -> jax.Array:
+        """Adds to chunk i: words that it has in common with the one before get 0."""
+        new = self.some(a, i, axis) + more
+        return jax.lax.dynamic_update_slice_in_dim(a, new, self.start(i), axis=axis)
+
+    def unfolded(self, w: jax.Array) -> jax.Array:
+        """A weight with its vocabulary as [u, words of each], laid out as it was."""
+        if not self.u:
+            return w
+        axis = self.how.w.index("V")
+        spec = check_divides(
+            self.how.w, w.shape, weight_spec(self.how.w), jax.sharding.get_abstract_mesh()
+        )
+        w = w.reshape(*w.shape[:axis], self.ways, self.each, *w.shape[axis + 1 :])
+        parts = (*spec[: axis + 1], None, *spec[axis + 1 :])
+        return jax.lax.with_sharding_constraint(w, PartitionSpec(*parts))
