@@ -12,7 +12,7 @@ import logging
 import math
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -124,7 +124,7 @@ class Backend(NamedTuple):
       worse: None for a case in which "auto" should take it, else what speaks for another.
     """
 
-    run: Callable[..., tuple[jax.Array, jax.Array]]
+    run: Callable[..., Any]
     chunk: Callable[[Case], int] = lambda case: 0
     why_not: Callable[[Case], str | None] = lambda case: None
     worse: Callable[[Case], str | None] = lambda case: None
@@ -138,8 +138,11 @@ def _few(case: Case) -> str | None:
 
 
 def _no_room(case: Case) -> str | None:
-    # A copy of w in x's type, and the device's own gradient of w before the devices' sum.
-    each = case.x.dtype.itemsize * (case.x.dtype != case.w.dtype) + 4 * (case.copies > 1)
+    # A copy of w in the products' type (a TPU's are bfloat16), and the device's own gradient of w
+    # before the devices' sum.
+    kind = jnp.bfloat16 if case.platform == "tpu" else case.x.dtype
+    copy = jnp.dtype(kind).itemsize if kind != case.w.dtype else 0
+    each = copy + 4 * (case.copies > 1)
     held, logits = case.width * case.vocab * each, 4 * case.tokens * case.vocab
     if held <= ROOM * logits:
         return _few(case)

@@ -245,7 +245,7 @@ def _over_tokens(how: How, x, w, bias, targets, weights, graded: bool):
     w_cast = shard(w.astype(x.dtype), how.w)  # FSDP's shares of D are joined once
     words = Words(jnp.arange(V, dtype=jnp.int32))
 
-    def chunk(grads, piece):
+    def chunk(grads: Any, piece: Any) -> Any:
         x, targets, weights = piece
         logits = _einsum(f"{a}cd,{letters}->{a}cv", x, w_cast)
         logits = _place(logits if bias is None else logits + bias, *at, (), lie.vocab)
@@ -262,7 +262,7 @@ def _over_tokens(how: How, x, w, bias, targets, weights, graded: bool):
         dw = _added(f"{a}cv,{a}cd->{a}{letters}", dw, slopes, x)
         return (dw, db), (losses, right, dx)
 
-    grads = None
+    grads: Any = None
     if graded:
         own = (math.prod(each),) if a else ()
         vocab = [lie.vocab if letter == "V" else () for letter in how.w]
@@ -275,7 +275,7 @@ def _over_tokens(how: How, x, w, bias, targets, weights, graded: bool):
     else:
         grads, found = jax.lax.scan(chunk, grads, pieces)
     losses, right, dx = found
-    if grads is not None:
+    if graded:
         dw, db = jax.tree.map(lambda x: jnp.sum(x, axis=0), grads) if a else grads
         grads = whole(dx), _as_weight(how.w, dw), db
     return whole(losses), whole(right), grads
@@ -412,6 +412,10 @@ class _Vocabulary:
         """Logits [*rows, u, v], which words they are of, and the weight that they came from."""
         w_some = self.some(self.w, i, self.letters.index("v"))
         where = [self.lie.vocab if letter == "u" else () for letter in self.letters]
+        if platform() == "tpu":
+            # XLA would cast all of w before the loop and keep the copy, half of w. It cannot do so
+            # for what depends on the round.
+            w_some = w_some + i.astype(w_some.dtype) * 0
         w_some = _place(w_some.astype(self.x.dtype), *where)
         logits = _einsum(f"{self.rows}d,{self.letters}->{self.logits}", self.x, w_some)
         if self.bias is not None:
