@@ -28,10 +28,11 @@ log = logging.getLogger(__name__)
 
 # Logits of one device; up to so many the dense form is as fast and its memory no concern (16 MiB).
 DENSE_LOGITS = 1 << 22
-# Logits of a chunk on one device, 128 and 64 MiB in float32 ...
-TOKEN_CHUNK, VOCAB_CHUNK = 1 << 25, 1 << 24
+# Logits of a chunk on one device, 128 and 32 MiB in float32 ...
+TOKEN_CHUNK, VOCAB_CHUNK = 1 << 25, 1 << 23
 # ... but at least so many tokens or words, so that products do not wait for memory.
 LEAST_TOKENS, LEAST_WORDS = 256, 1024
+CHUNKS = 32  # Of the vocabulary there are at least so many, if they are not too small.
 LANES = 128  # Chunks are multiples of it: a TPU's vectors have so many.
 # What xla_tokens may hold beside its chunk, as a share of all logits in float32.
 ROOM = 1 / 16
@@ -163,7 +164,8 @@ def _tokens_at_once(case: Case) -> int:
 
 
 def _words_at_once(case: Case) -> int:
-    return _even(case.vocab, VOCAB_CHUNK // case.tokens, LEAST_WORDS)
+    most = min(VOCAB_CHUNK // case.tokens, case.vocab // CHUNKS)
+    return _even(case.vocab, most, LEAST_WORDS)
 
 
 def _dense(how: How, x, w, bias, targets, weights) -> tuple[jax.Array, jax.Array]:

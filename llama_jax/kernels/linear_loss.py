@@ -114,16 +114,17 @@ class Words(NamedTuple):
 
 
 def _look(how: How, logits: jax.Array, words: Words, targets: jax.Array) -> Seen:
-    axes = tuple(range(-words.ids.ndim, 0))
+    """Of each token, or of each token and each device that has a share of the words."""
     known = logits if words.new is None else jnp.where(words.new, logits, 0)
     if words.new is not None:
         logits = jnp.where(words.new, logits, -jnp.inf)
-    top = jnp.maximum(jnp.max(logits, axes), LOWEST)
+    top = jnp.maximum(jnp.max(logits, axis=-1), LOWEST)
     # A sum and not a lookup, which would gather a split vocabulary.
-    target = jnp.sum(jnp.where(words.ids == words.over(targets), known, 0), axes)
-    first = jnp.min(jnp.where(logits == words.over(top), words.ids, NO_WORD), axes)
-    total = jnp.sum(known, axes) if how.smoothing else jnp.zeros_like(top)
-    return Seen(top, jnp.sum(jnp.exp(logits - words.over(top)), axes), target, first, total)
+    target = jnp.sum(jnp.where(words.ids == words.over(targets), known, 0), axis=-1)
+    first = jnp.min(jnp.where(logits == top[..., None], words.ids, NO_WORD), axis=-1)
+    total = jnp.sum(known, axis=-1) if how.smoothing else jnp.zeros_like(top)
+    exps = jnp.sum(jnp.exp(logits - top[..., None]), axis=-1)
+    return Seen(top, exps, target, first, total)
 
 
 def _joined(a: Seen, b: Seen) -> Seen:
@@ -133,6 +134,14 @@ def _joined(a: Seen, b: Seen) -> Seen:
         jnp.where(a.top == top, a.first, NO_WORD), jnp.where(b.top == top, b.first, NO_WORD)
     )
     return Seen(top, exps, a.target + b.target, first, a.total + b.total)
+
+
+def _across(seen: Seen) -> Seen:
+    """Joined over the last axis, the devices."""
+    top = jnp.max(seen.top, axis=-1)
+    exps = jnp.sum(seen.exps * jnp.exp(seen.top - top[..., None]), axis=-1)
+    first = jnp.min(jnp.where(seen.top == top[..., None], seen.first, NO_WORD), axis=-1)
+    return Seen(top, exps, jnp.sum(seen.target, axis=-1), first, jnp.sum(seen.total, axis=-1))
 
 
 def _losses(how: How, seen: Seen, V: int) -> jax.Array:
@@ -348,9 +357,12 @@ def _by_vocab_forward(how, x, w, bias, targets, weights):
         logits, some, _ = words.chunk(i)
         return _joined(seen, _look(how, logits, some, targets)), None
 
-    zeros = jnp.zeros(rows, jnp.float32)
-    none = Seen(zeros + LOWEST, zeros, zeros, jnp.full(rows, NO_WORD), zeros)
+    # For each device that shares the words, until the end: nothing is sent in between.
+    own = (*rows, words.ways) if words.u else rows
+    zeros = _place(jnp.zeros(own, jnp.float32), *words.lie.rows, *words.at)
+    none = Seen(zeros + LOWEST, zeros, zeros, jnp.full(own, NO_WORD), zeros)
     seen, _ = jax.lax.scan(chunk, none, jnp.arange(words.count))
+    seen = _across(seen) if words.u else seen
     losses = _losses(how, seen, V)
     out = _summed(losses, weights), seen.first == targets
     return out, (x, w, bias, targets, weights, seen, losses)
@@ -361,7 +373,7 @@ def _by_vocab_backward(how, kept, grad):
     g, V = grad[0], w.shape[how.w.index("V")]
     factor = _positive(weights) * g
     words = _Vocabulary(how, x, w, bias)
-    rows, left, right = words.rows, words.logits, words.letters
+    rows, u, left, right = words.rows, words.u, words.logits, words.letters
 
     def chunk(carry, i):
         dx, dw, db = carry
@@ -370,14 +382,17 @@ def _by_vocab_backward(how, kept, grad):
         if db is not None:
             db = words.add(db, i, jnp.sum(slopes, axis=tuple(range(len(rows)))), axis=-1)
         slopes = slopes.astype(x.dtype)
-        dx_some = _place(_einsum(f"{left},{right}->{rows}d", slopes, w_some), *words.lie.rows, ())
-        dw_some = _einsum(f"{left},{rows}d->{right}", slopes, x).astype(dw.dtype)
-        return (dx + dx_some, words.add(dw, i, dw_some, axis=right.index("v")), db), None
+        dx = dx + _einsum(f"{left},{right}->{rows}{u}d", slopes, w_some)
+        dw_some = words.as_weight(_einsum(f"{left},{rows}d->{right}", slopes, x))
+        dw = words.add(dw, i, dw_some.astype(dw.dtype), axis=right.index("v"))
+        return (_place(dx, *words.lie.rows, *words.at, ()), dw, db), None
 
-    dx = jnp.zeros(x.shape, jnp.float32)
+    own = (words.ways,) if u else ()
+    dx = _place(jnp.zeros((*x.shape[:-1], *own, x.shape[-1])), *words.lie.rows, *words.at, ())
     dw = words.unfolded(jnp.zeros(w.shape, w.dtype))
     db = None if bias is None else jnp.zeros(words.ids.shape, jnp.float32)
     (dx, dw, db), _ = jax.lax.scan(chunk, (dx, dw, db), jnp.arange(words.count))
+    dx = jnp.sum(dx, axis=-2) if u else dx
     db = None if db is None else db.reshape(V)
     dw = _as_weight(how.w, dw.reshape(w.shape))
     return dx.astype(x.dtype), dw, db, None, jnp.where(weights > 0, losses, 0) * g
@@ -394,7 +409,7 @@ class _Vocabulary:
 
     def __init__(self, how: How, x: jax.Array, w: jax.Array, bias: jax.Array | None):
         V = w.shape[how.w.index("V")]
-        self.how, self.x = how, x
+        self.how, self.x, self.shape = how, x, w.shape
         self.lie = split(how.rows, (*x.shape[:-1], V))
         self.ways = ways(self.lie.vocab)
         self.u, self.at = ("u", (self.lie.vocab,)) if self.lie.vocab else ("", ())
@@ -416,7 +431,8 @@ class _Vocabulary:
             # XLA would cast all of w before the loop and keep the copy, half of w. It cannot do so
             # for what depends on the round.
             w_some = w_some + i.astype(w_some.dtype) * 0
-        w_some = _place(w_some.astype(self.x.dtype), *where)
+        # Cast before FSDP's shares of D are joined.
+        w_some = _place(self.as_weight(w_some.astype(self.x.dtype)), *where)
         logits = _einsum(f"{self.rows}d,{self.letters}->{self.logits}", self.x, w_some)
         if self.bias is not None:
             logits = logits + self.some(self.bias, i, -1)
@@ -442,12 +458,18 @@ class _Vocabulary:
 
     def unfolded(self, w: jax.Array) -> jax.Array:
         """A weight with its vocabulary as [u, words of each], laid out as it was."""
-        if not self.u:
-            return w
         axis = self.how.w.index("V")
-        spec = check_divides(
-            self.how.w, w.shape, weight_spec(self.how.w), jax.sharding.get_abstract_mesh()
-        )
-        w = w.reshape(*w.shape[:axis], self.ways, self.each, *w.shape[axis + 1 :])
-        parts = (*spec[: axis + 1], None, *spec[axis + 1 :])
-        return jax.lax.with_sharding_constraint(w, PartitionSpec(*parts))
+        own = (self.ways, self.each) if self.u else (self.each,)
+        return self.as_weight(w.reshape(*w.shape[:axis], *own, *w.shape[axis + 1 :]))
+
+    def as_weight(self, w: jax.Array) -> jax.Array:
+        """Words of a weight laid out as all of it is."""
+        mesh = jax.sharding.get_abstract_mesh()
+        if mesh.empty or mesh.size == 1:
+            return w
+        parts = check_divides(self.how.w, self.shape, weight_spec(self.how.w), mesh)
+        named = dict(zip(self.how.w.lower(), parts, strict=True))
+        if self.u:
+            named |= {"u": named["v"], "v": None}
+        spec = PartitionSpec(*(named[letter] for letter in self.letters))
+        return jax.lax.with_sharding_constraint(w, spec)
