@@ -1,8 +1,42 @@
-"""Token cross-entropy in float32, as a sum and a count; the array of logits is formed in full."""
+"""Token cross-entropy in float32, as a sum and a count.
+
+`cross_entropy(logits, ...)` is the definition. `linear_cross_entropy(x, w, ...)` is the same of the
+logits x w, which for a large vocabulary are the largest array of a training step; its table of
+backends has two that never hold them, and the definition for when they are few.
+
+    linear_cross_entropy(x_BTD, w_DV, targets_BT)                      # "auto"
+    linear_cross_entropy(x_BTD, table_VD, targets_BT, equation="BTD,VD->BTV", backend="xla_vocab")
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
+
+from llama_jax.axes import shard
+from llama_jax.errors import nearest
+from llama_jax.kernels import linear_loss
+from llama_jax.kernels.linear_loss import How
+from llama_jax.kernels.target import platform
+
+log = logging.getLogger(__name__)
+
+# Logits of one device; up to so many the dense form is as fast and its memory no concern (16 MiB).
+DENSE_LOGITS = 1 << 22
+# Logits of a chunk on one device, 128 and 32 MiB in float32 ...
+TOKEN_CHUNK, VOCAB_CHUNK = 1 << 25, 1 << 23
+CPU_CHUNK = 1 << 23  # of tokens: a larger one is slower by 5 % (T 2048, D 256, V 49152)
+# ... but at least so many tokens or words, so that products do not wait for memory.
+LEAST_TOKENS, LEAST_WORDS = 256, 1024
+CHUNKS = 32  # Of the vocabulary there are at least so many, if they are not too small.
+LANES = 128  # Chunks are multiples of it: a TPU's vectors have so many.
+# What xla_tokens may hold beside its chunk, as a share of all logits in float32.
+ROOM = 1 / 16
 
 
 def cross_entropy(
@@ -44,6 +78,209 @@ def cross_entropy(
         loss = loss + z_loss * jnp.square(log_z)
     # where, not a product: 0 times an infinite loss would be NaN.
     return jnp.sum(jnp.where(weights > 0, loss * weights, 0)), jnp.sum(weights)
+
+
+class Scored(NamedTuple):
+    """What a loss and its metrics need.
+
+    Attributes:
+      sum: weighted sum of the losses, in nats.
+      count: sum of the weights.
+      right: whether a token's largest logit (the first, if several are) is the target.
+    """
+
+    sum: Float[Array, ""]
+    count: Float[Array, ""]
+    right: Bool[Array, "*batch"]
+
+
+class Case(NamedTuple):
+    """What a backend may look at before it takes a call; sizes are those of one device.
+
+    Attributes:
+      platform: "cpu", "tpu", "gpu".
+      x: shape and type of the vectors, of all devices.
+      w: shape and type of the weight, of all devices.
+      tokens: T.
+      width: D.
+      vocab: V.
+      copies: into how many parts the tokens are split.
+    """
+
+    platform: str
+    x: jax.ShapeDtypeStruct
+    w: jax.ShapeDtypeStruct
+    tokens: int
+    width: int
+    vocab: int
+    copies: int
+
+
+class Backend(NamedTuple):
+    """A way to compute the loss.
+
+    Attributes:
+      run: (how, x, w, bias, targets, weights) -> (sum, right).
+      chunk: tokens or words at once.
+      why_not: None for a case that it can take, else the reason why not.
+      worse: None for a case in which "auto" should take it, else what speaks for another.
+    """
+
+    run: Callable[..., Any]
+    chunk: Callable[[Case], int] = lambda case: 0
+    why_not: Callable[[Case], str | None] = lambda case: None
+    worse: Callable[[Case], str | None] = lambda case: None
+
+
+def _few(case: Case) -> str | None:
+    logits = case.tokens * case.vocab
+    if logits > DENSE_LOGITS:
+        return None
+    return f"{case.tokens} x {case.vocab} logits are few enough for the dense form"
+
+
+def _no_room(case: Case) -> str | None:
+    # A copy of w in the products' type (a TPU's are bfloat16), and the device's own gradient of w
+    # before the devices' sum.
+    kind = jnp.bfloat16 if case.platform == "tpu" else case.x.dtype
+    copy = jnp.dtype(kind).itemsize if kind != case.w.dtype else 0
+    each = copy + 4 * (case.copies > 1)
+    held, logits = case.width * case.vocab * each, 4 * case.tokens * case.vocab
+    if held <= ROOM * logits:
+        return _few(case)
+    return (
+        f"{held >> 20} MiB beside the chunks are too much to save a product of "
+        f"{logits >> 20} MiB of logits"
+    )
+
+
+def _even(total: int, most: int, least: int) -> int:
+    """The size of chunks of about one size, each at most max(most, least)."""
+    count = -(-total // max(most, least))
+    return total if count == 1 else -(-total // (count * LANES)) * LANES
+
+
+def _tokens_at_once(case: Case) -> int:
+    chunk = CPU_CHUNK if case.platform == "cpu" else TOKEN_CHUNK
+    return _even(case.tokens, chunk // case.vocab, LEAST_TOKENS)
+
+
+def _words_at_once(case: Case) -> int:
+    most = min(VOCAB_CHUNK // case.tokens, case.vocab // CHUNKS)
+    return _even(case.vocab, most, LEAST_WORDS)
+
+
+def _dense(how: How, x, w, bias, targets, weights) -> tuple[jax.Array, jax.Array]:
+    equation = f"{how.rows}D,{how.w}->{how.rows}V"
+    logits = jnp.einsum(equation, x, w.astype(x.dtype), preferred_element_type=jnp.float32)
+    logits = shard(logits if bias is None else logits + bias, how.rows + "V")
+    total, _ = cross_entropy(logits, targets, weights, how.smoothing, how.z_loss)
+    return total, jnp.argmax(logits, axis=-1) == targets
+
+
+# In the order in which "auto" asks.
+BACKENDS: dict[str, Backend] = {
+    "xla_tokens": Backend(linear_loss.by_tokens, _tokens_at_once, worse=_no_room),
+    "xla_vocab": Backend(linear_loss.by_vocab, _words_at_once, worse=_few),
+    "dense": Backend(_dense),
+}
+
+
+def linear_cross_entropy(
+    x: Float[Array, "*batch D"],
+    w: Float[Array, "_ _"],
+    targets: Int[Array, "*batch"],
+    weights: Float[Array, "*batch"] | None = None,
+    *,
+    equation: str = "BTD,DV->BTV",
+    bias: Float[Array, " V"] | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    backend: str = "auto",
+) -> Scored:
+    """`cross_entropy` of the logits x w + bias; its gradients have the types of x and w.
+
+    Products are of x's type and summed in float32, as is the gradient of w.
+
+    Args:
+      x: vectors, float32 or bfloat16.
+      w: the weight that makes logits of them; its V may be split over devices, as x's rows may.
+      targets: ids in [0, V); a row of weight 0 may hold anything.
+      weights: weight of each row, all 1 by default; those of 0 or less do not count.
+      equation: the letters of x and w, "BTD,VD->BTV" for a table that is the embedding too.
+      bias: added to the logits, float32.
+      label_smoothing: see `cross_entropy`.
+      z_loss: see `cross_entropy`.
+      backend: "auto" or a name of `BACKENDS`.
+
+    Raises:
+      ValueError: shapes that do not fit the equation, or an unknown backend.
+    """
+    rows, letters = _letters(equation, x, w)
+    if weights is None:
+        weights = jnp.ones(targets.shape, jnp.float32)
+    weights = weights.astype(jnp.float32)
+    V = w.shape[letters.index("V")]
+    split = linear_loss.split(rows, (*targets.shape, V))
+    copies = math.prod(linear_loss.ways(axes) for axes in split.rows)
+    case = Case(
+        platform(),
+        jax.ShapeDtypeStruct(x.shape, x.dtype),
+        jax.ShapeDtypeStruct(w.shape, w.dtype),
+        math.prod(targets.shape) // copies,
+        x.shape[-1],
+        V // linear_loss.ways(split.vocab),
+        copies,
+    )
+    row = BACKENDS[choose(case, backend)]
+    shape, mesh = targets.shape, jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        # XLA on a CPU turns arrays around to sum over two axes; over one it does not.
+        rows, x = rows[-1], x.reshape(-1, x.shape[-1])
+        targets, weights = targets.reshape(-1), weights.reshape(-1)
+    how = How(rows, letters, label_smoothing, z_loss, row.chunk(case))
+    total, right = row.run(how, x, w, bias, targets, weights)
+    # The count depends on the weights alone, so whoever wants only it computes no logits.
+    return Scored(total, jnp.sum(weights), right.reshape(shape))
+
+
+def choose(case: Case, backend: str = "auto") -> str:
+    """The name of the backend that takes a case; logs the choice and the refusals once a shape."""
+    if backend == "auto":
+        reasons = []
+        for name, row in BACKENDS.items():
+            reason = row.why_not(case) or row.worse(case)
+            if reason is None:
+                _log_once(name, case.platform, case.x.shape, case.w.shape, "; ".join(reasons))
+                return name
+            reasons.append(f"{name}: {reason}")
+        raise ValueError("no loss backend takes this case: " + "; ".join(reasons))
+    if backend not in BACKENDS:
+        known = ", ".join(BACKENDS)
+        raise ValueError(
+            f"unknown loss backend {backend!r}; there are auto, {known}."
+            + nearest(backend, BACKENDS)
+        )
+    if reason := BACKENDS[backend].why_not(case):
+        raise ValueError(f"loss backend {backend!r}: {reason}")
+    return backend
+
+
+@cache
+def _log_once(name: str, where: str, x: tuple, w: tuple, reasons: str) -> None:
+    log.info("loss x%s w%s on %s: %s%s", x, w, where, name, f" ({reasons})" if reasons else "")
+
+
+def _letters(equation: str, x: jax.Array, w: jax.Array) -> tuple[str, str]:
+    """The letters of the rows and of w; checks that the equation is one of logits."""
+    left, _, right = equation.partition(",")
+    letters, _, out = right.partition("->")
+    rows = left[:-1]
+    if left[-1:] != "D" or sorted(letters) != ["D", "V"] or out != rows + "V" or not rows:
+        raise ValueError(f"equation {equation!r}: expected one like 'BTD,DV->BTV' or 'BTD,VD->BTV'")
+    if x.ndim != len(left) or x.shape[-1] != w.shape[letters.index("D")]:
+        raise ValueError(f"x {x.shape} and w {w.shape} do not fit {equation!r}")
+    return rows, letters
 
 
 def accuracy(

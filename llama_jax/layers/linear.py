@@ -139,6 +139,21 @@ def _spread(b: jax.Array, letters: str, out: str) -> jax.Array:
     return b.reshape([next(shape) if letter in letters else 1 for letter in out])
 
 
+class Unembed(nn.Module):
+    """The output layer of a model that has one of its own: vectors to logits."""
+
+    vocab: int
+    width: int
+
+    def setup(self):
+        init = lettered(fan_in_normal(self.width), "DV")
+        self.w = self.param("w", init, (self.width, self.vocab), jnp.float32)
+
+    def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """Logits."""
+        return shard(product("BTD,DV->BTV", x_BTD, self.w.astype(x_BTD.dtype)), "BTV")
+
+
 class Embed(nn.Module):
     """A table of vectors, looked up by id and usable as the output layer (`attend`)."""
 

@@ -11,10 +11,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from llama_jax.layers.block import Context
 from llama_jax.layers.cache import Cache
-from llama_jax.layers.linear import Einsum, Embed
+from llama_jax.layers.linear import Embed, Unembed
 from llama_jax.layers.norm import Norm, RMSNorm
 from llama_jax.layers.positions import Learned
 from llama_jax.layers.stack import Stack
+from llama_jax.models.readout import Readout
 from llama_jax.models.tokens import Tokens, text_positions
 
 
@@ -63,7 +64,7 @@ class DecoderModule(nn.Module):
         if cfg.positions is not None:
             self.positions = cfg.positions.build()
         if not cfg.tied:
-            self.out = Einsum("BTD,DV->BTV", V=cfg.vocab)
+            self.out = Unembed(cfg.vocab, cfg.width)
 
     def __call__(
         self,
@@ -136,6 +137,20 @@ class DecoderModule(nn.Module):
         logits_BTV = self.embed.attend(x_BTD) if self.config.tied else self.out(x_BTD)
         return logits_BTV.astype(jnp.float32)
 
+    def readout(
+        self,
+        ids_BT: Int[Array, "B T"],
+        memory: Tokens | None = None,
+        positions_BT: Int[Array, "B T"] | None = None,
+        segments_BT: Int[Array, "B T"] | None = None,
+        dtype=jnp.float32,
+    ) -> Readout:
+        """Logits of whole sequences for a loss, not formed yet; arguments as for `hidden`."""
+        x_BTD, _ = self.hidden(ids_BT, memory, None, positions_BT, None, segments_BT, dtype)
+        if self.config.tied:
+            return Readout(x_BTD, self.embed.w, "BTD,VD->BTV")
+        return Readout(x_BTD, self.out.w, "BTD,DV->BTV")
+
 
 @dataclass(frozen=True)
 class DecoderLM:
@@ -168,6 +183,16 @@ class DecoderLMModule(nn.Module):
     ) -> tuple[Float[Array, "B T V"], Cache | None]:
         """See `DecoderModule`; there is no memory."""
         return self.decoder(ids_BT, None, cache, positions_BT, valid_BT, segments_BT, self.dtype)
+
+    def readout(
+        self,
+        ids_BT: Int[Array, "B T"],
+        memory: None = None,
+        positions_BT: Int[Array, "B T"] | None = None,
+        segments_BT: Int[Array, "B T"] | None = None,
+    ) -> Readout:
+        """What a loss reads; see `DecoderModule`; there is no memory."""
+        return self.decoder.readout(ids_BT, None, positions_BT, segments_BT, self.dtype)
 
     def extend(
         self,

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from llama_jax.layers.cache import Cache
 from llama_jax.layers.linear import Embed
 from llama_jax.models.decoder import Decoder
+from llama_jax.models.readout import Readout
 from llama_jax.models.text import TextEncoder
 from llama_jax.models.tokens import Tokens
 
@@ -84,3 +85,13 @@ class EncoderDecoderModule(nn.Module):
     ) -> tuple[Float[Array, "B T V"], Cache | None]:
         """See `DecoderModule`."""
         return self.decoder(ids_BT, memory, cache, positions_BT, valid_BT, segments_BT, self.dtype)
+
+    def readout(
+        self,
+        ids_BT: Int[Array, "B T"],
+        memory: Tokens | None,
+        positions_BT: Int[Array, "B T"] | None = None,
+        segments_BT: Int[Array, "B T"] | None = None,
+    ) -> Readout:
+        """What a loss reads; see `DecoderModule`."""
+        return self.decoder.readout(ids_BT, memory, positions_BT, segments_BT, self.dtype)

@@ -12,11 +12,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from llama_jax.axes import shard
 from llama_jax.errors import UserError, nearest
-from llama_jax.layers.linear import Einsum, lettered, product
+from llama_jax.layers.linear import Einsum, lettered
 from llama_jax.layers.mlp import ACTIVATIONS, Activation
 from llama_jax.layers.norm import LayerNorm, Norm
+from llama_jax.models.readout import Readout
+
+_TIED = "BAD,VD->BAV"
 
 
 @dataclass(frozen=True)
@@ -47,15 +49,20 @@ class MaskedModule(nn.Module):
 
     config: MaskedHead
 
-    @nn.compact
     def __call__(
         self, x_BAD: Float[Array, "B A D"], table_VD: Float[Array, "V D"]
     ) -> Float[Array, "B A V"]:
+        return self.readout(x_BAD, table_VD).logits
+
+    @nn.compact
+    def readout(self, x_BAD: Float[Array, "B A D"], table_VD: Float[Array, "V D"]) -> Readout:
+        """The logits, not formed yet."""
         h_BAF = Einsum("BAD,DF->BAF", bias=True, F=x_BAD.shape[-1], name="dense")(x_BAD)
         h_BAF = ACTIVATIONS[self.config.activation](h_BAF)
         h_BAF = self.config.norm.build("norm", letter="F")(h_BAF)
         zeros = lettered(nn.initializers.zeros, "V")
-        return _tied(h_BAF, table_VD) + self.param("bias", zeros, table_VD.shape[:1], jnp.float32)
+        bias = self.param("bias", zeros, table_VD.shape[:1], jnp.float32)
+        return Readout(h_BAF, table_VD, _TIED, bias)
 
 
 @dataclass(frozen=True)
@@ -70,16 +77,14 @@ class TiedHead:
 class TiedModule(nn.Module):
     """See `TiedHead`."""
 
-    @nn.compact
     def __call__(
         self, x_BAD: Float[Array, "B A D"], table_VD: Float[Array, "V D"]
     ) -> Float[Array, "B A V"]:
-        return _tied(x_BAD, table_VD)
+        return self.readout(x_BAD, table_VD).logits
 
-
-def _tied(x_BAD: jax.Array, table_VD: jax.Array) -> jax.Array:
-    table_VD = table_VD.astype(x_BAD.dtype)
-    return shard(product("BAD,VD->BAV", x_BAD, table_VD, preferred_element_type=jnp.float32), "BAV")
+    def readout(self, x_BAD: Float[Array, "B A D"], table_VD: Float[Array, "V D"]) -> Readout:
+        """The logits, not formed yet."""
+        return Readout(x_BAD, table_VD, _TIED)
 
 
 @dataclass(frozen=True)

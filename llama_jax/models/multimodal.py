@@ -21,6 +21,7 @@ from llama_jax.layers.norm import Norm, RMSNorm
 from llama_jax.models.decoder import Decoder
 from llama_jax.models.fusion import Fusion
 from llama_jax.models.heads import AlignHead, LabelHead, MaskedHead, PairHead, TiedHead
+from llama_jax.models.readout import Readout
 from llama_jax.models.text import TextEncoder
 from llama_jax.models.tokens import Tokens, concatenate
 from llama_jax.models.vision import VisionEncoder
@@ -127,9 +128,21 @@ class MultimodalModule(nn.Module):
             raise ValueError("this model has no decoder; give Multimodal(decoder=...)")
         return self.decoder(ids_BT, memory, cache, positions_BT, valid_BT, segments_BT, self.dtype)
 
-    def mlm(self, x_BAD: Float[Array, "B A D"]) -> Float[Array, "B A V"]:
-        """Logits of masked tokens from their vectors."""
-        return self.masked_head(x_BAD, self.embed.w)
+    def readout(
+        self,
+        ids_BT: Int[Array, "B T"],
+        memory: Tokens | None,
+        positions_BT: Int[Array, "B T"] | None = None,
+        segments_BT: Int[Array, "B T"] | None = None,
+    ) -> Readout:
+        """What a loss reads; see `DecoderModule`."""
+        if self.config.decoder is None:
+            raise ValueError("this model has no decoder; give Multimodal(decoder=...)")
+        return self.decoder.readout(ids_BT, memory, positions_BT, segments_BT, self.dtype)
+
+    def mlm(self, x_BAD: Float[Array, "B A D"]) -> Readout:
+        """What predicts masked tokens from their vectors."""
+        return self.masked_head.readout(x_BAD, self.embed.w)
 
     def next(self, x_BD: Float[Array, "B D"]) -> Float[Array, "B A"]:
         """Next-sentence logits: 0 = next, 1 = random."""

@@ -22,6 +22,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from llama_jax.errors import UserError, nearest
+from llama_jax.kernels.cross_entropy import Scored, linear_cross_entropy
+from llama_jax.models.readout import Readout
 from llama_jax.models.tokens import Tokens, repeat_rows
 
 Sum = tuple[Float[Array, ""], Float[Array, ""]]
@@ -89,6 +91,26 @@ def losses(
         return total, found
 
     return compute
+
+
+def score(
+    readout: Readout,
+    targets: jax.Array,
+    weights: jax.Array,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> Scored:
+    """Cross-entropy of a readout's logits."""
+    return linear_cross_entropy(
+        readout.x,
+        readout.w,
+        targets,
+        weights,
+        equation=readout.equation,
+        bias=readout.bias,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+    )
 
 
 def check(objectives: Mapping[str, Objective], batch: Batch) -> None:
@@ -214,16 +236,20 @@ class View:
         return self.model.join(self.fused) if self.modalities else None
 
     @cached_property
-    def logits(self) -> Float[Array, "B T V"]:
-        """The decoder's logits, float32, with every modality of the stream in its memory."""
+    def decoded(self) -> Readout:
+        """The decoder's output, with every modality of the stream in its memory."""
         return self.decode(self.memory)
 
-    def decode(self, memory: Tokens | None) -> Float[Array, "B T V"]:
-        """The decoder's logits for `decoder_input` and this memory."""
-        logits_BTV, _ = self.model.decode(
+    @property
+    def logits(self) -> Float[Array, "B T V"]:
+        """The logits of `decoded`, all of them, float32."""
+        return self.decoded.logits
+
+    def decode(self, memory: Tokens | None) -> Readout:
+        """The decoder's output for `decoder_input` and this memory."""
+        return self.model.readout(
             self["decoder_input"],
             memory,
             positions_BT=self.fields.get("positions"),
             segments_BT=self.fields.get("segments"),
         )
-        return logits_BTV

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from llama_jax.kernels.cross_entropy import cross_entropy
-from llama_jax.objectives.base import Acts, Loss, Objective, View
+from llama_jax.models.readout import Readout
+from llama_jax.objectives.base import Acts, Loss, Objective, View, score
 
 _TARGETS = ("decoder_input", "target", "target_weights")
 
@@ -37,19 +37,19 @@ class Seq2Seq(Objective):
         view = acts[self.on]
         weights_BT = view["target_weights"] * view.valid[:, None]
         return decoder_loss(
-            self.logits(view), view["target"], weights_BT, self.label_smoothing, self.z_loss
+            self.decoded(view), view["target"], weights_BT, self.label_smoothing, self.z_loss
         )
 
-    def logits(self, view: View) -> Float[Array, "B T V"]:
+    def decoded(self, view: View) -> Readout:
         """What the decoder says after reading every modality of the stream."""
-        return view.logits
+        return view.decoded
 
 
 @dataclass(frozen=True)
 class CausalLM(Seq2Seq):
     """Next-token prediction without a memory; packed rows by `segments` and `positions`."""
 
-    def logits(self, view: View) -> Float[Array, "B T V"]:
+    def decoded(self, view: View) -> Readout:
         """What the decoder says on its own."""
         return view.decode(None)
 
@@ -65,25 +65,24 @@ class Caption(Seq2Seq):
         """The picture and the caption."""
         return (self.source, *_TARGETS)
 
-    def logits(self, view: View) -> Float[Array, "B T V"]:
+    def decoded(self, view: View) -> Readout:
         """What the decoder says after seeing the picture."""
         if view.modalities == (self.source,):
-            return view.logits  # The passes may be shared with another objective.
+            return view.decoded  # The passes may be shared with another objective.
         fused = view.model.fuse({self.source: view.repeated(self.source)})
         return view.decode(view.model.join(fused))
 
 
 def decoder_loss(
-    logits_BTV: Float[Array, "B T V"],
+    readout: Readout,
     target_BT: jax.Array,
     weights_BT: Float[Array, "B T"],
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
 ) -> Loss:
     """Cross-entropy over tokens, with the share of right tokens and of rows right throughout."""
-    total, count = cross_entropy(logits_BTV, target_BT, weights_BT, label_smoothing, z_loss)
+    total, count, right_BT = score(readout, target_BT, weights_BT, label_smoothing, z_loss)
     real_BT = weights_BT > 0
-    right_BT = jnp.argmax(logits_BTV, axis=-1) == target_BT
     row_B = jnp.any(real_BT, axis=-1)
     exact_B = jnp.all(right_BT | ~real_BT, axis=-1) & row_B
     return Loss(

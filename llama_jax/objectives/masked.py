@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from llama_jax.axes import shard
 from llama_jax.errors import UserError, nearest
 from llama_jax.kernels.cross_entropy import accuracy, cross_entropy
-from llama_jax.objectives.base import Acts, Loss, Objective
+from llama_jax.objectives.base import Acts, Loss, Objective, score
 
 _SOURCES = ("text", "fused")
 
@@ -46,12 +46,10 @@ class MLM(Objective):
             )
         tokens = view.text if self.source == "text" else view.fused["text"]
         x_BAD = gather_positions(tokens.x, view["mlm_positions"])
-        logits_BAV = view.model.mlm(x_BAD)
         weights_BA = view["mlm_weights"] * view.valid[:, None]
-        total, count = cross_entropy(logits_BAV, view["mlm_targets"], weights_BA)
-        return Loss(
-            total, count, {"accuracy": accuracy(logits_BAV, view["mlm_targets"], weights_BA)}
-        )
+        total, count, right_BA = score(view.model.mlm(x_BAD), view["mlm_targets"], weights_BA)
+        right = jnp.sum(jnp.where(right_BA, weights_BA, 0))
+        return Loss(total, count, {"accuracy": (right, count)})
 
 
 @dataclass(frozen=True)

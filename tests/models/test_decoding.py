@@ -130,3 +130,13 @@ def test_a_scan_over_layers_has_one_body_in_the_program():
 def test_encoder_and_decoder_of_other_sizes_are_refused():
     with pytest.raises(ValueError, match="must be equal"):
         EncoderDecoder(TextEncoder(V, D, Stack((BLOCK,))), Decoder(V + 1, D, Stack((WRITER,))))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_loss_reads_what_becomes_the_logits(tied):
+    model = DecoderLM(Decoder(V, D, Stack((Block(OWN, FFN),)), tied=tied)).build()
+    variables, _ = start(lambda m, x: m.decode(x)[0], model, ids(2, T))
+    logits, _ = model.apply(variables, ids(2, T), method="decode")
+    readout = model.apply(variables, ids(2, T), method="readout")
+    assert readout.x.shape == (2, T, D)
+    np.testing.assert_allclose(readout.logits, logits, atol=TOLERANCE)

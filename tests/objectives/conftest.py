@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from llama_jax.models.readout import Readout
 from llama_jax.models.tokens import Tokens, concatenate, text_positions
 
 VOCAB, WIDTH = 11, 6
@@ -63,12 +64,12 @@ class StandIn:
         self.calls.append("join")
         return concatenate(list(streams.values()))
 
-    def decode(self, ids_BT, memory, cache=None, positions_BT=None, segments_BT=None):
-        self.calls.append("decode")
+    def readout(self, ids_BT, memory, positions_BT=None, segments_BT=None):
+        self.calls.append("readout")
         x = self.w["embed"][ids_BT]
         if memory is not None:
             x = x + jnp.mean(memory.x, axis=1, keepdims=True)
-        return x @ self.w["mlm"], cache
+        return Readout(x, self.w["mlm"], "BTD,DV->BTV")
 
     def align(self, stream, x_BD):
         z = x_BD @ self.w[stream]
@@ -81,7 +82,7 @@ class StandIn:
         return self.w["shift"]
 
     def mlm(self, x):
-        return x @ self.w["mlm"]
+        return Readout(x, self.w["mlm"], "BAD,DV->BAV")
 
     def next(self, x):
         return x @ self.w["next"]

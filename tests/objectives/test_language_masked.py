@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from llama_jax.models.readout import Readout
 from llama_jax.objectives import MLM, NSP, SOP, Acts, CausalLM, Classify, Seq2Seq
 from llama_jax.objectives.language import decoder_loss
 from llama_jax.objectives.masked import gather_positions, label_loss
@@ -12,11 +13,16 @@ from llama_jax.objectives.masked import gather_positions, label_loss
 KEY = jax.random.key(0)
 
 
+def said(logits_BTV) -> Readout:
+    """The output of a decoder that says this."""
+    return Readout(jnp.asarray(logits_BTV, jnp.float32), jnp.eye(3), "BTD,DV->BTV")
+
+
 def test_decoder_loss_by_hand():
     # Two tokens of p = 1/2 and 1/4 in row 0, one of p = 3/4 in row 1, padding after it.
     p = np.array([[[0.5, 0.25, 0.25], [0.5, 0.25, 0.25]], [[0.125, 0.75, 0.125], [1 / 3] * 3]])
     weights = jnp.array([[1.0, 1.0], [1.0, 0.0]])
-    loss = decoder_loss(jnp.log(p).astype(jnp.float32), jnp.array([[0, 1], [1, 2]]), weights)
+    loss = decoder_loss(said(np.log(p)), jnp.array([[0, 1], [1, 2]]), weights)
     assert loss.sum == pytest.approx(np.log(2) + np.log(4) - np.log(0.75), rel=1e-6)
     assert loss.count == 3
     assert loss.metrics["accuracy"] == (2, 3)
@@ -24,7 +30,9 @@ def test_decoder_loss_by_hand():
 
 
 def test_a_row_without_targets_is_not_exact():
-    loss = decoder_loss(jnp.zeros((2, 1, 3)), jnp.zeros((2, 1), int), jnp.array([[1.0], [0.0]]))
+    loss = decoder_loss(
+        said(np.zeros((2, 1, 3))), jnp.zeros((2, 1), int), jnp.array([[1.0], [0.0]])
+    )
     assert loss.metrics["exact"] == (1, 1)
 
 
@@ -32,9 +40,9 @@ def test_causal_lm_hands_positions_and_segments_to_the_decoder(stand_in, batch):
     seen = {}
 
     class Spy(stand_in):
-        def decode(self, ids_BT, memory, cache=None, positions_BT=None, segments_BT=None):
+        def readout(self, ids_BT, memory, positions_BT=None, segments_BT=None):
             seen.update(memory=memory, positions=positions_BT, segments=segments_BT)
-            return super().decode(ids_BT, memory)
+            return super().readout(ids_BT, memory)
 
     captions = batch["captions"]
     names = ("decoder_input", "target", "target_weights")
