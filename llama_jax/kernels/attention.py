@@ -5,7 +5,7 @@ attention(q, k, v, mask, backend="xla")                   # this one, or an erro
 """
 
 import functools
-from collections.abc import Callable
+import importlib
 from typing import Any, NamedTuple
 
 import jax
@@ -14,13 +14,14 @@ from jaxtyping import Array, Float
 
 from llama_jax.kernels import flash, ring, sharded, xla
 from llama_jax.kernels.backends import Backend, choose
-from llama_jax.kernels.chunked import CHUNKED
 from llama_jax.kernels.flash import Kernel
 from llama_jax.kernels.mask import Mask
 from llama_jax.kernels.target import chip, platform
 
 # Below this many scores a head all at once is as fast as chunks, or faster (128 x 128).
 DENSE_SCORES = 1 << 14
+MOST_NEW = 16  # queries that decode attention is for: a token, or some that were guessed
+LEAST_CACHE = 512  # keys; fewer are not worth a split or a walk over blocks
 
 
 class Case(NamedTuple):
@@ -61,11 +62,16 @@ def _no_chunks(case: Case) -> str | None:
 
 def _few_scores(case: Case) -> str | None:
     T, S = case.q.shape[1], case.k.shape[1]
-    if T == 1:
-        return "one query has no chunks"
-    if T * S >= DENSE_SCORES:
+    if T > 1 and T * S >= DENSE_SCORES:
         return None
     return f"{T} x {S} scores are few enough for the dense form"
+
+
+def _not_decoding(case: Case) -> str | None:
+    T, S = case.q.shape[1], case.k.shape[1]
+    if T > MOST_NEW:
+        return f"{T} queries are more than the {MOST_NEW} of a step of decoding"
+    return None if S >= LEAST_CACHE else f"{S} keys are read at once"
 
 
 def _no_ring(case: Case) -> str | None:
@@ -91,30 +97,66 @@ def _around(q, k, v, mask: Mask, *, bias: None, scale: float, softcap: float | N
         k=jax.ShapeDtypeStruct((k.shape[0], k.shape[1] // size, *k.shape[2:]), k.dtype),
         context=1,
     )
-    steps = {name: row for name, row in BACKENDS.items() if name in KERNELS}
-    name = choose("ring step", steps, part)
-    return ring.attend(KERNELS[name], q, k, v, mask, scale=scale, softcap=softcap)
+    name = choose("ring step", STEPS, part)
+    return ring.attend(kernel(name), q, k, v, mask, scale=scale, softcap=softcap)
 
 
-# The flash kernels, which a ring and a mesh can use; their rows of `BACKENDS` say for what.
-KERNELS: dict[str, Kernel] = {"xla_chunked": CHUNKED}
+# The flash kernels: module and name. Imported when a platform asks for them.
+KERNELS: dict[str, tuple[str, str]] = {
+    "mosaic_gpu": ("hopper", "HOPPER"),
+    "pallas_gpu_decode": ("gpu_decode", "DECODE"),
+    "pallas_gpu": ("gpu", "GPU"),
+    "pallas_tpu_decode": ("tpu_decode", "TPU_DECODE"),
+    "pallas_tpu": ("tpu", "TPU"),
+    "xla_chunked": ("chunked", "CHUNKED"),
+}
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"llama_jax.kernels.{KERNELS[name][0]}")
+
+
+def kernel(name: str) -> Kernel:
+    """The flash kernel of a backend."""
+    return getattr(_module(name), KERNELS[name][1])
+
+
+def _alone(name: str, q, k, v, mask: Mask, **named: Any) -> jax.Array:
+    """A kernel that the partitioner cannot look into: every device runs it on its own part."""
+    return sharded.attend(kernel(name), q, k, v, mask, **named)
 
 
 def _chunked(q, k, v, mask: Mask, *, bias: None, scale: float, softcap: float | None) -> jax.Array:
     """The partitioner can look into it, so it needs no `shard_map`."""
     del bias  # refused by the table
-    return flash.attend(CHUNKED, q, k, v, mask, scale=scale, softcap=softcap)
+    return flash.attend(kernel("xla_chunked"), q, k, v, mask, scale=scale, softcap=softcap)
 
 
-def _alone(name: str) -> Callable[..., jax.Array]:
-    return functools.partial(sharded.attend, KERNELS[name])
+def _pallas(name: str, platform: str, worse: Any = _few_scores) -> Backend:
+    return Backend(
+        functools.partial(_alone, name),
+        (platform,),
+        lambda case: _module(name).why_not(case),
+        worse,
+    )
 
 
 # In the order in which "auto" asks.
 BACKENDS: dict[str, Backend] = {
     "ring": Backend(_around, why_not=_no_ring),
+    "pallas_gpu_decode": _pallas("pallas_gpu_decode", "gpu", _not_decoding),
+    "mosaic_gpu": _pallas("mosaic_gpu", "gpu"),
+    "pallas_gpu": _pallas("pallas_gpu", "gpu"),
+    "pallas_tpu_decode": _pallas("pallas_tpu_decode", "tpu", _not_decoding),
+    "pallas_tpu": _pallas("pallas_tpu", "tpu"),
     "xla_chunked": Backend(_chunked, why_not=_no_chunks, worse=_few_scores),
     "xla": Backend(xla.dense),
+}
+# What may compute a step of a ring, however few its scores.
+STEPS: dict[str, Backend] = {
+    name: Backend(row.run, row.platforms, row.why_not)
+    for name, row in BACKENDS.items()
+    if name in KERNELS and not name.endswith("decode")
 }
 
 
@@ -137,6 +179,11 @@ def attention(
     | name | what | where |
     |---|---|---|
     | `ring` | a sequence split over devices; each step by one of the kernels below | all |
+    | `pallas_gpu_decode` | few queries, a long cache split over programs (Triton) | GPU |
+    | `mosaic_gpu` | flash attention with wgmma and asynchronous copies | Hopper |
+    | `pallas_gpu` | flash attention (Triton) | GPU |
+    | `pallas_tpu_decode` | few queries against a long cache | TPU |
+    | `pallas_tpu` | flash attention | TPU |
     | `xla_chunked` | some queries at a time, in XLA; memory linear in T | all |
     | `xla` | all scores at once, in XLA; takes every case | all |
 
@@ -169,9 +216,9 @@ def attention(
 
 def case_of(q: Any, k: Any, mask: Mask, bias: bool, softcap: float | None) -> Case:
     """The case of a call, on the mesh and the platform that it is traced for."""
-    shapes = (jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, k))
+    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, k)]
     context = ring.axis_of_sequence()[1]
-    return Case(platform(), *shapes, mask, bias, softcap, chip(), context)
+    return Case(platform(), shapes[0], shapes[1], mask, bias, softcap, chip(), context)
 
 
 def _check(q, k, v, mask: Mask) -> None:

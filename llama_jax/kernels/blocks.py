@@ -128,10 +128,8 @@ def _span(x: Any, size: int, axis: int) -> tuple[Any, Any]:
     """The least and the greatest of each block; the new axis is for the other side."""
     x = _grown(x, size, 1)
     x = x.reshape(x.shape[0], -1, size)
-    return tuple(
-        (np if isinstance(x, np.ndarray) else jnp).expand_dims(y, axis)
-        for y in (x.min(axis=2), x.max(axis=2))
-    )
+    expand = (np if isinstance(x, np.ndarray) else jnp).expand_dims
+    return expand(x.min(axis=2), axis), expand(x.max(axis=2), axis)
 
 
 def _grown(x: Any, size: int, axis: int) -> Any:

@@ -8,23 +8,19 @@ backends has two that never hold them, and the definition for when they are few.
     linear_cross_entropy(x_BTD, table_VD, targets_BT, equation="BTD,VD->BTV", backend="xla_vocab")
 """
 
-import logging
 import math
 from collections.abc import Callable
-from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from llama_jax.axes import shard
-from llama_jax.errors import nearest
 from llama_jax.kernels import linear_loss
+from llama_jax.kernels.backends import Backend, choose
 from llama_jax.kernels.linear_loss import How
 from llama_jax.kernels.target import platform
-
-log = logging.getLogger(__name__)
 
 # Logits of one device; up to so many the dense form is as fast and its memory no concern (16 MiB).
 DENSE_LOGITS = 1 << 22
@@ -115,21 +111,8 @@ class Case(NamedTuple):
     vocab: int
     copies: int
 
-
-class Backend(NamedTuple):
-    """A way to compute the loss.
-
-    Attributes:
-      run: (how, x, w, bias, targets, weights) -> (sum, right).
-      chunk: tokens or words at once.
-      why_not: None for a case that it can take, else the reason why not.
-      worse: None for a case in which "auto" should take it, else what speaks for another.
-    """
-
-    run: Callable[..., Any]
-    chunk: Callable[[Case], int] = lambda case: 0
-    why_not: Callable[[Case], str | None] = lambda case: None
-    worse: Callable[[Case], str | None] = lambda case: None
+    def __str__(self) -> str:
+        return f"x{list(self.x.shape)} w{list(self.w.shape)} {jnp.dtype(self.x.dtype).name}"
 
 
 def _few(case: Case) -> str | None:
@@ -180,9 +163,15 @@ def _dense(how: How, x, w, bias, targets, weights) -> tuple[jax.Array, jax.Array
 
 # In the order in which "auto" asks.
 BACKENDS: dict[str, Backend] = {
-    "xla_tokens": Backend(linear_loss.by_tokens, _tokens_at_once, worse=_no_room),
-    "xla_vocab": Backend(linear_loss.by_vocab, _words_at_once, worse=_few),
+    "xla_tokens": Backend(linear_loss.by_tokens, worse=_no_room),
+    "xla_vocab": Backend(linear_loss.by_vocab, worse=_few),
     "dense": Backend(_dense),
+}
+# Tokens or words at once.
+CHUNK: dict[str, Callable[[Case], int]] = {
+    "xla_tokens": _tokens_at_once,
+    "xla_vocab": _words_at_once,
+    "dense": lambda case: 0,
 }
 
 
@@ -232,43 +221,16 @@ def linear_cross_entropy(
         V // linear_loss.ways(split.vocab),
         copies,
     )
-    row = BACKENDS[choose(case, backend)]
+    name = choose("cross-entropy", BACKENDS, case, backend)
     shape, mesh = targets.shape, jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         # XLA on a CPU turns arrays around to sum over two axes; over one it does not.
         rows, x = rows[-1], x.reshape(-1, x.shape[-1])
         targets, weights = targets.reshape(-1), weights.reshape(-1)
-    how = How(rows, letters, label_smoothing, z_loss, row.chunk(case))
-    total, right = row.run(how, x, w, bias, targets, weights)
+    how = How(rows, letters, label_smoothing, z_loss, CHUNK[name](case))
+    total, right = BACKENDS[name].run(how, x, w, bias, targets, weights)
     # The count depends on the weights alone, so whoever wants only it computes no logits.
     return Scored(total, jnp.sum(weights), right.reshape(shape))
-
-
-def choose(case: Case, backend: str = "auto") -> str:
-    """The name of the backend that takes a case; logs the choice and the refusals once a shape."""
-    if backend == "auto":
-        reasons = []
-        for name, row in BACKENDS.items():
-            reason = row.why_not(case) or row.worse(case)
-            if reason is None:
-                _log_once(name, case.platform, case.x.shape, case.w.shape, "; ".join(reasons))
-                return name
-            reasons.append(f"{name}: {reason}")
-        raise ValueError("no loss backend takes this case: " + "; ".join(reasons))
-    if backend not in BACKENDS:
-        known = ", ".join(BACKENDS)
-        raise ValueError(
-            f"unknown loss backend {backend!r}; there are auto, {known}."
-            + nearest(backend, BACKENDS)
-        )
-    if reason := BACKENDS[backend].why_not(case):
-        raise ValueError(f"loss backend {backend!r}: {reason}")
-    return backend
-
-
-@cache
-def _log_once(name: str, where: str, x: tuple, w: tuple, reasons: str) -> None:
-    log.info("loss x%s w%s on %s: %s%s", x, w, where, name, f" ({reasons})" if reasons else "")
 
 
 def _letters(equation: str, x: jax.Array, w: jax.Array) -> tuple[str, str]:

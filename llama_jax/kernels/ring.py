@@ -79,8 +79,8 @@ def attend(
     spec = check_divides("BTNH", q.shape, activation_spec("BTNH"), mesh)
     keys = check_divides("BTKH", k.shape, activation_spec("BTKH"), mesh)
     rows, line = PartitionSpec(spec[0]), PartitionSpec(spec[0], axis)
-    parts = Operands(line, line, line, line, rows, line)
-    given = Operands(*(None if x is None else p for x, p in zip(data, parts, strict=True)))
+    parts: Any = (line, line, line, line, rows, line)
+    given: Any = Operands(*(None if x is None else p for x, p in zip(data, parts, strict=True)))
 
     def one(q, k, v, data):
         if ring.dealt:

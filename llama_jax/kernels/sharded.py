@@ -41,7 +41,8 @@ def attend(
     mesh = jax.sharding.get_abstract_mesh()
     spec = check_divides("BTNH", q.shape, _whole(activation_spec("BTNH")), mesh)
     keys = check_divides("BSKH", k.shape, _whole(activation_spec("BSKH")), mesh)
-    rows = Operands(*(None if x is None else PartitionSpec(spec[0]) for x in data))
+    row: Any = PartitionSpec(spec[0])
+    rows = Operands(*(None if x is None else row for x in data))
     return jax.shard_map(
         one,
         in_specs=(spec, keys, keys, rows),

@@ -17,6 +17,7 @@ from llama_jax.axes import using
 from llama_jax.config import Run, to_json
 from llama_jax.data.loader import Loader
 from llama_jax.errors import UserError
+from llama_jax.kernels.backends import lines, recording, strictly, summary
 from llama_jax.objectives.base import losses
 from llama_jax.text.files import open_any
 from llama_jax.text.tokenizer import Vocabulary
@@ -157,8 +158,11 @@ def _train(run: Run, place: RunDir, progress: bool, at_exit: contextlib.ExitStac
         # The step before is still at work on the device while the host makes this batch.
         batch = next(loader)
         log.count(batch)
-        state, metrics = train_step(state, put(batch, mesh, run.rules))
+        with recording() as receipts, strictly(run.strict):
+            state, metrics = train_step(state, put(batch, mesh, run.rules))
         if step == start + 1:
+            place.write("receipts.txt", "\n".join(lines(receipts)) + "\n")
+            log.say(f"computed by {summary(receipts)} (why: receipts.txt)")
             jax.block_until_ready(metrics)
             log.restart()  # the first step compiles, and says nothing about the speed
         if late is not None:

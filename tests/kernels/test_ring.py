@@ -45,7 +45,7 @@ def both(mask, arrays, backend):
         out = attention(q, k, v, mask, backend=backend)
         return jnp.sum(jnp.sin(out)), out
 
-    return jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))(*arrays)
+    return jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))(*arrays)
 
 
 @pytest.mark.parametrize("name", MASKS)
