@@ -15,7 +15,7 @@ SPREAD := -n 2 --dist loadfile
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo chat bench test chaos fuzz notebooks parity aot lint format clean
+.PHONY: help setup demo chat bench test kernels chaos fuzz notebooks parity aot lint format clean
 .DELETE_ON_ERROR:
 # Two pips at once would spoil one environment.
 .NOTPARALLEL:
@@ -36,7 +36,10 @@ bench: $(call with,demo test parity) $(smollm2)  ## Time SmolLM2 beside transfor
 	$(BIN)/python -m experiments.bench
 
 test: $(call with,demo test) $(smollm2)  ## Run the tests (8 minutes)
-	$(PYTEST) $(SPREAD) tests
+	$(PYTEST) $(SPREAD) -m "not pallas" tests
+
+kernels: $(call with,demo test)  ## Interpret the kernels for TPUs and GPUs (4 minutes)
+	$(PYTEST) $(SPREAD) -m pallas tests/kernels
 
 chaos: $(call with,demo test)  ## Kill training at bad moments, and go on (2 minutes)
 	$(PYTEST) tests/chaos
@@ -51,7 +54,7 @@ parity: $(call with,demo test parity) $(smollm2)  ## Compare with torch implemen
 	OMP_NUM_THREADS=1 $(PYTEST) $(SPREAD) tests/parity
 
 aot: $(call with,demo test aot)  ## Compile for TPU and GPU without having either
-	$(PYTEST) -s tests/aot
+	$(PYTEST) $(SPREAD) -rP tests/aot
 
 lint: $(call with,demo test)  ## Check format, style and types
 	$(BIN)/ruff format --check .

@@ -49,6 +49,11 @@ def valid(rng, B, T, S):
     return Mask(causal=True, kv_valid=np.arange(S)[None] >= np.array([[S // 3], [S]])[:B])
 
 
+def lengths(rng, B, T, S):
+    """A cache of which one row has filled a third."""
+    return Mask(kv_valid=np.arange(S)[None] < np.array([[S // 3], [S]])[:B])
+
+
 def places(rng, B, T, S):
     """Queries in the middle of a longer past, and a window."""
     q = np.arange(T)[None] + np.array([[S - T], [S // 2]])
@@ -77,6 +82,7 @@ MASKS = {
     "prefix": lambda rng, B, T, S: Mask(causal=True, prefix=np.array([13, 0])),
     "segments": segments,
     "valid": valid,
+    "lengths": lengths,
     "places": places,
     "tiles": tiles,
 }

@@ -14,6 +14,8 @@ from llama_jax.kernels.flash import Kernel, Static, delta
 from llama_jax.kernels.gpu import Tile, Tiles, kernel, tiles, visits, why_not
 from llama_jax.kernels.target import interpreted
 
+pytestmark = pytest.mark.pallas
+
 # Of the largest entry. float32: sums of some tens of terms. bfloat16: p and ds are rounded to 8
 # bits before they are multiplied, inputs and results too.
 TOLERANCE = {jnp.float32: 2e-6, jnp.bfloat16: 1e-2}
