@@ -93,6 +93,12 @@ def test_the_demo_answers_as_the_second_example_says(monkeypatch, capsys):
     assert re.fullmatch(r".*\(\d+ %; then .*\)\n", capsys.readouterr().out)
 
 
+def test_the_example_of_attention_runs_as_it_is_written():
+    names = {}
+    exec(compile(example("import Mask, attention"), "README.md", "exec"), names)
+    assert names["out"].shape == (2, 300, 8, 64) and (names["out"] == 1).all()  # of equal values
+
+
 def test_the_example_of_real_weights_runs_as_it_is_written(capsys):
     code = example("llama_jax.load()")
     exec(compile(code, "README.md", "exec"), {})
