@@ -56,3 +56,23 @@ def compiled_once(tmp_path_factory):
         yield
     for name, value in before.items():
         jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """The file that the runs of `tests/train/tiny.py` read."""
+    from tests.train.tiny import write_text
+
+    return write_text(tmp_path_factory.mktemp("text") / "lambs.txt")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(compiled_once, tmp_path_factory, text):
+    """The directory of a run that nothing happened to."""
+    from llama_jax.train.loop import train
+    from tests.train.tiny import STEPS, text_run
+
+    place = tmp_path_factory.mktemp("runs") / "whole"
+    result = train(text_run(text), place, progress=False)
+    assert result.step == STEPS and result.stopped is None
+    return place

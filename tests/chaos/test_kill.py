@@ -8,23 +8,10 @@ from pathlib import Path
 import pytest
 
 from llama_jax.train.loop import train
-from tests.train.tiny import STEPS, losses, multimodal_run, text_run, write_text
+from tests.train.tiny import STEPS, losses, multimodal_run, text_run
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.chaos, pytest.mark.usefixtures("compiled_once")]
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    return write_text(tmp_path_factory.mktemp("text") / "lambs.txt")
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(compiled_once, tmp_path_factory, text):
-    """The directory of a run that nothing happened to."""
-    place = tmp_path_factory.mktemp("runs") / "whole"
-    train(text_run(text), place, progress=False)
-    return place
 
 
 def child(*args) -> int:

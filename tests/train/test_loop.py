@@ -11,23 +11,9 @@ from llama_jax.config import Mesh, edit
 from llama_jax.errors import UserError
 from llama_jax.train.load import load
 from llama_jax.train.loop import train
-from tests.train.tiny import STEPS, Send, losses, reset_calls, text_run, write_text
+from tests.train.tiny import STEPS, Send, losses, reset_calls, text_run
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    return write_text(tmp_path_factory.mktemp("text") / "lambs.txt")
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(compiled_once, tmp_path_factory, text):
-    """The directory of a run that nothing happened to."""
-    place = tmp_path_factory.mktemp("runs") / "whole"
-    result = train(text_run(text), place, progress=False)
-    assert result.step == STEPS and result.stopped is None
-    return place
 
 
 def test_a_run_directory_holds_what_it_should(uninterrupted, text):
