@@ -9,6 +9,7 @@ import importlib
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -207,7 +208,7 @@ def attention(
         a fallback where none is wanted.
     """
     mask = Mask() if mask is None else mask
-    _check(q, k, v, mask)
+    _check(q, k, v, mask, softcap)
     case = case_of(q, k, mask, bias is not None, softcap)
     name = choose("attention", BACKENDS, case, backend, strict)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
@@ -221,7 +222,7 @@ def case_of(q: Any, k: Any, mask: Mask, bias: bool, softcap: float | None) -> Ca
     return Case(platform(), shapes[0], shapes[1], mask, bias, softcap, chip(), context)
 
 
-def _check(q, k, v, mask: Mask) -> None:
+def _check(q, k, v, mask: Mask, softcap: float | None) -> None:
     shapes = f"q {q.shape}, k {k.shape}, v {v.shape}"
     if q.ndim != 4 or k.ndim != 4 or k.shape != v.shape:
         raise ValueError(f"{shapes}: expected q [B,T,N,H], k and v [B,S,K,H]")
@@ -233,25 +234,37 @@ def _check(q, k, v, mask: Mask) -> None:
         )
     if not q.dtype == k.dtype == v.dtype:
         raise ValueError(f"q, k, v are {q.dtype}, {k.dtype}, {v.dtype}; cast them to one type")
-    if mask.parts and sum(mask.parts) != k.shape[1]:
-        raise ValueError(f"mask parts {mask.parts} do not add up to the {k.shape[1]} keys")
-    if not mask.local and mask.q_positions is not None:
+    if not jnp.issubdtype(q.dtype, jnp.floating):
+        raise ValueError(f"q, k, v are {q.dtype}; cast them to float32 or bfloat16")
+    if softcap is not None and softcap <= 0:
+        raise ValueError(f"softcap={softcap} caps nothing; use a positive one, or None")
+    _check_mask(mask, q.shape[0], q.shape[1], k.shape[1])
+
+
+def _check_mask(mask: Mask, B: int, T: int, S: int) -> None:
+    if mask.parts and sum(mask.parts) != S:
+        raise ValueError(f"mask parts {mask.parts} do not add up to the {S} keys")
+    if not mask.local and (mask.q_positions is not None or mask.kv_positions is not None):
         raise ValueError(
             "positions without a causal, window or chunk mask have no effect; drop them or set "
             "causal"
         )
-    B, T, S = q.shape[0], q.shape[1], k.shape[1]
-    for name, length in (
-        ("q_positions", T),
-        ("q_segments", T),
-        ("kv_positions", S),
-        ("kv_segments", S),
-        ("kv_valid", S),
-    ):
+    if mask.prefix is not None and not mask.causal:
+        raise ValueError("a prefix without a causal mask has no effect; drop it or set causal")
+    wanted = {
+        "prefix": ((), jnp.integer),
+        "q_positions": ((T,), jnp.integer),
+        "q_segments": ((T,), jnp.integer),
+        "kv_positions": ((S,), jnp.integer),
+        "kv_segments": ((S,), jnp.integer),
+        "kv_valid": ((S,), jnp.bool),
+        "allow": ((T, S), jnp.bool),
+    }
+    for name, (row, kind) in wanted.items():
         data = getattr(mask, name)
-        if data is not None and (data.shape[0] not in (1, B) or data.shape[1:] != (length,)):
-            raise ValueError(f"mask {name} has shape {data.shape}, expected {(B, length)}")
-    if mask.allow is not None and (
-        mask.allow.shape[0] not in (1, B) or mask.allow.shape[1:] != (T, S)
-    ):
-        raise ValueError(f"mask allow has shape {mask.allow.shape}, expected {(B, T, S)}")
+        if data is None or isinstance(data, int):
+            continue
+        if len(data.shape) == 0 or data.shape[0] not in (1, B) or data.shape[1:] != row:
+            raise ValueError(f"mask {name} has shape {data.shape}, expected {(B, *row)}")
+        if not jnp.issubdtype(data.dtype, kind):
+            raise ValueError(f"mask {name} is {data.dtype}, expected {kind.__name__}")

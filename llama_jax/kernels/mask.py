@@ -59,7 +59,9 @@ class Mask:
     def __post_init__(self):
         for name in ("window", "chunk"):
             value = getattr(self, name)
-            if isinstance(value, int) and value < 1:
+            if value is not None and not isinstance(value, int):
+                raise ValueError(f"{name}={value!r} is structure: give an int, known when tracing")
+            if value is not None and value < 1:
                 raise ValueError(
                     f"{name}={value} hides every key; use at least 1, or None for no {name}"
                 )

@@ -157,8 +157,27 @@ def test_shapes_that_do_not_fit_are_refused(change, message, unchecked):
         attention(*change(*random()))
 
 
-def test_masks_of_another_length_are_refused():
-    with pytest.raises(ValueError, match="kv_valid has shape"):
-        attention(*random(), Mask(kv_valid=jnp.ones((2, 9), bool)))
-    with pytest.raises(ValueError, match="positions without a causal"):
-        attention(*random(), Mask(q_positions=jnp.zeros((2, 9), int)))
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (lambda: Mask(kv_valid=jnp.ones((2, 9), bool)), "kv_valid has shape"),
+        (lambda: Mask(allow=jnp.ones((2, 9, 9), bool)), "allow has shape"),
+        (lambda: Mask(causal=True, prefix=jnp.ones((3,), int)), "prefix has shape"),
+        (lambda: Mask(q_positions=jnp.zeros((2, 9), int)), "positions without a causal"),
+        (lambda: Mask(kv_positions=jnp.zeros((2, 11), int)), "positions without a causal"),
+        (lambda: Mask(prefix=3), "prefix without a causal"),
+        (lambda: Mask(causal=True, q_positions=jnp.zeros((2, 9))), "q_positions is float32"),
+        (lambda: Mask(kv_valid=jnp.ones((2, 11), int)), "kv_valid is int32"),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused(mask, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        attention(*random(), mask())
+
+
+def test_integers_and_a_softcap_of_zero_are_refused(unchecked):
+    q, k, v = random()
+    with pytest.raises(ValueError, match="softcap=0.0 caps nothing"):
+        attention(q, k, v, softcap=0.0)
+    with pytest.raises(ValueError, match="are int32; cast"):
+        attention(*jax.tree.map(lambda x: x.astype(jnp.int32), (q, k, v)))
