@@ -36,10 +36,10 @@ bench: $(call with,demo test parity) $(smollm2)  ## Time SmolLM2 beside transfor
 	$(BIN)/python -m experiments.bench
 
 test: $(call with,demo test) $(smollm2)  ## Run the tests (8 minutes)
-	$(PYTEST) $(SPREAD) -m "not pallas" tests
+	$(PYTEST) $(SPREAD) -m "not kernels" tests
 
-kernels: $(call with,demo test)  ## Interpret the kernels for TPUs and GPUs (4 minutes)
-	$(PYTEST) $(SPREAD) -m pallas tests/kernels
+kernels: $(call with,demo test)  ## Attention by every backend, those for TPUs and GPUs interpreted (6 minutes)
+	$(PYTEST) $(SPREAD) -m kernels tests/kernels
 
 chaos: $(call with,demo test)  ## Kill training at bad moments, and go on (2 minutes)
 	$(PYTEST) tests/chaos
@@ -47,8 +47,8 @@ chaos: $(call with,demo test)  ## Kill training at bad moments, and go on (2 min
 fuzz: $(call with,test)  ## Feed thousands of damaged files to every reader (3 minutes)
 	$(PYTEST) $(SPREAD) tests/fuzz
 
-notebooks: $(call with,demo test) $(smollm2)  ## Run every notebook (2 minutes)
-	$(PYTEST) tests/notebooks
+notebooks: $(call with,demo test) $(smollm2)  ## Run every notebook and the README's examples (2 minutes)
+	$(PYTEST) $(SPREAD) tests/notebooks
 
 parity: $(call with,demo test parity) $(smollm2)  ## Compare with torch implementations (6 minutes)
 	OMP_NUM_THREADS=1 $(PYTEST) $(SPREAD) tests/parity

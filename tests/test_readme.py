@@ -2,27 +2,16 @@
 
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 
 import llama_jax.data
-from llama_jax import edit, presets
+from llama_jax import presets
 from llama_jax.__main__ import _override, _parser, _set
-from tests.demo import small
+from tests.readme import BLOCKS, ROOT, TEXT, example
 
-ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 INLINE = [code for code in re.findall(r"`([^`\n]+)`", TEXT) if " " in code]
 LINES = [line for kind, block in BLOCKS if kind == "sh" for line in block.splitlines()] + INLINE
-PYTHON = [block for kind, block in BLOCKS if kind == "python"]
-
-
-def example(word):
-    """The one example in which a word stands."""
-    [block] = [block for block in PYTHON if word in block]
-    return block
 
 
 def commands(program):
@@ -66,43 +55,8 @@ def test_the_picture_is_small():
     assert (ROOT / "notebooks/images/demo.png").stat().st_size < 200_000
 
 
-def test_the_example_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
-    get = presets.get
-
-    def tiny(name):
-        """The preset over a little of its data."""
-        run = edit(get(name), "data.text.source.limit", 8)
-        return edit(run, "model.decoder.stack.pattern.0.ffn.hidden", 32)
-
-    monkeypatch.setattr(presets, "get", tiny)
-    monkeypatch.chdir(tmp_path)
-    code = (
-        example("tiny_decoder").replace("steps=300", "steps=2").replace("max_new=40", "max_new=3")
-    )
-    with small.quick():
-        exec(compile(code, "README.md", "exec"), {})
-    printed = capsys.readouterr().out
-    assert printed.startswith("Stack(") and (tmp_path / "runs/four_layers/run.json").exists()
-
-
-def test_the_demo_answers_as_the_second_example_says(monkeypatch, capsys):
-    place = str(small.demo())
-    capsys.readouterr()
-    with small.quick():
-        exec(compile(example("runs/demo/vqa").replace("runs/demo", place), "README.md", "exec"), {})
-    assert re.fullmatch(r".*\(\d+ %; then .*\)\n", capsys.readouterr().out)
-
-
 def test_the_example_of_attention_runs_as_it_is_written():
     names = {}
     exec(compile(example("import Mask, attention"), "README.md", "exec"), names)
     assert names["out"].shape == (2, 300, 8, 64)
     assert abs(names["out"] - 1).max() < 1e-6  # a mean of equal values
-
-
-def test_the_example_of_real_weights_runs_as_it_is_written(capsys):
-    code = example("llama_jax.load()")
-    exec(compile(code, "README.md", "exec"), {})
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(" Paris")
-    assert re.search(r"^\(1, 3, 49152\) \d+\.\d+$", lines[-1])

@@ -1,16 +1,14 @@
-"""The one call: both XLA forms by the suite, which is taken when, and what is refused by name."""
+"""The one call: both XLA forms, which is taken when, and what is refused by name."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
 
 from llama_jax.kernels import Mask, attention
 from llama_jax.kernels.attention import BACKENDS, Case
 from llama_jax.kernels.backends import choose
-from tests.kernels.suite import CASES, TOLERANCE, check, truth
-from tests.kernels.test_blocks import masks
+from tests.kernels.suite import TOLERANCE, truth
 
 XLA = ["xla", "xla_chunked"]
 
@@ -27,22 +25,7 @@ def close(found, expected):
     np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE["float32"] * scale)
 
 
-@pytest.mark.parametrize("backend", XLA)
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_backend_computes_the_definition_and_its_gradients(backend, case):
-    check(backend, case)
-
-
-@pytest.mark.parametrize("backend", XLA)
-@settings(max_examples=60, deadline=None)
-@given(mask=masks())
-def test_random_masks_agree_with_the_definition(backend, mask):
-    q, k, v = random(T=10, S=13)
-    seen = np.broadcast_to(mask.dense(10, 13), (2, 10, 13))
-    close(attention(q, k, v, mask, backend=backend), truth(q, k, v, seen, q)[0])
-
-
-@pytest.mark.parametrize("length", [130, 300, 600])
+@pytest.mark.parametrize("length", [130, 600])
 @pytest.mark.parametrize(
     "mask", [Mask(), Mask(causal=True), Mask(causal=True, window=100, chunk=250)]
 )

@@ -14,7 +14,7 @@ from llama_jax.kernels.flash import Kernel, Static, delta
 from llama_jax.kernels.gpu import Tile, Tiles, kernel, tiles, visits, why_not
 from llama_jax.kernels.target import interpreted
 
-pytestmark = pytest.mark.pallas
+pytestmark = pytest.mark.kernels
 
 # Of the largest entry. float32: sums of some tens of terms. bfloat16: p and ds are rounded to 8
 # bits before they are multiplied, inputs and results too.

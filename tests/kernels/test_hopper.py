@@ -23,7 +23,7 @@ from llama_jax.kernels.hopper import HOPPER, why_not
 from llama_jax.kernels.mask import Mask
 from llama_jax.kernels.target import interpreted
 
-pytestmark = pytest.mark.pallas
+pytestmark = pytest.mark.kernels
 
 # Of the greatest value. Weights and gradients of scores are rounded to bfloat16 (2^-9) before they
 # are multiplied, and so are the results; float16 has 3 bits more.

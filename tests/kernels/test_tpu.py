@@ -14,7 +14,7 @@ from llama_jax.kernels.flash import Static, delta
 from llama_jax.kernels.target import interpreted
 from llama_jax.kernels.tpu_tile import repeat
 
-pytestmark = pytest.mark.pallas
+pytestmark = pytest.mark.kernels
 
 # Relative to the largest entry: a few roundings of float32, and of bfloat16 (2^-8) for the
 # probabilities and the result.

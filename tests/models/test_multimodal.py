@@ -63,9 +63,16 @@ def everything():
 def test_every_combination_of_modalities_has_finite_answers(name):
     variables, apply = built(name)
     text, image, here, video, _ = everything()
-    for kwargs in ({}, {"image": image, "image_valid": here}, {"video": video}):
+    picture, film = {"image": image, "image_valid": here}, {"video": video, "video_valid": here}
+    for kwargs in ({}, picture, picture | film, picture | film | {"image_valid": ~here}):
         x, logits = apply(variables, text, **kwargs)
         assert np.isfinite(x).all() and np.isfinite(logits).all(), kwargs
+
+
+def test_a_video_alone_has_finite_answers():
+    variables, apply = built("coattention")
+    text, _, _, video, _ = everything()
+    assert all(np.isfinite(x).all() for x in apply(variables, text, video=video))
 
 
 # One of each kind of module: compiling a backward pass is slow.
