@@ -27,11 +27,13 @@ from llama_jax.data.shards import MANIFEST, Manifest, Shard, check_size, sha256
 from llama_jax.data.sources import get
 from llama_jax.errors import UserError
 from llama_jax.text.digest import digest
-from llama_jax.text.files import open_any
-from llama_jax.text.tokenizer import Vocabulary
+from llama_jax.text.files import MAIN, open_any
+from llama_jax.text.tokenizer import Tokenizer, Vocabulary
 
 BEGUN = f"{MANIFEST}.unfinished"
+TOKENIZER = MAIN[0]
 AT_ONCE = 1 << 22  # characters given to the tokenizer
+LEARN_FROM = 200_000  # texts, spread over the source, that a tokenizer is trained on
 LEAST, MOST = 1000, 20_000  # rows of a shard
 PER_WORKER = 4  # shards, so that none waits long for the last
 
@@ -89,6 +91,20 @@ def prepare(
     return manifest
 
 
+def trained(source: Source, vocab: int, field: str | None, out: Path) -> Tokenizer:
+    """Returns a BPE trained on a source's texts, or the one that was, if `out` was begun with it.
+
+    Raises:
+        UserError: If the source holds no text, or `vocab` is too small.
+    """
+    if (out / TOKENIZER).is_file() and isinstance(found := open_any(out), Tokenizer):
+        if found.vocab == vocab:
+            return found
+    rows = source.open()
+    spread = np.linspace(0, len(rows) - 1, min(len(rows), LEARN_FROM)).astype(int).tolist()
+    return Tokenizer.train(filter(str.strip, (_text(rows, i, field) for i in spread)), vocab)
+
+
 def _make(
     source: Source,
     rows: Rows,
@@ -141,6 +157,8 @@ class _Job:
             for texts in self._texts(rows):
                 for ids in words.encode_all(texts):
                     document = np.array(bounded(ids, words), self.dtype)
+                    if len(document) < 2:  # nothing to predict
+                        continue
                     writer.write(document.tobytes())
                     documents, tokens = documents + 1, tokens + len(document)
         finally:
@@ -153,13 +171,10 @@ class _Job:
         return Shard(self.path.name, documents, tokens, empty, size, sha256(self.path))
 
     def _texts(self, rows: Rows) -> Iterator[list[str]]:
-        """Yields some texts at a time, without the empty ones."""
+        """Yields some texts at a time, without empty ones."""
         texts, held = [], 0
         for index in range(self.start, self.stop):
-            row = rows[index]
-            name = self.field or ("text" if "text" in row else "sentences")
-            value = get(row, name, f"{rows.name}, row {index}") or ""
-            text = value if isinstance(value, str) else " ".join(map(str, value))
+            text = _text(rows, index, self.field)
             if not text.strip():
                 continue
             texts.append(text)
@@ -169,6 +184,13 @@ class _Job:
                 texts, held = [], 0
         if texts:
             yield texts
+
+
+def _text(rows: Rows, index: int, field: str | None) -> str:
+    row = rows[index]
+    name = field or ("text" if "text" in row else "sentences")
+    value = get(row, name, f"{rows.name}, row {index}") or ""  # None where a table has a gap
+    return value if isinstance(value, str) else " ".join(map(str, value))
 
 
 def _shards(

@@ -36,7 +36,7 @@ class Shard:
         file: Its name.
         documents: Records in it.
         tokens: Ids in them.
-        empty: Rows of the source that held no text and are not in it.
+        empty: Rows of the source without two ids, which are left out.
         bytes: Its size.
         sha256: Of its bytes, in hex.
     """
@@ -190,7 +190,7 @@ class TokenRows(Tokenised):
             ids = np.frombuffer(self._records[index], self.manifest.dtype).astype(np.int32)
         except Exception as error:  # array_record raises what its C++ status happens to become
             raise self._damaged(index, str(error).partition("\n")[0][:200]) from None
-        if ids.size == 0 or ids.max() >= self.manifest.vocab:
+        if ids.size < 2 or ids.max() >= self.manifest.vocab:
             raise self._damaged(index, "ids that its manifest does not allow")
         return {"tokens": ids}
 
