@@ -161,16 +161,29 @@ def mixed(
     """
     endless = []
     for number, part in enumerate(parts):
-        documents = grain.MapDataset.source(part).seed((seed + number) % SEEDS)
-        if fraction < 1:
-            # The same documents in every epoch; a smaller share is part of a larger one.
-            documents = documents.shuffle(seed=seed % SEEDS)[: max(1, round(fraction * len(part)))]
+        some = part if fraction == 1 else _Some(part, fraction, seed)
+        documents = grain.MapDataset.source(some).seed((seed + number) % SEEDS)
         endless.append(documents.shuffle().repeat())
     if len(endless) == 1:
         return endless[0]
     sizes = [part.manifest.tokens / part.manifest.documents for part in parts]
     weights = [share / size for share, size in zip(shares, sizes, strict=True)]
     return grain.MapDataset.mix(endless, weights)
+
+
+class _Some(Sequence):
+    """A share of the documents; a smaller one is part of a larger one."""
+
+    def __init__(self, documents: TokenRows, fraction: float, seed: int):
+        order = np.random.default_rng(seed).permutation(len(documents))
+        self.documents = documents
+        self.kept = np.sort(order[: max(1, round(fraction * len(order)))])
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.documents[int(self.kept[index])]
 
 
 def _packed(documents: grain.MapDataset, length: int, pack: str, seed: int) -> grain.IterDataset:

@@ -189,7 +189,7 @@ class TokenRows(Tokenised):
         try:
             ids = np.frombuffer(self._records[index], self.manifest.dtype).astype(np.int32)
         except Exception as error:  # array_record raises what its C++ status happens to become
-            raise self._damaged(index, str(error).partition("\n")[0][:200]) from None
+            raise self._damaged(index, str(error).partition(" (")[0][:100]) from None
         if ids.size < 2 or ids.max() >= self.manifest.vocab:
             raise self._damaged(index, "ids that its manifest does not allow")
         return {"tokens": ids}
