@@ -8,8 +8,10 @@ import pytest
 
 import llama_jax.data
 from llama_jax import edit, presets
-from llama_jax.__main__ import _override, _parser, _set
+from llama_jax.__main__ import _override, _parser, _set, main
+from llama_jax.data import Tfds, sources
 from tests.demo import small
+from tests.train.tiny import write_text
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -91,6 +93,26 @@ def test_the_demo_answers_as_the_second_example_says(monkeypatch, capsys):
     with small.quick():
         exec(compile(example("runs/demo/vqa").replace("runs/demo", place), "README.md", "exec"), {})
     assert re.fullmatch(r".*\(\d+ %; then .*\)\n", capsys.readouterr().out)
+
+
+def test_the_commands_that_pretrain_on_own_text_run_as_they_are_written(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    write_text((tmp_path / "my_texts").mkdir() or tmp_path / "my_texts/lambs.txt")
+    get = sources.named
+    monkeypatch.setattr(
+        sources, "named", lambda name: Tfds("kjv", limit=8) if name == "kjv" else get(name)
+    )
+    [block] = [block for kind, block in BLOCKS if kind == "sh" and "prepare my_texts" in block]
+    for line in block.splitlines():
+        words = shlex.split(line)[1:]
+        short = ["--steps", "2", "--set", "data.text.task.length=32"] if words[0] == "train" else []
+        with small.quick():
+            assert main([*words, *short]) == 0
+    said = capsys.readouterr()
+    assert "prepared/mine: 60 documents" in said.out and "75.0% of the tokens" in said.err
+    assert (tmp_path / "runs/mix/checkpoints/2").is_dir()
 
 
 def test_the_example_of_attention_runs_as_it_is_written():
