@@ -15,11 +15,11 @@ class RowGroup(Sequence):
 
     def __init__(self, path: Path, number: int, count: int, columns: tuple[str, ...]):
         """Names it."""
-        self.path, self.number, self.count, self.columns = path, number, count, columns
+        self.path, self.number, self.total, self.columns = path, number, count, columns
 
     def __len__(self) -> int:
         """Its rows."""
-        return self.count
+        return self.total
 
     def __getitem__(self, index: Any) -> dict[str, Any]:
         """Returns a row, a dict."""

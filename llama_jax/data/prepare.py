@@ -148,7 +148,7 @@ class _Job:
 
     def make(self, rows: Rows, words: Vocabulary) -> Shard:
         """Writes it, whole or not at all."""
-        from array_record.python import array_record_module
+        from array_record.python import array_record_module  # pyright: ignore
 
         draft = self.path.with_name(f"{self.path.name}.unfinished")
         writer = array_record_module.ArrayRecordWriter(str(draft), "group_size:1")

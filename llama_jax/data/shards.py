@@ -113,7 +113,9 @@ class Manifest:
                 raise KeyError(value["format"])
             shards = tuple(Shard(**shard) for shard in value["shards"])
             keys = [item.name for item in dataclasses.fields(cls)]
-            return cls(**{key: value[key] for key in keys} | {"shards": shards})
+            fields: dict[str, Any] = {key: value[key] for key in keys}
+            fields["shards"] = shards
+            return cls(**fields)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(
                 f"{str(path)!r} is not a manifest of prepared data of format {FORMAT!r} "
@@ -182,7 +184,8 @@ class TokenRows(Tokenised):
         super().__init__(repr(path), manifest.documents, self._document)
         self._shards, self._folder = shards, folder
         self._records = ArrayRecordDataSource(
-            [_Whole(str(folder / shard.file), shard.documents) for shard in shards]
+            # With the records to read of each, so that no file is opened to count them.
+            [f"{folder / shard.file}[0:{shard.documents}]" for shard in shards]
         )
 
     def _document(self, index: int) -> dict[str, Any]:
@@ -205,19 +208,6 @@ class TokenRows(Tokenised):
     def check(self, tokenizer: Vocabulary) -> None:
         """Raises UserError unless `tokenizer` is the one that made the ids."""
         self.manifest.check(tokenizer, self.name)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Whole:
-    """A file of known length, so that array_record need not open it to count."""
-
-    filename: str
-    take: int
-    skip: int = 0
-
-    @property
-    def examples_in_shard(self) -> int:
-        return self.take
 
 
 @dataclasses.dataclass(frozen=True)
