@@ -10,6 +10,7 @@ def test_every_stage_has_a_row(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["input_pipeline", *options.split()])
     monkeypatch.setattr(input_pipeline, "LENGTHS", (32,))
     monkeypatch.setattr(input_pipeline, "STEP_LENGTH", 32)
+    monkeypatch.setattr(input_pipeline, "STEP_BATCH", 8)  # tests have eight devices
     input_pipeline.main()
     rows = re.findall(r"^\| (\w+)[^|]*\| ([\d,]+) \|", capsys.readouterr().out, re.MULTILINE)
     stages = ["tokenise", "tokenise", "pack", "pack", "step", "step"]
