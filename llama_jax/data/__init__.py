@@ -1,7 +1,8 @@
 """Data: sources, tasks, and the loader that turns streams into batches. NumPy only, no JAX."""
 
 from llama_jax.data.loader import Loader, Stream, one_pass
-from llama_jax.data.sources import ImageFolder, JsonLines, PlainText, Tfds, texts
+from llama_jax.data.shards import Mix, Prepared
+from llama_jax.data.sources import ImageFolder, JsonLines, Parquet, PlainText, Tfds, texts
 from llama_jax.data.transforms import (
     Captions,
     Denoise,
@@ -24,7 +25,10 @@ __all__ = [
     "LanguageModel",
     "Loader",
     "Masking",
+    "Mix",
+    "Parquet",
     "PlainText",
+    "Prepared",
     "Questions",
     "SentencePairs",
     "Seq2Seq",

@@ -1,14 +1,18 @@
 """Causal language modelling: blocks of joined documents, or one document a row."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 
 from llama_jax.data import rows as r
+from llama_jax.data.shards import Tokenised
 from llama_jax.data.sources import Rows, written
+from llama_jax.errors import UserError, nearest
 from llama_jax.text.tokenizer import Vocabulary
 
+PACKS = ("split", "fit")
 AT_ONCE = 1000  # documents given to the tokenizer, which may use several threads
 
 
@@ -20,17 +24,27 @@ class LanguageModel:
     joined as `<bos> text <eos>` and cut into blocks; in training a block starts up to one length
     later, anew in every epoch, so that its edges move. `segments` (1, 2, ...; 0 is padding) keep
     documents apart and `positions` start again with each. This reads the whole source on opening
-    (8 bytes a token are kept). Unpacked, a row is one document, or a random piece of a longer one.
+    (8 bytes a token are kept). Of prepared data (`Prepared`, `Mix`) training reads no more than it
+    needs: see `packing.py`. Unpacked, a row is one document, or a random piece of a longer one.
 
     Attributes:
         length: T.
         packed: Whether rows are cut from the joined documents.
         field: A text or a list of sentences; None for "text", else "sentences".
+        pack: Of prepared data: "split" cuts documents where a row ends, "fit" pads rows instead.
     """
 
     length: int = 128
     packed: bool = True
     field: str | None = None
+    pack: Literal["split", "fit"] = "split"
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        if self.pack not in PACKS:
+            raise UserError(
+                f"pack={self.pack!r}; expected {', '.join(PACKS)}.{nearest(self.pack, PACKS)}"
+            )
 
     def fields(self, batch: int, tokenizer: Vocabulary) -> r.Fields:
         """Decoder fields, segments and positions if packed."""
@@ -45,6 +59,10 @@ class LanguageModel:
     ) -> r.Examples:
         """Joins the documents, or lists them."""
 
+        if isinstance(rows, Tokenised):
+            rows.check(tokenizer)
+            return self._tokenised(rows, tokenizer, keep, once)
+
         def text(index: int) -> str:
             return written(rows[index], self.field, f"{rows.name}, document {index}")
 
@@ -54,8 +72,28 @@ class LanguageModel:
                 ids = tokenizer.encode_all([text(i) for i in keep[at : at + AT_ONCE].tolist()])
                 found += [np.array(r.bounded(one, tokenizer), np.int32) for one in ids]
             return self._blocks(found, once)
-        known = r.Memory(lambda index: tokenizer.encode(text(index)))
+        return self._documents(r.Memory(lambda i: tokenizer.encode(text(i))), tokenizer, keep, once)
 
+    def _tokenised(
+        self, rows: Tokenised, tokenizer: Vocabulary, keep: np.ndarray, once: bool
+    ) -> r.Examples:
+        if self.packed:
+            return self._blocks([rows[i]["tokens"] for i in keep.tolist()], once)
+        first, last = (0 if end is None else 1 for end in (tokenizer.bos, tokenizer.eos))
+
+        def known(index: int) -> list[int]:
+            ids = rows[index]["tokens"]
+            return ids[first : len(ids) - last].tolist()
+
+        return self._documents(known, tokenizer, keep, once)
+
+    def _documents(
+        self,
+        known: Callable[[int], list[int]],
+        tokenizer: Vocabulary,
+        keep: np.ndarray,
+        once: bool,
+    ) -> r.Examples:
         def make(slots: Sequence[int], rngs: Sequence[np.random.Generator]) -> r.Batch:
             index_B = keep[np.asarray(slots)]
             texts = []

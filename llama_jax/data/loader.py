@@ -3,20 +3,28 @@
 What an example becomes depends on (seed, epoch, example id) only, and which examples make up a
 batch on (seed, step) only. So a batch is a pure function of its step: hosts cut it into shares,
 a restart continues with the next number, and neither changes what the model sees.
+
+Prepared data is packed as it comes (`packing.py`): its rows have a state of their own instead.
 """
 
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llama_jax.data.language import LanguageModel
 from llama_jax.data.rows import Batch, Examples, Fields, Task
+from llama_jax.data.shards import Mix, Prepared
 from llama_jax.data.sources import Source
 from llama_jax.errors import UserError
 from llama_jax.text.tokenizer import Vocabulary
+
+if TYPE_CHECKING:
+    from llama_jax.data.packing import Flow
 
 THREADS = 2
 AHEAD = 4  # batches made in advance
@@ -57,7 +65,12 @@ class Stream:
 
 
 class Loader:
-    """An endless iterator over batches of all streams: `dict[stream, dict[field, array]]`."""
+    """An endless iterator over batches of all streams: `dict[stream, dict[field, array]]`.
+
+    Attributes:
+        step: Batches given out.
+        waited: Seconds that the caller has waited for them; batches are made ahead by threads.
+    """
 
     def __init__(
         self,
@@ -79,12 +92,16 @@ class Loader:
         Raises:
             UserError: If a source cannot be opened or a batch cannot be shared out.
         """
-        self.seed, self.step = seed, 0
+        self.seed, self.step, self.waited = seed, 0, 0.0
         self._iterator: Any = None
-        self._feeds = {
-            name: _Feed(name, stream, tokenizer, seed, process_index, process_count)
-            for name, stream in streams.items()
-        }
+        self._feeds: dict[str, _Feed] = {}
+        self._flows: dict[str, Flow] = {}
+        for name, stream in streams.items():
+            args = name, stream, tokenizer, seed, process_index, process_count
+            if _is_flow(stream):
+                self._flows[name] = _flow(*args)
+            else:
+                self._feeds[name] = _Feed(*args)
 
     def __iter__(self) -> "Loader":
         """Returns itself; iteration goes on where it stands."""
@@ -92,25 +109,41 @@ class Loader:
 
     def __next__(self) -> dict[str, Batch]:
         """Returns the next batch, this host's rows."""
-        if self._iterator is None:
-            self._iterator = self._start()
-        batch = next(self._iterator)
+        begin = time.perf_counter()
+        batch = {}
+        if self._feeds:
+            if self._iterator is None:
+                self._iterator = self._start()
+            batch |= next(self._iterator)
+        batch |= {name: next(flow) for name, flow in self._flows.items()}
         self.step += 1
+        self.waited += time.perf_counter() - begin
         return batch
 
     def batch(self, step: int) -> dict[str, Batch]:
-        """Returns the batch of any step, without moving."""
+        """Returns the batch of any step, without moving; of streams that are not packed ahead."""
         return {name: feed(step) for name, feed in self._feeds.items()}
 
-    def state(self) -> dict[str, int]:
-        """Returns what `restore` needs to go on after the last batch that was given out."""
-        return {"version": 1, "seed": self.seed, "step": self.step}
+    def report(self, steps: int) -> list[str]:
+        """Returns a line for each packed stream: what so many steps read of its sources."""
+        return [f"{name}: {flow.report(steps)}" for name, flow in self._flows.items()]
 
-    def restore(self, state: Mapping[str, int]) -> None:
+    def state(self) -> dict[str, Any]:
+        """Returns what `restore` needs to go on after the last batch that was given out.
+
+        Packed streams say it for the rows of this host: `merged` joins the states of all.
+        """
+        state: dict[str, Any] = {"version": 1, "seed": self.seed, "step": self.step}
+        if self._flows:
+            state["flows"] = {name: flow.state() for name, flow in self._flows.items()}
+        return state
+
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Continues after the batch at which `state` was taken, on any number of hosts.
 
         Raises:
-            UserError: If the state belongs to another seed or format.
+            UserError: If the state belongs to another seed, format or data, or if rows of this
+                host are not in it.
         """
         mine = {"version": 1, "seed": self.seed}
         if any(state.get(key) != value for key, value in mine.items()):
@@ -118,11 +151,21 @@ class Loader:
                 f"the data state {dict(state)} does not fit this run ({mine}); "
                 "expected the same seed; try resuming with the run.json beside the checkpoint."
             )
+        saved = state.get("flows", {})
+        if saved.keys() != self._flows.keys():
+            raise UserError(
+                f"the data state has the packed streams {sorted(saved)}, the run "
+                f"{sorted(self._flows)}; was a source prepared since?"
+            )
         self.close()
         self.step = int(state["step"])
+        for name, flow in self._flows.items():
+            flow.restore(saved[name])
 
     def close(self) -> None:
         """Stops the threads; the next batch starts them again."""
+        for flow in self._flows.values():
+            flow.close()
         if self._iterator is not None:
             getattr(self._iterator, "close", lambda: None)()
         self._iterator = None
@@ -133,6 +176,18 @@ class Loader:
         steps = grain.MapDataset.range(self.step, LAST_STEP)
         options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD)
         return iter(steps.map(self.batch).to_iter_dataset(options))
+
+
+def merged(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the state of all hosts at one step, from each of theirs; any number may go on."""
+    whole = dict(states[0])
+    if "flows" in whole:
+        whole["flows"] = {
+            name: flow
+            | {"lanes": {k: v for s in states for k, v in s["flows"][name]["lanes"].items()}}
+            for name, flow in whole["flows"].items()
+        }
+    return whole
 
 
 def one_pass(
@@ -173,12 +228,37 @@ def one_pass(
         yield made | {"row_valid": valid}
 
 
+def _is_flow(stream: Stream) -> bool:
+    prepared = isinstance(stream.source, Prepared | Mix)
+    return prepared and isinstance(stream.task, LanguageModel) and stream.task.packed
+
+
+def _flow(
+    name: str, stream: Stream, tokenizer: Vocabulary, seed: int, index: int, count: int
+) -> "Flow":
+    """Opens a stream that is packed as it comes."""
+    from llama_jax.data.packing import Flow
+
+    task, source = stream.task, stream.source
+    assert isinstance(task, LanguageModel) and isinstance(source, Prepared | Mix)
+    lanes = range(*_share(stream, name, 1, index, count))
+    key = _hash(seed, stream.seed, name)
+    return Flow(
+        source, tokenizer, task.length, task.pack, lanes, stream.batch, key, stream.fraction
+    )
+
+
 class _Feed:
     """This host's rows of one stream, by step."""
 
     def __init__(
         self, name: str, stream: Stream, tokenizer: Vocabulary, seed: int, index: int, count: int
     ):
+        if isinstance(stream.source, Mix) or getattr(stream.task, "pack", "split") != "split":
+            raise UserError(
+                f"stream {name!r}: Mix and pack='fit' need prepared data and a packed "
+                "LanguageModel; give --set data.*.source=FOLDER of `llama-jax prepare`."
+            )
         self.examples = _examples(stream, tokenizer, once=False)
         self.key = _hash(seed, stream.seed, name)
         self.low, self.high = _share(stream, name, self.examples.rows, index, count)

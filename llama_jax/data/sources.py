@@ -13,12 +13,25 @@ from typing import Any
 
 from llama_jax.data.builders.prepare import OURS
 from llama_jax.data.catalogue import Rows, Source, Tfds
+from llama_jax.data.lines import (
+    Pieces,
+    check_utf8,
+    existing,
+    found,
+    joined,
+    lines,
+    paragraphs,
+    suffix,
+)
+from llama_jax.data.parquet import row_groups
+from llama_jax.data.shards import MANIFEST, Mix, Prepared
 from llama_jax.errors import UserError, nearest
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 __all__ = [
     "ImageFolder",
     "JsonLines",
+    "Parquet",
     "PlainText",
     "Rows",
     "Source",
@@ -31,70 +44,96 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class JsonLines:
-    """A file with one JSON object a line; a text under `image` is a path beside the file."""
+    """Files with one JSON object a line; a text under `image` is a path beside the file.
+
+    Attributes:
+        path: A file, or a pattern such as "c4/*.jsonl.gz"; .gz, .zst and .bz2 are opened too, and
+            then held in memory one by one.
+        image: The field that may name a picture.
+    """
 
     path: str
     image: str = "image"
 
     def open(self) -> Rows:
-        """Indexes the lines.
+        """Finds the lines.
 
         Raises:
-            UserError: If the file is missing; reading a row, if that line is no JSON object.
+            UserError: If there is no such file; reading a row, if that line is no JSON object.
         """
-        path = _existing(self.path)
-        data = path.read_bytes()
-        lines = [(n, line) for n, line in enumerate(data.splitlines(), 1) if line.strip()]
+        parts = [Pieces(file, lines) for file in found(self.path)]
+        count, locate = joined(parts)
 
         def read(index: int) -> dict[str, Any]:
-            number, line = lines[index]
+            part, at = locate(index)
             try:
-                row = json.loads(line)
+                row = json.loads(part[at])
             except ValueError:
                 row = None
             if not isinstance(row, dict):
                 raise UserError(
-                    f"{self.path!r} line {number} is not a JSON object; "
+                    f"{str(part.path)!r} line {part.line(at)} is not a JSON object; "
                     'expected something like {"text": "..."} on each line.'
                 )
             if isinstance(row.get(self.image), str):
-                row[self.image] = path.parent / row[self.image]
+                row[self.image] = part.path.parent / row[self.image]
             return row
 
-        return Rows(repr(self.path), len(lines), read)
+        return Rows(repr(self.path), count, read)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parquet:
+    """Parquet files, as the Hugging Face hub keeps data sets in.
+
+    Attributes:
+        path: A file, or a pattern such as "fineweb/*.parquet".
+        columns: Those to read; all if empty.
+    """
+
+    path: str
+    columns: tuple[str, ...] = ()
+
+    def open(self) -> Rows:
+        """Reads where row groups are.
+
+        Raises:
+            UserError: If there is no such file or column, or it is no Parquet.
+        """
+        groups = [g for file in found(self.path) for g in row_groups(file, self.columns)]
+        count, locate = joined(groups)
+
+        def read(index: int) -> dict[str, Any]:
+            group, at = locate(index)
+            return group[at]
+
+        return Rows(repr(self.path), count, read)
 
 
 @dataclasses.dataclass(frozen=True)
 class PlainText:
-    """A text file (or a folder of .txt files): documents are separated by blank lines."""
+    """Text files (a file, a pattern, a folder of .txt files): blank lines separate documents."""
 
     path: str
 
     def open(self) -> Rows:
-        """Reads and splits the text.
+        """Finds the documents.
 
         Raises:
-            UserError: If the file is missing, is not UTF-8, or holds no text.
+            UserError: If there is no such file, or it is not UTF-8, or holds no text.
         """
-        path = _existing(self.path, folder=True)
-        files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
-        documents = []
+        files = found(self.path, "*.txt")
         for file in files:
-            try:
-                text = file.read_text(encoding="utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{str(file)!r} is not UTF-8 text (byte {error.start}); expected plain text; "
-                    "try converting it with iconv."
-                ) from None
-            parts = [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
-            documents += [(f"{file.name}:{n}", part) for n, part in enumerate(parts)]
+            check_utf8(file)
+        count, locate = joined([Pieces(file, paragraphs) for file in files])
 
         def read(index: int) -> dict[str, Any]:
-            name, text = documents[index]
+            part, at = locate(index)
+            text = part[at].decode("utf-8").strip()
+            name = f"{part.path.name}:{at}"
             return {"document": name, "text": text, "sentences": split_sentences(text)}
 
-        return Rows(repr(self.path), len(documents), read)
+        return Rows(repr(self.path), count, read)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +152,7 @@ class ImageFolder:
         Raises:
             UserError: If there is none, or captions.jsonl names a file that is not there.
         """
-        root = _existing(self.path, folder=True)
+        root = existing(self.path, folder=True)
         files = sorted(p for p in root.rglob("*") if p.suffix.lower() in PICTURES)
         names = [file.relative_to(root).as_posix() for file in files]
         if not files:
@@ -184,26 +223,43 @@ def written(row: dict[str, Any], field: str | None = None, where: str = "the sou
 
 
 def named(text: str) -> Source:
-    """Returns the source that a path or a name stands for.
+    """Returns the source that a path, a pattern or a name stands for.
 
-    A file that ends in .jsonl is `JsonLines`, a folder with pictures `ImageFolder`, any other file
-    or folder `PlainText`; what is no path is the name of a `Tfds` data set. The names of ours,
-    "kjv" and "easy_vqa", are never taken for paths.
+    A folder with a manifest is `Prepared`, and several with weights, "a=3,b=1", a `Mix` of them;
+    files that end in .jsonl are `JsonLines`, in .parquet `Parquet`, a folder with pictures is an
+    `ImageFolder`, any other file or folder `PlainText`; what is no path is the name of a `Tfds`
+    data set. The names of ours, "kjv" and "easy_vqa", are never taken for paths.
     """
     if text in OURS:
         return Tfds(text)
     path = Path(text).expanduser()
-    if path.suffix == ".jsonl":
+    if (path / MANIFEST).exists():
+        return Prepared(text)
+    if mixed := re.findall(r"([^=,]+)=([\d.]+)(?:,|$)", text):
+        return Mix(tuple(Prepared(p) for p, _ in mixed), tuple(float(w) for _, w in mixed))
+    if suffix(path) == ".jsonl":
         return JsonLines(text)
+    if suffix(path) == ".parquet":
+        return Parquet(text)
     if path.is_dir() and any(file.suffix.lower() in PICTURES for file in path.rglob("*")):
         return ImageFolder(text)
-    if path.exists() or path.suffix in (".txt", ".md") or text.startswith((".", "/", "~")):
+    if path.exists() or suffix(path) in (".txt", ".md") or text.startswith((".", "/", "~")):
         return PlainText(text)
     return Tfds(text)
 
 
 def texts(source: Source) -> Iterator[str]:
-    """Yields every text in a source, for training a tokenizer (names and labels included)."""
+    """Yields every text in a source, for training a tokenizer (names and labels included).
+
+    Raises:
+        UserError: If it holds token ids instead.
+    """
+    if isinstance(source, Prepared | Mix):
+        first = source.sources[0] if isinstance(source, Mix) else source
+        raise UserError(
+            f"{first.path!r} holds tokens and no text to train a tokenizer on; take the one that "
+            f"made them: --set tokenizer={first.path}"
+        )
     for row in source.open():
         yield from _strings(row)
 
@@ -236,12 +292,3 @@ def _strings(value: Any) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _strings(item)
-
-
-def _existing(path: str, folder: bool = False) -> Path:
-    found = Path(path).expanduser()
-    if not found.exists() or (found.is_dir() and not folder):
-        around = [p.name for p in found.parent.glob("*")] if found.parent.is_dir() else []
-        what = "file or folder" if folder else "file"
-        raise UserError(f"no {what} at {path!r}.{nearest(found.name, around)}")
-    return found

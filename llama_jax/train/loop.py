@@ -22,6 +22,7 @@ from llama_jax.objectives.base import losses
 from llama_jax.text.files import open_any
 from llama_jax.text.tokenizer import Vocabulary
 from llama_jax.train.checkpoint import Checkpoints, saved_steps
+from llama_jax.train.gathered import gathered
 from llama_jax.train.load import build
 from llama_jax.train.log import Log, last_metrics
 from llama_jax.train.rundir import RunDir
@@ -147,11 +148,13 @@ def _train(run: Run, place: RunDir, progress: bool, at_exit: contextlib.ExitStac
     def save(late: tuple[int, Any], state: TrainState) -> None:
         # What is saved is logged first: a resumed run writes only the lines after it.
         _report(log, run, *late)
-        data = {"loader": loader.state(), "tokenizer": digest}
+        data = {"loader": gathered(loader.state()), "tokenizer": digest}
         checkpoints.save(late[0], state, data, layout.letters)
 
     if reached is not None:
         loader.restore(reached)
+    for line in loader.report(run.steps):
+        log.say(line)
     stop = at_exit.enter_context(graceful())
     step, late = start, None
     for step in range(start + 1, run.steps + 1):

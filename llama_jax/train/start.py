@@ -101,6 +101,16 @@ class Start:
         return replaced(fresh, {name: found[name] for name in match})
 
 
+def words_of(weights: str) -> tuple[Vocabulary, dict[str, bytes]]:
+    """The tokenizer of weights, named as for `init_from`, and the files to keep it in.
+
+    Raises:
+      UserError: there are no such weights, or they bring none.
+    """
+    checkpoint = open_checkpoint(_find(weights, "tokenizer"))
+    return tokenizer(checkpoint), Companions(checkpoint).files("orbax")
+
+
 def check_context(run: Run, fields: dict[str, dict[str, tuple[tuple[int, ...], str]]]) -> None:
     """Checks that no text is longer than what the decoder was made for.
 
@@ -117,12 +127,12 @@ def check_context(run: Run, fields: dict[str, dict[str, tuple[tuple[int, ...], s
                 )
 
 
-def _find(name: str) -> Path:
+def _find(name: str, what: str = "init_from") -> Path:
     path = Path(name).expanduser()
     # Within a folder that is here, a name is a mistyped path and none of the hub.
     if not path.exists() and path.parent.is_dir() and path.parent != Path():
         around = [str(path.parent / other.name) for other in path.parent.iterdir()]
-        raise UserError(f"init_from: {name!r} does not exist.{nearest(name, around)}")
+        raise UserError(f"{what}: {name!r} does not exist.{nearest(name, around)}")
     return find(name)
 
 

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llama_jax.data import ImageFolder, JsonLines, PlainText, Tfds, texts
+from llama_jax.data import (
+    ImageFolder,
+    JsonLines,
+    Mix,
+    Parquet,
+    PlainText,
+    Prepared,
+    Tfds,
+    texts,
+)
 from llama_jax.data.images import decode
 from llama_jax.data.sources import get, named, sentences, split_sentences
 from llama_jax.errors import UserError
@@ -160,3 +169,72 @@ def test_a_path_or_a_name_stands_for_a_source(tmp_path, monkeypatch):
     assert named("missing.txt") == PlainText("missing.txt") and named("./x") == PlainText("./x")
     # A run directory may well be called kjv.
     assert named("kjv") == Tfds("kjv") and named("glue/sst2") == Tfds("glue/sst2")
+
+
+def test_many_files_compressed_or_not_are_one_source(tmp_path):
+    import gzip
+
+    import pyarrow
+
+    lines = [json.dumps({"text": f"row {i}"}).encode() for i in range(6)]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines[:2]) + b"\r\n\r\n")
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b"\n".join(lines[2:4])))
+    with pyarrow.output_stream(str(tmp_path / "c.jsonl.zst"), compression="zstd") as file:
+        file.write(b"\n".join([*lines[4:], b"oops"]))
+    rows = JsonLines(str(tmp_path / "*.jsonl*")).open()
+    assert [rows[i]["text"] for i in (5, 0, 3, 2, 1, 4)] == [f"row {i}" for i in (5, 0, 3, 2, 1, 4)]
+    with pytest.raises(UserError, match=r"c.jsonl.zst' line 3 is not a JSON object"):
+        rows[6]
+    with pytest.raises(UserError, match="no file matches"):
+        JsonLines(str(tmp_path / "d*.jsonl")).open()
+    whole = (tmp_path / "b.jsonl.gz").read_bytes()
+    (tmp_path / "b.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="b.jsonl.gz' cannot be decompressed"):
+        list(JsonLines(str(tmp_path / "*.jsonl*")).open())
+
+
+def test_texts_of_many_files_are_documents(tmp_path):
+    (tmp_path / "a.txt").write_text("\n\nOne.\n\n\n\nTwo.\n \n")
+    (tmp_path / "b.md").write_text("Drei\nvier.")
+    rows = PlainText(str(tmp_path / "*.*")).open()
+    assert [row["text"] for row in rows] == ["One.", "Two.", "Drei\nvier."]
+
+
+def test_text_is_checked_across_chunks_and_the_byte_is_named(tmp_path, monkeypatch):
+    from llama_jax.data import lines
+
+    monkeypatch.setattr(lines, "CHUNK", 4)
+    (tmp_path / "a.txt").write_text("abcü de\n\nüüf")
+    assert [row["text"] for row in PlainText(str(tmp_path / "a.txt")).open()] == ["abcü de", "üüf"]
+    (tmp_path / "a.txt").write_bytes("abcüdef".encode() + b"\xff!")
+    with pytest.raises(UserError, match=r"not UTF-8 text \(byte 8\)"):
+        PlainText(str(tmp_path / "a.txt")).open()
+
+
+def test_parquet_is_read_by_row_group(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    for name, start in (("a", 0), ("b", 5)):
+        table = pyarrow.table({"text": [f"t{i}" for i in range(start, start + 5)], "n": [1] * 5})
+        parquet.write_table(table, tmp_path / f"{name}.parquet", row_group_size=2)
+    rows = Parquet(str(tmp_path / "*.parquet")).open()
+    assert len(rows) == 10 and rows[7] == {"text": "t7", "n": 1}
+    assert [row["text"] for row in rows] == [f"t{i}" for i in range(10)]
+    assert Parquet(str(tmp_path / "a.parquet"), ("text",)).open()[4] == {"text": "t4"}
+    with pytest.raises(UserError, match="no column 'txt'; it has text, n. Did you mean 'text'"):
+        Parquet(str(tmp_path / "a.parquet"), ("txt",)).open()
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 torn")
+    with pytest.raises(UserError, match="a.parquet' is no readable Parquet file"):
+        Parquet(str(tmp_path / "a.parquet")).open()
+
+
+def test_a_name_stands_for_patterns_tables_and_mixes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prepared").mkdir()
+    (tmp_path / "prepared/manifest.json").write_text("{}")
+    assert named("prepared") == Prepared("prepared")
+    assert named("c4/*.jsonl.gz") == JsonLines("c4/*.jsonl.gz")
+    assert named("x.parquet") == Parquet("x.parquet")
+    assert named("books/*.txt.zst") == PlainText("books/*.txt.zst")
+    assert named("a/b=3,c=0.5") == Mix((Prepared("a/b"), Prepared("c")), (3, 0.5))

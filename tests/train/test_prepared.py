@@ -1,0 +1,113 @@
+"""A run over prepared data: stopped, gone on with, refused; its state brought together."""
+
+import dataclasses
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llama_jax.config import BPE, File, from_json, to_json
+from llama_jax.data import LanguageModel, Mix, PlainText, Prepared, Stream, prepare
+from llama_jax.data.loader import Loader, merged
+from llama_jax.errors import UserError
+from llama_jax.text.files import open_any
+from llama_jax.train.loop import train
+from tests.train.tiny import losses, text_run
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
+
+@pytest.fixture(scope="module")
+def folder(text, tmp_path_factory):
+    out, source = tmp_path_factory.mktemp("prepared") / "lambs", PlainText(str(text))
+    words = prepare.trained(source, 300, None, out)
+    prepare.prepare(source, out, words, {"tokenizer.json": words.content()}, workers=1)
+    return out
+
+
+def run_of(folder, text, pack="fit", **changes):
+    source = Mix((Prepared(str(folder)), Prepared(str(folder))), (3.0, 1.0))
+    stream = Stream(source, LanguageModel(length=16, pack=pack), batch=8)
+    run = text_run(text, data={"text": stream}, tokenizer=File(str(folder)))
+    return dataclasses.replace(run, **changes)
+
+
+def test_a_stopped_run_over_packed_data_ends_with_the_same_bits(folder, text, tmp_path, capsys):
+    run = run_of(folder, text)
+    assert from_json(to_json(run)) == run
+    train(run, tmp_path / "whole")
+    assert "75.0% of the tokens, 60 documents" in capsys.readouterr().err
+    train(run, tmp_path / "parts", steps=6, progress=False)
+    train(run, tmp_path / "parts", progress=False)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    assert len(losses(tmp_path / "whole")) == 10
+
+
+def test_a_run_does_not_go_on_over_other_documents(folder, text, tmp_path):
+    run = run_of(folder, text, steps=1)
+    train(run, tmp_path / "run", progress=False)
+    path = tmp_path / "run/checkpoints/1/data.json"
+    state = json.loads(path.read_text())["loader"]
+    state["flows"]["text"]["content"] = "0" * 64
+    with pytest.raises(UserError, match="not those that the run began with"):
+        Loader(run.data, open_any(folder), run.seed).restore(state)
+
+
+def test_a_run_needs_the_tokenizer_of_its_data(folder, text, tmp_path):
+    with pytest.raises(UserError, match="holds tokens and no text.*--set tokenizer="):
+        train(run_of(folder, text, tokenizer=BPE(300)), tmp_path / "a", progress=False)
+    other = prepare.trained(PlainText(str(text)), 310, None, tmp_path)
+    other.save(tmp_path / "tokenizer.json")
+    run = run_of(folder, text, tokenizer=File(str(tmp_path)))
+    model = dataclasses.replace(run.model.decoder, vocab=310)
+    run = dataclasses.replace(run, model=dataclasses.replace(run.model, decoder=model))
+    with pytest.raises(UserError, match="was prepared with the tokenizer [0-9a-f]{12} .*run has"):
+        train(run, tmp_path / "b", progress=False)
+
+
+TOGETHER = """
+import json, sys
+import jax
+jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
+from llama_jax.config import from_json
+from llama_jax.data.loader import Loader
+from llama_jax.text.files import open_any
+from llama_jax.train.gathered import gathered
+run = from_json(open(sys.argv[3]).read())
+loader = Loader(run.data, open_any(run.tokenizer.path), run.seed, jax.process_index(), 2)
+for _ in range(3):
+    next(loader)
+print(json.dumps(gathered(loader.state())))
+loader.close()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_bring_their_states_together(folder, text, tmp_path):
+    run = run_of(folder, text)
+    (tmp_path / "run.json").write_text(to_json(run))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    command = [sys.executable, "-c", TOGETHER, address]
+    processes = [
+        subprocess.Popen(
+            [*command, str(i), str(tmp_path / "run.json")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+        for i in range(2)
+    ]
+    found = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], found
+    states = [json.loads(out.splitlines()[-1]) for out, _ in found]  # Gloo talks before
+    alone = Loader(run.data, open_any(folder), run.seed)
+    for _ in range(3):
+        next(alone)
+    assert states == [json.loads(json.dumps(merged([alone.state()])))] * 2
+    alone.close()
