@@ -18,11 +18,42 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.interpreters.partial_eval import dce_jaxpr
 
+from llama_jax.axes import make_mesh, using
 from llama_jax.kernels import counted as stand_in
+
+
+def of_step(
+    init: Callable[[jax.Array], Any], loss: Callable[..., Any], fields: dict[str, Any]
+) -> float | None:
+    """Model FLOPs of a training step over a batch of these fields; None if they are not known.
+
+    Counted as if for one device: a pipeline's bubbles are no work of the model.
+
+    Args:
+      init: key -> parameters, perhaps in their boxes.
+      loss: (params, batch, key) -> anything.
+      fields: (shape, dtype) of the whole batch, by stream and name.
+    """
+    batch = {
+        stream: {name: jax.ShapeDtypeStruct(*field) for name, field in named.items()}
+        for stream, named in fields.items()
+    }
+    with using(make_mesh(devices=jax.local_devices()[:1])):
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        params = nn.meta.unbox(jax.eval_shape(init, key))
+        try:
+            return model_flops(loss, params, batch, key)
+        except UnknownError:
+            return None
+
+
+class UnknownError(ValueError):
+    """A program whose FLOPs depend on its data."""
 
 
 def model_flops(loss: Callable[..., Any], *args: Any) -> float:
@@ -44,7 +75,7 @@ def counted(fn: Callable[..., Any], *args: Any, what: stand_in.What = "work") ->
       what: see `kernels.counted.counting`.
 
     Raises:
-      ValueError: a `while` loop with products in it, for nobody knows how often it runs.
+      UnknownError: a `while` loop with products in it, for nobody knows how often it runs.
     """
     with stand_in.counting(what):
         # A function of its own: jax must not find in its cache what was traced without counting.
@@ -76,7 +107,7 @@ def _equation(eqn: Any) -> float:
     if name == "cond":  # the dearest branch
         return max(inner, default=0)
     if name == "while" and sum(inner):
-        raise ValueError(
+        raise UnknownError(
             "a `while` loop with matrix products: how often it runs is not known before it does; "
             "use a scan or a fori_loop with fixed bounds"
         )

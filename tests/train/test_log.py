@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llama_jax.train.log import Log, duration, forget_after, last_metrics
+from llama_jax.train.console import duration
+from llama_jax.train.log import Log
 from llama_jax.train.rundir import RunDir
+from llama_jax.train.sinks import forget_after, last_metrics
 
 ROOT = Path(__file__).parents[2]
 
