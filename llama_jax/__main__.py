@@ -56,10 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> int:
     parser = _parser()
-    if argv[:1] == ["rehearse"] and "--" in argv:  # what follows is one command
-        at = argv.index("--")
-        argv = [*argv[:at], shlex.join(argv[at + 1 :])]
-    args, rest = parser.parse_known_args(argv)
+    args, rest = parser.parse_known_args(_one_command(argv))
     if args.run is not _train and rest:
         options = [o for action in args.parser._actions for o in action.option_strings]
         raise UserError(f"unknown option {rest[0]!r}.{nearest(rest[0], options)}")
@@ -70,6 +67,14 @@ def _main(argv: list[str]) -> int:
         # Orbax writes pages of tracebacks there before our one line.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
     return args.run(args) or 0
+
+
+def _one_command(argv: list[str]) -> list[str]:
+    """With the words after `rehearse ... --` as one argument: the command to rehearse."""
+    if argv[:1] != ["rehearse"] or "--" not in argv:
+        return argv
+    at = argv.index("--")
+    return [*argv[:at], shlex.join(argv[at + 1 :])]
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,7 +1,7 @@
 """One process of several that train the tiny run: python -m tests.chaos.member RUN_DIR TEXT JSON.
 
 The JSON object may have `steps`, `mesh` (axis -> size), `rate`, `send` ([step, signal]: to process
-1) and `undivided` (every process reads all rows).
+1) and `undivided` (every process reads the first part of the rows).
 """
 
 import json
@@ -30,7 +30,8 @@ def run_of(text: Path, options: dict):
 def main() -> int:
     place, text, options = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
     if options.get("undivided"):
-        loop.share = lambda mesh, rules: (0, 2)
+        loader = loop.Loader
+        loop.Loader = lambda data, words, seed, part, parts: loader(data, words, seed, 0, parts)
     try:
         with member(Cluster()):
             loop.train(run_of(text, options), place)

@@ -17,7 +17,7 @@ from llama_jax.__main__ import main
 from llama_jax.train.load import load
 from llama_jax.train.local import crew
 from llama_jax.train.loop import train
-from llama_jax.train.rehearse import Part, _free_port, environment
+from llama_jax.train.rehearse import VARIABLE, Part, _free_port, environment
 from tests.chaos.member import STEPS, run_of
 from tests.train.tiny import losses
 
@@ -134,7 +134,7 @@ def test_processes_that_do_not_do_the_same_run_end_before_a_step(tmp_path, text,
     for one in ended:
         assert one.status == 2
         assert re.search(reason, one.said.replace("\n", " "))
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert not any(path.read_text() for path in tmp_path.rglob("metrics.jsonl"))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,8 @@ set -e
 UNDIVIDED = """
 import sys
 from llama_jax.train import loop
-loop.share = lambda mesh, rules: (0, 2)
+loader = loop.Loader
+loop.Loader = lambda data, words, seed, part, parts: loader(data, words, seed, 0, parts)
 loop.check_divided = lambda batch, part: None
 from llama_jax.__main__ import main
 sys.exit(main())
@@ -198,3 +199,19 @@ def test_a_rehearsal_shows_why_a_command_fails_and_leaves_no_process(tmp_path, c
 def test_a_rehearsal_of_nothing_is_a_mistake(capsys):
     assert main(["rehearse", "--", "eval", "x"]) == 2
     assert "neither a file nor a train command" in capsys.readouterr().err
+
+
+def test_the_readmes_two_processes_train(tmp_path):
+    [block] = re.findall(
+        r"```sh\n(export JAX_PLATFORMS.*?)```", (ROOT / "README.md").read_text(), re.S
+    )
+    few = "tiny_decoder --steps 2 --set data.text.source.limit=20"
+    script = block.replace("runs/two", str(tmp_path / "run")).replace("8476", str(_free_port()))
+    script = "set -e\n" + script.replace("tiny_decoder", few) + "wait $!\n"
+    words = ["bash", "-c", script]
+    with crew(
+        [(words, environment(Part("", 1, 0, "", 1), 4) | {VARIABLE: ""})], tmp_path
+    ) as running:
+        [ended] = running.wait(240)
+    assert ended.status == 0, ended.said
+    assert beats(tmp_path / "run") == [[2], [2]]
