@@ -201,7 +201,7 @@ def test_a_rehearsal_of_nothing_is_a_mistake(capsys):
     assert "neither a file nor a train command" in capsys.readouterr().err
 
 
-def test_the_readmes_two_processes_train(tmp_path):
+def test_the_two_processes_of_the_readme_train(tmp_path):
     [block] = re.findall(
         r"```sh\n(export JAX_PLATFORMS.*?)```", (ROOT / "README.md").read_text(), re.S
     )
