@@ -4,9 +4,11 @@ Nothing heavy is imported before it is needed, so that `--help` answers at once.
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -54,17 +56,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> int:
     parser = _parser()
-    args, rest = parser.parse_known_args(argv)
+    args, rest = parser.parse_known_args(_one_command(argv))
     if args.run is not _train and rest:
         options = [o for action in args.parser._actions for o in action.option_strings]
         raise UserError(f"unknown option {rest[0]!r}.{nearest(rest[0], options)}")
     if args.run is _train:
         args.overrides = rest
-    _enable_compilation_cache()
+    _enable_compilation_cache(getattr(args, "cache", None))
     if not os.environ.get("LLAMA_JAX_DEBUG"):
         # Orbax writes pages of tracebacks there before our one line.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
     return args.run(args) or 0
+
+
+def _one_command(argv: list[str]) -> list[str]:
+    """With the words after `rehearse ... --` as one argument: the command to rehearse."""
+    if argv[:1] != ["rehearse"] or "--" not in argv:
+        return argv
+    at = argv.index("--")
+    return [*argv[:at], shlex.join(argv[at + 1 :])]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -105,6 +115,10 @@ def _parser() -> argparse.ArgumentParser:
         help="replace one field, e.g. model.decoder.stack.repeats=2; may be given again",
     )
     train.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    train.add_argument("--cache", type=Path, help="keep compiled programs here: a faster start")
+    train.add_argument("--profile", metavar="START:STOP", help="trace these steps for XProf")
+    train.add_argument("--wandb", metavar="PROJECT", help="log to W&B too; WANDB_API_KEY is set")
+    _several(train.add_argument_group("several processes"))
     train.add_argument("--options", action="store_true", help="list every field of the preset")
     train.epilog = "Any field is an option too: --optimizer.rate 3e-4 --objectives.mlm.weight 0.5"
 
@@ -117,6 +131,19 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--field", help="of a row; else 'text', else 'sentences'")
     prepare.add_argument("--workers", type=int, help="processes; else one a core")
     prepare.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    rehearse = command("rehearse", _rehearse, "run a pod's command here, on simulated devices")
+    rehearse.add_argument("command", help="a shell script, or a train command after --")
+    rehearse.add_argument("--processes", type=int, default=2)
+    rehearse.add_argument("--devices", type=int, default=4, help="of each process")
+    rehearse.add_argument("--steps", type=int, default=3)
+    rehearse.add_argument("--timeout", type=float, default=600, help="seconds for each run")
+    rehearse.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="make it fit this machine, e.g. model.decoder.stack.repeats=2",
+    )
 
     evaluate = command("eval", _eval, "evaluate a run on its test data")
     evaluate.add_argument("run_dir", type=Path)
@@ -145,7 +172,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _several(group: Any) -> None:
+    """The options of `train/cluster.py`."""
+    group.add_argument(
+        "--distributed",
+        action="store_true",
+        help="this is one process of several; found by itself on a TPU pod, SLURM, GKE, Open MPI",
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 is")
+    group.add_argument("--processes", type=int, help="how many there are")
+    group.add_argument("--process-id", type=int, help="which this is, from 0")
+    group.add_argument("--join-timeout", type=int, help="seconds until all are here (300)")
+
+
 def _train(args: argparse.Namespace) -> None:
+    if os.environ.get("LLAMA_JAX_REHEARSAL"):
+        from llama_jax.train.rehearse import on_stage
+
+        on_stage(args)
     from llama_jax import presets
 
     run = presets.get(args.preset)
@@ -158,9 +202,17 @@ def _train(args: argparse.Namespace) -> None:
         for path, value in _leaves(run):
             print(f"--{path} {value!r}")
         return
-    from llama_jax.train.loop import train
+    from llama_jax.train.cluster import Cluster, member
+    from llama_jax.train.profile import Profile
 
-    train(run, args.run_dir, progress=not args.quiet)
+    cluster = Cluster(args.coordinator, args.processes, args.process_id, args.join_timeout)
+    if cluster != Cluster() and not args.distributed:
+        raise UserError("options of several processes without --distributed; add it")
+    profile = Profile.parse(args.profile) if args.profile else None
+    with member(cluster) if args.distributed else contextlib.nullcontext():
+        from llama_jax.train.loop import train
+
+        train(run, args.run_dir, None, not args.quiet, profile, args.wandb)
 
 
 def _prepare(args: argparse.Namespace) -> None:
@@ -245,6 +297,12 @@ def _leaves(config: Any, path: str = "") -> list[tuple[str, Any]]:
     return [leaf for k, v in inner.items() for leaf in _leaves(v, f"{path}.{k}".lstrip("."))]
 
 
+def _rehearse(args: argparse.Namespace) -> int:
+    from llama_jax.train.rehearse import rehearse
+
+    return rehearse(args.command, args.processes, args.devices, args.steps, args.timeout, args.set)
+
+
 def _eval(args: argparse.Namespace) -> None:
     from llama_jax.evals import run_eval
 
@@ -306,8 +364,10 @@ def _version(metadata: Any, name: str) -> str:
         return "not installed"
 
 
-def _enable_compilation_cache() -> None:
+def _enable_compilation_cache(asked: Path | None) -> None:
     """A second start compiles nothing; jax reads these when it is imported."""
+    if asked:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(asked.expanduser().absolute())
     default = Path("~/.cache/llama_jax/xla").expanduser()
     place = os.environ.get("LLAMA_JAX_CACHE", str(default))
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", place)

@@ -33,8 +33,8 @@ ARROWS = {
     "presets": ("config", "data", "layers", "models", "objectives", "text", "train.optimizer"),
     "text": (),
     "train": (
-        *("axes", "config", "data.loader", "generate.find", "kernels.backends", "layers.linear"),
-        *("models", "objectives", "text", "weights"),
+        *("axes", "config", "data.loader", "generate.find", "kernels.backends", "kernels.counted"),
+        *("layers.linear", "models", "objectives", "text", "weights"),
     ),
     # It checks what `weights` and `generate` make of a file, so it looks into both.
     "verify": ("axes", "generate", "layers.rope", "models", "presets", "text", "weights"),

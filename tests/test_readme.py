@@ -7,7 +7,7 @@ import pytest
 
 import llama_jax.data
 from llama_jax import presets
-from llama_jax.__main__ import _override, _parser, _set
+from llama_jax.__main__ import _one_command, _override, _parser, _set
 from tests.readme import BLOCKS, ROOT, TEXT, example
 
 INLINE = [code for code in re.findall(r"`([^`\n]+)`", TEXT) if " " in code]
@@ -26,7 +26,8 @@ def test_targets_of_make_exist(line):
 
 @pytest.mark.parametrize("line", commands("llama-jax"))
 def test_command_lines_are_understood(line):
-    args, rest = _parser().parse_known_args(shlex.split(line)[1:])
+    words = shlex.split(line.removesuffix("&"))[1:]
+    args, rest = _parser().parse_known_args(_one_command(words))
     if "preset" in args:
         run = _override(presets.get(args.preset), rest)
         for change in args.set:

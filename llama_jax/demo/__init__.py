@@ -17,8 +17,8 @@ from llama_jax import presets
 from llama_jax.config import Run
 from llama_jax.evals import Row, evaluate, show
 from llama_jax.train.checkpoint import saved_steps
+from llama_jax.train.console import duration
 from llama_jax.train.load import Trained, load
-from llama_jax.train.log import duration
 from llama_jax.train.loop import train
 
 # Minutes on two CPU cores.

@@ -18,8 +18,8 @@ from llama_jax.demo.figures import curves, metrics, png, svg
 from llama_jax.errors import UserError
 from llama_jax.evals import Row, as_json
 from llama_jax.evals.report import written
+from llama_jax.train.console import duration
 from llama_jax.train.load import Trained
-from llama_jax.train.log import duration
 
 KEYS = (
     "vqa_accuracy",

@@ -16,6 +16,7 @@ import numpy as np
 from llama_jax.errors import UserError
 from llama_jax.models.tokens import Tokens
 from llama_jax.train.load import Trained
+from llama_jax.train.processes import fetch
 
 VISUAL = ("image", "video")
 
@@ -137,7 +138,7 @@ class Tower:
         keep = len(self.waiting)
         rows = self.waiting + self.waiting[-1:] * (self.batch - keep)
         tokens = self.encode(*(np.stack(column) for column in zip(*rows, strict=True)))
-        self.done.append(jax.tree.map(lambda a: np.asarray(a)[:keep], tokens))
+        self.done.append(jax.tree.map(lambda a: a[:keep], fetch(tokens)))
         self.waiting = []
 
     def tokens(self) -> Tokens:
@@ -159,5 +160,5 @@ def in_batches(function: Callable[..., Any], batch: int, *arrays: np.ndarray) ->
     found = []
     for start in range(0, rows, batch):
         at = np.minimum(np.arange(start, start + batch), rows - 1)
-        found.append(np.asarray(function(*(a[at] for a in arrays))))
+        found.append(fetch(function(*(a[at] for a in arrays))))
     return np.concatenate(found)[:rows]

@@ -15,6 +15,7 @@ from llama_jax.generate.decode import greedy
 from llama_jax.objectives import MLM, NSP, SOP, CausalLM, Classify, losses
 from llama_jax.text.tokenizer import own
 from llama_jax.train.load import Trained
+from llama_jax.train.processes import on_device
 
 # Objective -> what it predicts and the weights of that (None: one label a row).
 PREDICTED: dict[type, tuple[str, str | None]] = {
@@ -201,7 +202,7 @@ def answers(
 
     # The same inputs give the same text: ask once.
     distinct, place = np.unique(np.stack([*index.values()], 1), axis=0, return_inverse=True)
-    towers = jax.device_put({name: inputs.towers[name] for name in names})
+    towers = on_device({name: inputs.towers[name] for name in names})
     ids = in_batches(lambda *i: write(trained.params, towers, *i), batch, *distinct.T)
     texts = texts_of(ids, tokenizer)
     return [texts[i] for i in place.reshape(-1)]

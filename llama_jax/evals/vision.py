@@ -16,6 +16,7 @@ from llama_jax.evals.inputs import VISUAL, Inputs, encode, in_batches, take
 from llama_jax.evals.text import answer_length, answers
 from llama_jax.models.tokens import pool
 from llama_jax.train.load import Trained
+from llama_jax.train.processes import on_device
 
 SEED = 0  # of shuffled pictures and drawn negatives, so that two evaluations agree
 
@@ -125,7 +126,7 @@ class Aligned(Eval):
             def z(params, tower, index_B):
                 return model.apply({"params": params}, take(tower, index_B), method=run)
 
-            tower = jax.device_put(inputs.towers[name])
+            tower = on_device(inputs.towers[name])
             numbers = np.arange(len(tower.x), dtype=np.int32)
             return in_batches(lambda i: z(trained.params, tower, i), self.batch, numbers)
 
@@ -219,6 +220,6 @@ class Matching(Aligned):
 
             return trained.model.apply({"params": params}, method=run)
 
-        towers = jax.device_put({name: inputs.towers[name] for name in self.pair})
+        towers = on_device({name: inputs.towers[name] for name in self.pair})
         pairs = [inputs.index[name][i] for name, i in zip(self.pair, (a, b), strict=True)]
         return in_batches(lambda *i: judge(trained.params, towers, *i), self.batch, *pairs)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from llama_jax.kernels import flash, ring, sharded, xla
+from llama_jax.kernels import counted, flash, ring, sharded, xla
 from llama_jax.kernels.backends import Backend, choose
 from llama_jax.kernels.flash import Kernel
 from llama_jax.kernels.mask import Mask
@@ -209,6 +209,8 @@ def attention(
     """
     mask = Mask() if mask is None else mask
     _check(q, k, v, mask, softcap)
+    if counted.on():
+        return counted.attention(q, k, v, mask)
     case = case_of(q, k, mask, bias is not None, softcap)
     name = choose("attention", BACKENDS, case, backend, strict)
     scale = q.shape[-1] ** -0.5 if scale is None else scale

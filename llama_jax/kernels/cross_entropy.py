@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from llama_jax.axes import shard
-from llama_jax.kernels import linear_loss
+from llama_jax.kernels import counted, linear_loss
 from llama_jax.kernels.backends import Backend, choose
 from llama_jax.kernels.linear_loss import How
 from llama_jax.kernels.target import platform
@@ -221,7 +221,7 @@ def linear_cross_entropy(
         V // linear_loss.ways(split.vocab),
         copies,
     )
-    name = choose("cross-entropy", BACKENDS, case, backend)
+    name = choose("cross-entropy", BACKENDS, case, "dense" if counted.on("model") else backend)
     shape, mesh = targets.shape, jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         # XLA on a CPU turns arrays around to sum over two axes; over one it does not.

@@ -34,6 +34,7 @@ from orbax.checkpoint.options import AsyncOptions
 from llama_jax.axes import Rules, weight_sharding
 from llama_jax.errors import UserError
 from llama_jax.train.optimizer import path_name
+from llama_jax.train.processes import first, on_first
 from llama_jax.train.state import TrainState
 
 MANIFEST = "manifest.json"
@@ -45,7 +46,10 @@ def to_stderr(text: str) -> None:
 
 
 class Checkpoints:
-    """The checkpoints of one run directory; `save` returns while the disk still works."""
+    """The checkpoints of one run directory; `save` returns while the disk still works.
+
+    Of several processes each writes its share of the arrays, and the first all else.
+    """
 
     def __init__(self, directory: Path, keep: int = 3, say: Callable[[str], None] = to_stderr):
         self.directory = directory.absolute()
@@ -78,7 +82,8 @@ class Checkpoints:
         # Never the same name twice: after an error orbax's threads may still write to the old one.
         self._attempts += 1
         path = self.directory / f"{step}.{self._attempts}.unfinished"
-        shutil.rmtree(path, ignore_errors=True)
+        if first():
+            shutil.rmtree(path, ignore_errors=True)
         params, rest = _halves(state)
         args = ocp.args.Composite(
             params=ocp.args.StandardSave(params), rest=ocp.args.StandardSave(rest)
@@ -96,7 +101,8 @@ class Checkpoints:
     def _commit(self, step: int, path: Path, data: dict[str, Any], letters: dict[str, str]):
         try:
             self._orbax.wait_until_finished()
-            if jax.process_index() == 0:
+            # Orbax's threads meet before the first of them is done: the shares of all are here.
+            if first():
                 (path / "data.json").write_text(json.dumps(data))
                 (path / "letters.json").write_text(json.dumps(letters, indent=1))
                 (path / MANIFEST).write_text(json.dumps(digests(path), indent=1))
@@ -153,7 +159,7 @@ class Checkpoints:
 
     def clean(self) -> None:
         """Removes what a killed run left half-written; only for who holds the lock."""
-        for path in self.directory.glob("*.unfinished*"):
+        for path in self.directory.glob("*.unfinished*") if first() else ():
             shutil.rmtree(path, ignore_errors=True)
 
     def restore(
@@ -171,6 +177,19 @@ class Checkpoints:
         Raises:
           UserError: there are checkpoints and none of them is good.
         """
+        found = on_first(lambda: self._find(repair))
+        if found is None:
+            return None
+        step, data = found
+        params, rest = _halves(abstract)
+        args = ocp.args.Composite(
+            params=ocp.args.StandardRestore(params), rest=ocp.args.StandardRestore(rest)
+        )
+        out = self._orbax.restore(self.directory / str(step), args=args)
+        return abstract.replace(params=out["params"], **out["rest"]), data
+
+    def _find(self, repair: bool) -> tuple[int, dict[str, Any]] | None:
+        """The newest good step, and the state of its data."""
         step = newest_good(self.directory, self.say, repair)
         if step is None:
             return None
@@ -180,13 +199,7 @@ class Checkpoints:
                 f"{path} holds weights alone, from which a run can begin but not go on; give "
                 f"another --run-dir and --init-from {self.directory.parent}"
             )
-        params, rest = _halves(abstract)
-        args = ocp.args.Composite(
-            params=ocp.args.StandardRestore(params), rest=ocp.args.StandardRestore(rest)
-        )
-        out = self._orbax.restore(path, args=args)
-        state = abstract.replace(params=out["params"], **out["rest"])
-        return state, json.loads((path / "data.json").read_text())
+        return step, json.loads((path / "data.json").read_text())
 
 
 def _writer() -> ocp.AsyncCheckpointer:

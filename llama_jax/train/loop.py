@@ -22,14 +22,19 @@ from llama_jax.objectives.base import losses
 from llama_jax.text.files import open_any
 from llama_jax.text.tokenizer import Vocabulary
 from llama_jax.train.checkpoint import Checkpoints, saved_steps
+from llama_jax.train.flops import of_step
 from llama_jax.train.gathered import gathered
 from llama_jax.train.load import build
-from llama_jax.train.log import Log, last_metrics
+from llama_jax.train.log import Log
+from llama_jax.train.processes import Together, agree, check_divided, code, on_first, together
+from llama_jax.train.profile import Profile, Tracer
+from llama_jax.train.rates import Machine
 from llama_jax.train.rundir import RunDir
 from llama_jax.train.signals import graceful
+from llama_jax.train.sinks import WandB, last_metrics
 from llama_jax.train.start import Start, check_context
 from llama_jax.train.state import Plan, TrainState, plan
-from llama_jax.train.step import bind, check_rows, initializer, make_train_step, put
+from llama_jax.train.step import bind, check_rows, initializer, make_train_step, put, share
 
 # So many steps in a row without a finite gradient do not mend themselves.
 HOPELESS = 20
@@ -58,7 +63,14 @@ class Result:
     stopped: str | None = None
 
 
-def train(run: Run, run_dir: str | Path, steps: int | None = None, progress: bool = True) -> Result:
+def train(
+    run: Run,
+    run_dir: str | Path,
+    steps: int | None = None,
+    progress: bool = True,
+    profile: Profile | None = None,
+    wandb: str | None = None,
+) -> Result:
     """Trains `run` in `run_dir`, going on from its newest checkpoint if there is one.
 
     Once it trains, SIGTERM and SIGINT (Ctrl-C) end it after the step at hand, with a checkpoint.
@@ -68,6 +80,8 @@ def train(run: Run, run_dir: str | Path, steps: int | None = None, progress: boo
       run_dir: made if it does not exist; see `RunDir`.
       steps: in place of `run.steps`.
       progress: show progress on standard error.
+      profile: steps to trace.
+      wandb: the project of Weights & Biases to log to as well.
 
     Raises:
       UserError: anything that the user can mend; nothing saved before is lost.
@@ -75,7 +89,12 @@ def train(run: Run, run_dir: str | Path, steps: int | None = None, progress: boo
     run = run if steps is None else dataclasses.replace(run, steps=steps)
     try:
         with RunDir(run_dir) as place, contextlib.ExitStack() as at_exit:
-            return _train(run, place, progress, at_exit)
+            more = (lambda: WandB(wandb, place.path, to_json(run))) if wandb else None
+            log = Log(place, run.steps, progress, more)
+            at_exit.callback(log.close)
+            tracer = Tracer(profile, place.profile, log.say)
+            at_exit.callback(tracer.close)
+            return _train(run, place, log, tracer, at_exit)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -87,22 +106,25 @@ def train(run: Run, run_dir: str | Path, steps: int | None = None, progress: boo
         ) from None
 
 
-def _train(run: Run, place: RunDir, progress: bool, at_exit: contextlib.ExitStack) -> Result:
+def _train(
+    run: Run, place: RunDir, log: Log, tracer: Tracer, at_exit: contextlib.ExitStack
+) -> Result:
     begin = time.perf_counter()
-    resumed = bool(saved_steps(place.checkpoints))
+    ready = at_exit.enter_context(together())
+    agree(code() | {"run": json.loads(to_json(run))})
+    resumed = on_first(lambda: bool(saved_steps(place.checkpoints)))
     if resumed:
         place.check_same(json.loads(to_json(run)))
-    log = Log(place, run.steps, progress)
-    at_exit.callback(log.close)
 
     begin_with = None if resumed else Start.of(run)
     tokenizer = _tokenizer(begin_with, place)
     place.write("run.json", to_json(run))
-    loader = Loader(run.data, tokenizer, run.seed, jax.process_index(), jax.process_count())
+    mesh = run.mesh.build()
+    part, parts = share(mesh, run.rules)
+    loader = Loader(run.data, tokenizer, run.seed, part, parts)
     at_exit.callback(loader.close)
     fields = {name: stream.fields(tokenizer) for name, stream in run.data.items()}
 
-    mesh = run.mesh.build()
     at_exit.enter_context(using(mesh, run.rules))
     check_rows(fields, mesh, run.rules)
     check_context(run, fields)
@@ -141,8 +163,9 @@ def _train(run: Run, place: RunDir, progress: bool, at_exit: contextlib.ExitStac
         f"{run.name}: {layout.parameters:,} parameters, {mesh.size} device(s), {run.steps} steps"
     )
 
+    loss = bind(model, total)
     train_step = make_train_step(
-        layout, bind(model, total), run.optimizer.rate_at(run.steps), run.objectives, run.accumulate
+        layout, loss, run.optimizer.rate_at(run.steps), run.objectives, run.accumulate
     )
 
     def save(late: tuple[int, Any], state: TrainState) -> None:
@@ -159,37 +182,45 @@ def _train(run: Run, place: RunDir, progress: bool, at_exit: contextlib.ExitStac
     step, late = start, None
     for step in range(start + 1, run.steps + 1):
         # The step before is still at work on the device while the host makes this batch.
-        batch = next(loader)
-        log.count(batch)
+        with log.waiting():
+            batch = next(loader)
+        if step == start + 1:
+            check_divided(batch, part)
+            ready()
+        tracer.before(step)
         with recording() as receipts, strictly(run.strict):
             state, metrics = train_step(state, put(batch, mesh, run.rules))
         if step == start + 1:
             place.write("receipts.txt", "\n".join(lines(receipts)) + "\n")
             log.say(f"computed by {summary(receipts)} (why: receipts.txt)")
             jax.block_until_ready(metrics)
-            log.restart()  # the first step compiles, and says nothing about the speed
+            kind = mesh.devices.flat[0].device_kind
+            log.begin(Machine(mesh.size, kind, of_step(init, loss, fields), parts))
+        tracer.after(step, metrics)
         if late is not None:
             _report(log, run, *late)
+        if step > start + 1:  # the first compiles, and says nothing about the speed
+            log.count(batch)
         late = step, metrics
 
         checkpoints.check()
-        last = step == run.steps
+        last, ending = step == run.steps, stop.after(step)
         if last or step % run.save_every == 0:
             save(late, state)
             late = None
         for name, evaluation in run.evaluations.items():
             every = evaluation.every or run.eval_every
-            if last or (every and step % every == 0 and not stop):
+            if last or (every and step % every == 0 and not ending):
                 with log.pause():
                     evaluations[name] = evaluation(model, state.params, tokenizer, run)
                 log.evaluation(step, name, evaluations[name])
-        if stop:
+        if ending or stop.after(step):
             if late is not None:
                 save(late, state)
             break
 
     checkpoints.finish()
-    if stop and step < run.steps:
+    if stop.signal and step < run.steps:
         log.say(f"{stop.signal}: saved step {step} of {run.steps}; give the same command to go on")
         return result(step, stop.signal)
     return result(step)
@@ -228,7 +259,7 @@ def _report(log: Log, run: Run, step: int, metrics: dict[str, Any]) -> None:
     in_row = values.pop("skipped_in_row")
     log.metrics(step, values)
     if in_row >= HOPELESS:
-        raise UserError(
+        raise Together(
             f"the last {in_row:.0f} steps to {step} had a loss or gradient that is not finite and "
             "changed nothing; try a lower --optimizer.rate or a longer warmup, from the checkpoint "
             "before"
@@ -238,6 +269,5 @@ def _report(log: Log, run: Run, step: int, metrics: dict[str, Any]) -> None:
 def _tokenizer(start: Start | None, place: RunDir) -> Vocabulary:
     """The tokenizer, as the run directory has it: the same now and when the run goes on."""
     if start is not None:
-        _, files = start.tokenizer()
-        place.write_tokenizer(files)
+        on_first(lambda: place.write_tokenizer(start.tokenizer()[1]))
     return open_any(place.path)

@@ -5,11 +5,14 @@ import hashlib
 import json
 import os
 import shutil
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
 from llama_jax.errors import UserError
 from llama_jax.text.files import files_of
+from llama_jax.train.processes import first, on_first, together
 
 # What may differ when a run goes on: how long, how often, on which devices. All else changes what
 # the later steps compute, and is refused by name.
@@ -17,13 +20,15 @@ FREE = ("steps", "log_every", "eval_every", "save_every", "keep", "evaluations",
 
 
 class RunDir:
-    """A run directory:
+    """A run directory; of several processes the first writes it, and all see it:
 
     run.json         the resolved Run
     tokenizer.json   what turned its text into ids (of others, perhaps with files beside it)
     metrics.jsonl    one JSON object a line
     checkpoints/     one directory a step
     tensorboard/     the same metrics for TensorBoard
+    heartbeats/      of several processes, the last step and time of each
+    profile/         what --profile traced
     lock             held by the process that trains here
     """
 
@@ -35,24 +40,38 @@ class RunDir:
     metrics = property(lambda self: self.path / "metrics.jsonl")
     checkpoints = property(lambda self: self.path / "checkpoints")
     tensorboard = property(lambda self: self.path / "tensorboard")
+    heartbeats = property(lambda self: self.path / "heartbeats")
+    profile = property(lambda self: self.path / "profile")
+    _probe = property(lambda self: self.path / "probe.unfinished")
 
     def __enter__(self) -> "RunDir":
-        """Makes the directory and takes the lock.
+        """Makes the directory and takes the lock; a meeting of all processes.
 
         Raises:
-          UserError: it cannot be written, or another process trains in it.
+          UserError: it cannot be written, another process trains in it, or it is not the same
+            for all processes.
         """
+        mark = on_first(self._open)
+        with together() as all_see:
+            if not first():
+                self._see(mark)
+            all_see()
+        if first():
+            self._probe.unlink()
+        return self
+
+    def _open(self) -> str:
+        """Opens it for writing; returns a mark that others must find in it."""
+        mark = f"{socket.gethostname()} {os.getpid()} {time.time_ns()}"
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / "lock").open("a+")
             self._take_lock()
-            probe = self.path / "probe.unfinished"
             # Written and synced: an overfull or read-only disk often says so only then.
-            with probe.open("wb") as file:
-                file.write(bytes(1 << 16))
+            with self._probe.open("w") as file:
+                file.write(mark.ljust(1 << 16))
                 file.flush()
                 os.fsync(file.fileno())
-            probe.unlink()
         except OSError as error:
             self.__exit__()
             reason = error.strerror or type(error).__name__
@@ -60,7 +79,19 @@ class RunDir:
                 f"the disk under {self.path} cannot be written ({reason}); give another --run-dir "
                 "or make room"
             ) from None
-        return self
+        return mark
+
+    def _see(self, mark: str) -> None:
+        """Checks that what process 0 wrote can be read here."""
+        try:
+            found = self._probe.read_text().rstrip()
+        except OSError:
+            found = ""
+        if found != mark:
+            raise UserError(
+                f"{self.path} is not the directory that process 0 writes to; all processes need "
+                "one --run-dir, on a disk that they share"
+            )
 
     def __exit__(self, *_: Any) -> None:
         """Gives the lock back; the kernel does so too when a process dies, however it dies."""
@@ -117,13 +148,17 @@ class RunDir:
             )
 
     def write(self, name: str, content: str | bytes) -> None:
-        """Writes a file whole or not at all."""
+        """Writes a file whole or not at all; of several processes the first does."""
+        if not first():
+            return
         draft = self.path / f"{name}.unfinished"
         draft.write_bytes(content.encode() if isinstance(content, str) else content)
         draft.replace(self.path / name)
 
     def write_tokenizer(self, files: dict[str, bytes]) -> None:
         """Writes the files of a tokenizer in the place of those of an earlier try."""
+        if not first():
+            return
         if self.run_json.exists():
             for name in files_of(self.path).keys() - files.keys():
                 (self.path / name).unlink()

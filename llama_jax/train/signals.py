@@ -1,4 +1,8 @@
-"""SIGTERM and SIGINT: the step is finished, the state is saved, the process exits with 0."""
+"""SIGTERM and SIGINT: the step is finished, the state is saved, the process exits with 0.
+
+Several processes must end after the same step, whichever of them was told to. jax's preemption
+service hears SIGTERM in one of them and agrees with the others on a step that none has passed.
+"""
 
 import contextlib
 import os
@@ -7,6 +11,10 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from jax.experimental.multihost_utils import reached_preemption_sync_point
+
+from llama_jax.train.processes import several
+
 
 @dataclass
 class Stop:
@@ -14,8 +22,12 @@ class Stop:
 
     signal: str | None = None
 
-    def __bool__(self) -> bool:
-        return self.signal is not None
+    def after(self, step: int) -> bool:
+        """Whether to end after this step; to be asked after every step, by all processes."""
+        if several() and reached_preemption_sync_point(step):
+            self.signal = self.signal or "SIGTERM"
+            return True
+        return not several() and self.signal is not None
 
 
 @contextlib.contextmanager
@@ -30,13 +42,17 @@ def graceful() -> Iterator[Stop]:
         return
 
     def handle(number, _frame):
-        if stop and number == signal.SIGINT:
+        if stop.signal and number == signal.SIGINT:
             # Not sys.exit: a hung computation would never get to raise it.
             os._exit(130)
         stop.signal = signal.Signals(number).name
         os.write(2, f"\n{stop.signal}: finishing this step; Ctrl-C again exits at once\n".encode())
+        if several():
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    # With several processes SIGTERM is the preemption service's.
+    numbers = (signal.SIGINT,) if several() else (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield stop
     finally:

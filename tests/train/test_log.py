@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llama_jax.train.log import Log, duration, forget_after, last_metrics
+from llama_jax.train.console import duration
+from llama_jax.train.log import Log
+from llama_jax.train.rates import Machine
 from llama_jax.train.rundir import RunDir
+from llama_jax.train.sinks import forget_after, last_metrics
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,6 +35,7 @@ def test_a_log_does_not_import_torch(tmp_path):
 def test_metrics_go_to_json_lines_and_tensorboard_and_plain_lines(tmp_path, capsys):
     log = Log(RunDir(tmp_path), steps=20)
     log.start(0)
+    log.begin(Machine())
     log.count(BATCH)
     log.metrics(1, {"loss": 1.5, "mlm/loss": math.nan})
     log.evaluation(1, "vqa", {"accuracy": 0.25})

@@ -11,6 +11,7 @@ from llama_jax.config import Mesh, edit
 from llama_jax.errors import UserError
 from llama_jax.train.load import load
 from llama_jax.train.loop import train
+from llama_jax.train.profile import Profile
 from tests.train.tiny import STEPS, Send, losses, reset_calls, text_run
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -133,3 +134,27 @@ def test_a_run_that_only_skips_is_stopped(tmp_path, text, monkeypatch):
 def test_nothing_in_a_directory_that_is_no_run(tmp_path):
     with pytest.raises(UserError, match="holds no run.json"):
         load(tmp_path)
+
+
+def test_a_profile_leaves_a_trace_of_its_steps(tmp_path, text, capsys):
+    result = train(text_run(text, steps=4), tmp_path, profile=Profile(2, 4))
+    assert result.step == 4
+    [trace] = (tmp_path / "profile").rglob("*.xplane.pb")
+    assert trace.stat().st_size > 1000
+    assert "profile in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", ["10", "13:10", "0:3", "a:b"])
+def test_a_profile_that_is_no_range_of_steps_is_refused(wrong):
+    with pytest.raises(UserError, match="expected START:STOP"):
+        Profile.parse(wrong)
+
+
+def test_the_log_counts_the_models_work_and_its_time(uninterrupted):
+    lines = list(map(json.loads, (uninterrupted / "metrics.jsonl").read_text().splitlines()))
+    assert lines[0]["tokens_per_second"] is None  # it compiled
+    last = lines[-1]
+    assert last["mfu"] is None and 0 < last["tflops_per_device"]  # a CPU has no peak in the table
+    speed = last["tokens_per_second"]
+    assert last["tokens_per_second_per_device"] == pytest.approx(speed / 8)
+    assert 0 < last["goodput"] < 1 and last["memory_gb"] > 0 and 0 <= last["data_wait"] <= 1

@@ -186,17 +186,18 @@ def tiny_text() -> Run:
 
 @dataclasses.dataclass(frozen=True)
 class Send:
-    """An "evaluation" that sends this process a signal at one step."""
+    """An "evaluation" that sends a signal to one process at one step."""
 
     at: int
     number: int = signal.SIGTERM
     every: int = 1
     after: float = 0.0
+    process: int = 0
 
     def __call__(self, model, params, tokenizer, run) -> dict[str, float]:
         global _calls
         _calls += 1
-        if _calls == self.at:
+        if _calls == self.at and jax.process_index() == self.process:
             time.sleep(self.after)
             os.kill(os.getpid(), self.number)
         return {"calls": float(_calls)}

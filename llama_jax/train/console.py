@@ -1,0 +1,91 @@
+"""What a run shows on standard error: a progress bar on a terminal, else plain lines."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+
+class Console:
+    """Progress for people.
+
+    Args:
+      steps: steps of the whole run.
+      show: anything at all.
+    """
+
+    def __init__(self, steps: int, show: bool):
+        self._steps = steps
+        self._show = show
+        self._bar: Any = None
+
+    def start(self, step: int) -> None:
+        """Draws the bar, if this is a terminal."""
+        if self._show and sys.stderr.isatty() and step < self._steps:
+            self._bar = _bar(step, self._steps)
+
+    def metrics(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Shows the most telling of a step's metrics."""
+        line = "  ".join(f"{name} {short(values[name])}" for name in _shown(values))
+        if self._bar is not None:
+            self._bar.update(0, completed=step, note=line)
+        elif self._show:
+            left = (self._steps - step) * (values["seconds_per_step"] or 0)
+            print(
+                f"step {step}/{self._steps}  {line}  left {duration(left)}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def say(self, text: str) -> None:
+        """A line for people."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False)
+        elif self._show:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Gives the terminal back."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _shown(values: Mapping[str, float | None]) -> list[str]:
+    parts = [name for name in values if name.endswith("/loss")]
+    speeds = [name for name in ("examples_per_second", "tokens_per_second") if values.get(name)]
+    return ["loss", *(parts if len(parts) > 1 else []), *speeds, "mfu"]
+
+
+def short(value: float | None) -> str:
+    """12345.6 -> "12,346", 0.123456 -> "0.1235", None -> "n/a"."""
+    if value is None:
+        return "n/a"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """85 -> "1:25"."""
+    minutes, seconds = divmod(round(max(seconds, 0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _bar(start: int, steps: int):
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    bar = Progress(
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+    )
+    bar.add_task("", total=steps, completed=start, note="compiling")
+    bar.start()
+    return bar

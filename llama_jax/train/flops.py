@@ -1,0 +1,165 @@
+"""FLOPs of a program, counted from its jaxpr, whatever the model.
+
+    forward = counted(loss, params, batch, key)                       # as the program does it
+    model = model_flops(loss, params, batch, key)                     # what MFU is about
+
+XLA's own cost analysis counts the body of a loop once; here a scan counts as often as it runs.
+What counts are matrix products and convolutions, 2 operations a multiply-add; the rest of a
+Transformer is limited by memory. Attention counts by its mask's structure, not by how a backend
+computes it (`kernels/counted.py`). Shapes are global, so figures are those of all devices together.
+
+**Model FLOPs** are three times the forward pass by definition: 2 for every weight and token
+forward, 4 backward, so 6 N a token with N the weights that take part in products (the embedding is
+a lookup), and attention, causal counted half. Recomputation does not count (PaLM,
+arXiv:2204.02311, appendix B; there attention is counted in full).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.interpreters.partial_eval import dce_jaxpr
+
+from llama_jax.axes import make_mesh, using
+from llama_jax.kernels import counted as stand_in
+
+
+def of_step(
+    init: Callable[[jax.Array], Any], loss: Callable[..., Any], fields: dict[str, Any]
+) -> float | None:
+    """Model FLOPs of a training step over a batch of these fields; None if they are not known.
+
+    Counted as if for one device: a pipeline's bubbles are no work of the model.
+
+    Args:
+      init: key -> parameters, perhaps in their boxes.
+      loss: (params, batch, key) -> anything.
+      fields: (shape, dtype) of the whole batch, by stream and name.
+    """
+    batch = {
+        stream: {name: jax.ShapeDtypeStruct(*field) for name, field in named.items()}
+        for stream, named in fields.items()
+    }
+    with using(make_mesh(devices=jax.local_devices()[:1])):
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        params = nn.meta.unbox(jax.eval_shape(init, key))
+        try:
+            return model_flops(loss, params, batch, key)
+        except UnknownError:
+            return None
+
+
+class UnknownError(ValueError):
+    """A program whose FLOPs depend on its data."""
+
+
+def model_flops(loss: Callable[..., Any], *args: Any) -> float:
+    """FLOPs of a training step of a model: three times those of its forward pass.
+
+    Args:
+      loss: the loss over the whole batch; trace it without a mesh or under one.
+      args: of it, arrays or ShapeDtypeStructs.
+    """
+    return 3 * counted(loss, *args, what="model")
+
+
+def counted(fn: Callable[..., Any], *args: Any, what: stand_in.What = "work") -> float:
+    """FLOPs of `fn(*args)`, of all devices together; nothing is computed.
+
+    Args:
+      fn: what jax can trace; a whole train step gives what the hardware must do, remat included.
+      args: arrays or ShapeDtypeStructs.
+      what: see `kernels.counted.counting`.
+
+    Raises:
+      UnknownError: a `while` loop with products in it, for nobody knows how often it runs.
+    """
+    with stand_in.counting(what):
+        # A function of its own: jax must not find in its cache what was traced without counting.
+        closed = jax.make_jaxpr(lambda *args: fn(*args))(*args)
+    return _of(_used(closed.jaxpr))
+
+
+def _used(jaxpr: Jaxpr) -> Jaxpr:
+    """Without what XLA drops: a pass of which only the counts are used, say."""
+    return dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
+
+
+def _of(jaxpr: Jaxpr) -> float:
+    return math.fsum(_equation(eqn) for eqn in jaxpr.eqns)
+
+
+def _equation(eqn: Any) -> float:
+    name, params = eqn.primitive.name, eqn.params
+    if name in ("dot_general", "conv_general_dilated", "ragged_dot_general"):
+        return _PRODUCTS[name](eqn)
+    called = params.get("name")
+    if isinstance(called, str) and called.startswith(stand_in.NAME + "_"):
+        return stand_in.cost(called, eqn.invars[0].aval)
+    if name == "pallas_call":
+        return _pallas(params)
+    inner = [_of(part) for part in _inside(params)]
+    if name == "scan":
+        return params["length"] * sum(inner)
+    if name == "cond":  # the dearest branch
+        return max(inner, default=0)
+    if name == "while" and sum(inner):
+        raise UnknownError(
+            "a `while` loop with matrix products: how often it runs is not known before it does; "
+            "use a scan or a fori_loop with fixed bounds"
+        )
+    if name == "shard_map":  # its body has the shapes of one device
+        axes = params["newly_manual_axes"]
+        return sum(inner) * math.prod(params["mesh"].shape[axis] for axis in axes)
+    return sum(inner)
+
+
+def _inside(params: dict[str, Any]) -> list[Jaxpr]:
+    """The programs among an equation's parameters."""
+    found = []
+    for value in params.values():
+        for part in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(part, ClosedJaxpr):
+                found.append(part.jaxpr)
+            elif isinstance(part, Jaxpr):
+                found.append(part)
+    return found
+
+
+def _pallas(params: dict[str, Any]) -> float:
+    estimate = params.get("cost_estimate")
+    if estimate is not None:
+        return float(estimate.flops)
+    steps = math.prod(params["grid_mapping"].grid)
+    return steps * sum(_of(part) for part in _inside(params))
+
+
+def _dot(eqn: Any) -> float:
+    (contracted, _), _ = eqn.params["dimension_numbers"]
+    left = eqn.invars[0].aval.shape
+    return 2.0 * eqn.outvars[0].aval.size * math.prod(left[axis] for axis in contracted)
+
+
+def _ragged(eqn: Any) -> float:
+    """Every row of the left side meets one group of the right side's."""
+    numbers = eqn.params["ragged_dot_dimension_numbers"].dot_dimension_numbers
+    (contracted, _), _ = numbers
+    left = eqn.invars[0].aval.shape
+    return 2.0 * eqn.outvars[0].aval.size * math.prod(left[axis] for axis in contracted)
+
+
+def _conv(eqn: Any) -> float:
+    """The kernel's other axes than its output channels meet every entry of the result."""
+    kernel = eqn.invars[1].aval
+    channels = kernel.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
+    return 2.0 * eqn.outvars[0].aval.size * kernel.size / channels
+
+
+_PRODUCTS: dict[str, Callable[[Any], float]] = {
+    "dot_general": _dot,
+    "conv_general_dilated": _conv,
+    "ragged_dot_general": _ragged,
+}
