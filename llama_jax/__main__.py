@@ -104,6 +104,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH=VALUE",
         help="replace one field, e.g. model.decoder.stack.repeats=2; may be given again",
     )
+    train.add_argument(
+        "--mesh",
+        metavar="NAME",
+        help="devices: data, fsdp, fsdp_tensor, tensor, context or pipeline; sizes by --mesh.fsdp 4",
+    )
     train.add_argument("--quiet", action="store_true", help="no progress on standard error")
     train.add_argument("--options", action="store_true", help="list every field of the preset")
     train.epilog = "Any field is an option too: --optimizer.rate 3e-4 --objectives.mlm.weight 0.5"
@@ -139,6 +144,10 @@ def _train(args: argparse.Namespace) -> None:
     from llama_jax import presets
 
     run = presets.get(args.preset)
+    if args.mesh is not None:
+        from llama_jax.presets.meshes import laid_out
+
+        run = laid_out(run, args.mesh)
     if args.steps is not None:
         args.set.append(f"steps={args.steps}")
     run = _override(run, args.overrides)
