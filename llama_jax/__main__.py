@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_jax.errors import UserError, nearest
 from llama_jax.generate.commands import add as commands_of_weights
+from llama_jax.plan.command import add as plan_command
 from llama_jax.verify.command import add as verify_command
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
 
     commands_of_weights(command)
     verify_command(command)
+    plan_command(command)
 
     command("presets", _presets, "list the presets")
     command("doctor", _doctor, "say what is installed, which devices and which data are here")
