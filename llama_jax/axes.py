@@ -119,6 +119,10 @@ FSDP_TENSOR = Rules(
         ("E", "expert"),
     ),
 )
+# As before, and what passes from block to block is split over tensor too (along D): a model of
+# hundreds of billions of weights keeps too much of it otherwise. A sum over tensor becomes a
+# scattered sum and a gather, of the same bytes together.
+FSDP_TENSOR_RESIDUAL = replace(FSDP_TENSOR, activations=(*FSDP_TENSOR.activations, ("D", "tensor")))
 # Pure data parallelism: weights whole on every device.
 DATA = Rules(weights=(), activations=(("B", ("data", "fsdp")), ("I", ("data", "fsdp"))))
 

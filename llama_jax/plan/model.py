@@ -4,6 +4,7 @@ Every figure is of one device. Weights are exact, by their letters; activations 
 LLaMA block, as XLA keeps them under each remat policy. Compiled memory is what counts in the end.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from llama_jax.plan import network
 from llama_jax.plan.cost import Cost, Sent, of
 from llama_jax.plan.program import Step, changed, model_work, stacks, tokens
 from llama_jax.plan.topology import Topology
+from llama_jax.train.optimizer import path_name
 
 HALF, WHOLE = 2, 4  # bytes of bfloat16 and float32
 
@@ -63,17 +65,14 @@ class Shapes:
     @classmethod
     def of(cls, run: Run, remats: tuple[str, ...]) -> "Shapes":
         """Traces a step of one row on one device, for each policy."""
-        row, layout = {}, None
-        cpu = jax.devices("cpu")[:1]
-        for remat in remats:
-            one = changed(run, mesh={}, remat=remat, batch=1)
-            step = Step.of(one, cpu)
-            layout, row[remat] = step.layout, step.work()
-        assert layout is not None
-        one = changed(run, mesh={}, batch=1)
+        one = changed(run, mesh={}, remat=remats[0], batch=1)
+        step = Step.of(one, jax.devices("cpu")[:1])
+        row = {
+            remat: dataclasses.replace(step, run=changed(one, remat=remat)).work()
+            for remat in remats
+        }
+        layout = step.layout
         leaves = jax.tree_util.tree_flatten_with_path(layout.abstract.params)[0]
-        from llama_jax.train.optimizer import path_name
-
         weights = [Weight(layout.letters[path_name(p)], x.shape) for p, x in leaves]
         held = [
             sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
@@ -111,8 +110,9 @@ class Layout:
 
     def __init__(self, shapes: Shapes, topology: Topology, sizes: dict[str, int], mesh: Any):
         self.shapes, self.topology, self.sizes = shapes, topology, sizes
+        self.run = changed(shapes.run, mesh=sizes)
         self.copies = sizes.get("data", 1) * sizes.get("fsdp", 1) * sizes.get("stage", 1)
-        rules, free = shapes.run.rules, frozenset({"fsdp"})
+        rules, free = self.run.rules, frozenset({"fsdp"})
         self.held = self.gathered = self.reduced = 0.0
         for weight in shapes.weights:
             size = math.prod(weight.shape)
@@ -130,6 +130,12 @@ class Layout:
         devices = list(mesh.devices.flat)
         return network.span(self.topology, devices, dict(mesh.shape), tuple(group.tolist()))
 
+    def _ways(self, letter: str) -> int:
+        """Into how many parts the rules split a letter of activations."""
+        part = dict(self.run.rules.activations).get(letter) or ()
+        axes = (part,) if isinstance(part, str) else part
+        return math.prod(self.sizes.get(axis, 1) for axis in axes)
+
     def seconds(self, kind: str, sent: float, axis: str) -> float:
         """Of a collective along a mesh axis."""
         if self.sizes.get(axis, 1) == 1:
@@ -144,9 +150,11 @@ class Layout:
         layers = saved = widest = keys = 0.0
         stack = next(iter(stacks(shapes.run.model).values()))
         width = shapes.run.model.decoder.width
+        # Of what passes between blocks, a device holds this much of D.
+        own = width / self._ways("D")
         for block in stack.pattern:
-            each = elements(block, width, tensor)
-            kept = {"none": each["all"], "dots": each["products"]}.get(remat, float(width))
+            each = elements(block, own, tensor)
+            kept = {"none": each["all"], "dots": each["products"]}.get(remat, own)
             saved += stack.repeats * kept * here * HALF
             widest = max(widest, each["all"])
             keys += stack.repeats * each["keys"]
@@ -158,7 +166,7 @@ class Layout:
             "optimizer": WHOLE * self.held * shapes.moments,
             "gradients": WHOLE * self.held,
             "activations": saved + widest * here * HALF * len(stack.pattern) + logits,
-            "gathered": 3 * HALF * layer,
+            "gathered": HALF * layer,
         }
         again = 1 if remat in ("none", "dots") else 2
         work = shapes.row[remat] * rows / chips
@@ -186,8 +194,12 @@ class Layout:
         return Guess(self.sizes, remat, rows, hbm, cost)
 
 
-def elements(block: Any, width: int, tensor: int) -> dict[str, float]:
-    """Numbers a token that a block makes: all of them, and those that are results of products."""
+def elements(block: Any, width: float, tensor: int) -> dict[str, float]:
+    """Numbers a token that a block makes on a device that has `width` of D.
+
+    Returns:
+      "all", those that are results of "products", and "keys" with values.
+    """
     attention, hidden = block.attention, block.ffn.hidden
     q = attention.heads * attention.head_dim / tensor
     k = attention.kv_heads * attention.head_dim / tensor

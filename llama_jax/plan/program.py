@@ -14,7 +14,7 @@ from typing import Any, get_args
 import jax
 from jax.sharding import Mesh, NamedSharding
 
-from llama_jax.axes import activation_spec, using
+from llama_jax.axes import FSDP_TENSOR, FSDP_TENSOR_RESIDUAL, activation_spec, using
 from llama_jax.config import Run, children, edit
 from llama_jax.errors import UserError, nearest
 from llama_jax.kernels.backends import lines, recording
@@ -90,11 +90,16 @@ def changed(
 ) -> Run:
     """The run with another mesh, remat policy, batch (rows of all devices) or sequence length.
 
+    With a tensor axis, the rules split what passes between blocks over it too.
+
     Raises:
       UserError: a policy that there is not, or a length that the data or the model has not.
     """
     if mesh is not None:
         run = edit(run, "mesh", dataclasses.replace(type(run.mesh)(), **mesh))
+        if run.rules in (FSDP_TENSOR, FSDP_TENSOR_RESIDUAL):
+            split = mesh.get("tensor", 1) > 1
+            run = dataclasses.replace(run, rules=FSDP_TENSOR_RESIDUAL if split else FSDP_TENSOR)
     if remat is not None:
         if remat not in REMATS:
             raise UserError(

@@ -3,6 +3,7 @@
 import shlex
 from typing import Any
 
+from llama_jax.axes import FSDP_TENSOR_RESIDUAL
 from llama_jax.config import Run
 from llama_jax.plan.chips import GIB
 from llama_jax.plan.program import stacks, tokens
@@ -65,7 +66,7 @@ def launch(topology: Topology, preset: str, run: Run) -> str:
     sets: dict[str, Any] = {}
     for axis in ("data", "fsdp", "stage", "context", "tensor"):
         size = getattr(run.mesh, axis, 1)
-        if size != 1 or axis == "data":
+        if size != 1 or axis in ("data", "fsdp"):
             sets[f"mesh.{axis}"] = size
     sets |= {f"{path}.remat": stack.remat for path, stack in stacks(run.model).items()}
     for stream, data in run.data.items():
@@ -73,6 +74,7 @@ def launch(topology: Topology, preset: str, run: Run) -> str:
         if hasattr(data.task, "length"):
             sets[f"data.{stream}.task.length"] = data.task.length
     words = ["llama-jax", "train", preset, "--run-dir", f"runs/{preset}"]
+    words += ["--mesh", "residual"] if run.rules == FSDP_TENSOR_RESIDUAL else []
     words += ["--distributed"] if topology.hosts > 1 else []
     words += [word for path, value in sets.items() for word in ("--set", f"{path}={value}")]
     before = "XLA_PYTHON_CLIENT_MEM_FRACTION=.92 " if topology.chip.gpu else ""

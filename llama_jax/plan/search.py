@@ -18,9 +18,9 @@ from llama_jax.plan.topology import Topology
 ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64)
 TRIES = 4  # candidates compiled before giving up
 # A guess of memory that is so much beyond what there is is not compiled.
-SURELY = 1.15
-# Of two plans as fast as this, the one with fewer rows is taken: a batch is more than speed.
-ALIKE = 0.99
+SURELY = 1.05
+# Plans so close are as fast: the one with fewer rows, or fewer axes, is taken.
+ALIKE = 0.98
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,9 @@ def guesses(
     return sorted(found, key=_order)
 
 
-def _order(guess: Guess) -> tuple[float, int, float]:
-    """Fast ones first; among those alike, a simple mesh."""
-    steps = math.floor(math.log(guess.cost.rate) / math.log(1 / ALIKE))
-    return -steps, sum(n > 1 for n in guess.mesh.values()), -guess.cost.rate
+def _order(guess: Guess) -> float:
+    """Fast ones first; each axis of a mesh costs something that is not in the estimate."""
+    return -guess.cost.rate * ALIKE ** sum(n > 1 for n in guess.mesh.values())
 
 
 def evaluate(
@@ -181,15 +180,10 @@ def search(
     """
     shapes = Shapes.of(run, (remat,) if remat else tuple(REMATS))
     every = guesses(topology, shapes, devices, mesh, remat, rows)
-    if not every:
-        raise UserError(_nothing(topology, shapes, mesh, rows))
+    likely = _likely(topology, shapes, every, mesh, rows)
     hbm, failed = topology.chip.hbm, {}
-    likely = [g for g in every if g.peak <= hbm * SURELY]
-    if not likely:
-        raise UserError(_too_big(topology, min(every, key=lambda g: g.peak), every))
     for guess in _frugal(every[: every.index(likely[0])])[:3]:
         failed[name(guess)] = f"{_biggest(guess.hbm, guess.peak, hbm)} (from shapes)"
-    likely = _frugal(likely)
     best: list[Plan] = []
     for guess in likely[:TRIES] if mesh is None or rows is None else likely[:1]:
         say(
@@ -211,6 +205,31 @@ def search(
         one = changed(run, mesh=guess.mesh, remat=guess.remat, batch=guess.rows)
         best.append(Plan(one, guess.mesh, guess.remat, guess.rows, None, guess.hbm, guess.cost))
     return Found(best, failed, len(every))
+
+
+def ranked(
+    topology: Topology, run: Run, devices: list[Any], rows: int | None = None
+) -> list[Guess]:
+    """The candidates that seem to fit, guessed from shapes, the best first.
+
+    Raises:
+      UserError: none does.
+    """
+    shapes = Shapes.of(run, tuple(REMATS))
+    every = guesses(topology, shapes, devices, rows=rows)
+    return _likely(topology, shapes, every, None, rows)
+
+
+def _likely(
+    topology: Topology, shapes: Shapes, every: list[Guess], mesh: Any, rows: int | None
+) -> list[Guess]:
+    """Those that may fit, one for each mesh and policy."""
+    if not every:
+        raise UserError(_nothing(topology, shapes, mesh, rows))
+    found = [g for g in every if g.peak <= topology.chip.hbm * SURELY]
+    if not found:
+        raise UserError(_too_big(topology, min(every, key=lambda g: g.peak), every))
+    return _frugal(found)
 
 
 def _frugal(found: list[Guess]) -> list[Guess]:

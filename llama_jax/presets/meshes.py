@@ -9,7 +9,7 @@ All but `data` have the same rules: an axis of one device splits nothing, so any
 import dataclasses
 from dataclasses import dataclass
 
-from llama_jax.axes import DATA, FSDP_TENSOR, Rules
+from llama_jax.axes import DATA, FSDP_TENSOR, FSDP_TENSOR_RESIDUAL, Rules
 from llama_jax.config import Mesh, Run
 from llama_jax.errors import UserError, nearest
 
@@ -35,6 +35,8 @@ LAYOUTS: dict[str, Layout] = {
     "fsdp": Layout(Mesh(data=1, fsdp=-1)),
     # Heads and feed-forward split too, among neighbours: for when the rows do not reach.
     "fsdp_tensor": Layout(Mesh(data=1, fsdp=-1, tensor=2)),
+    # And what passes between blocks as well: for hundreds of billions of weights.
+    "residual": Layout(Mesh(data=1, fsdp=-1, tensor=2), FSDP_TENSOR_RESIDUAL),
     # Only them: decoding, where fetching weights for each token would take all the time.
     "tensor": Layout(Mesh(data=1, tensor=-1)),
     # Each device has a part of every sequence, and keys go round: long sequences, few rows.
