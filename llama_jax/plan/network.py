@@ -117,5 +117,17 @@ def total(
         if one.group not in known:
             known[one.group] = span(topology, devices, sizes, one.group)
         there = known[one.group]
-        found.append((one, there, one.times * seconds(topology, one.kind, one.bytes, there)))
+        alone = one.times * seconds(topology, one.kind, one.bytes, there)
+        found.append((one, there, alone * _both_ways(one, sent)))
     return found
+
+
+def _both_ways(one: Collective, sent: Sequence[Collective]) -> float:
+    """The share of its time that a hop adds: rings in both directions use links of their own."""
+    if one.kind != "collective-permute":
+        return 1.0
+    ways: dict[tuple[int, ...], float] = {}
+    for other in sent:
+        if other.kind == one.kind and set(other.group) == set(one.group):
+            ways[other.group[:2]] = ways.get(other.group[:2], 0.0) + other.bytes * other.times
+    return max(ways.values()) / sum(ways.values())

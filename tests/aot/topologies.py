@@ -51,4 +51,3 @@ def memory(compiled: Any) -> str:
     }
     parts = ", ".join(f"{name} {size / 2**20:.2f}" for name, size in sizes.items() if size)
     return f"{sum(sizes.values()) / 2**20:.2f} MiB per device ({parts})"
-

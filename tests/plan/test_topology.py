@@ -1,10 +1,14 @@
 """Topologies by name, and what their links carry."""
 
+import types
+
+import numpy as np
 import pytest
 
 from llama_jax.errors import UserError
 from llama_jax.plan.chips import CHIPS
-from llama_jax.plan.network import Span, seconds
+from llama_jax.plan.hlo import Collective
+from llama_jax.plan.network import Span, seconds, total
 from llama_jax.plan.topology import Topology, parse
 
 
@@ -71,3 +75,17 @@ def test_slices_add_the_slow_network_and_nodes_of_gpus_work_beside_it():
     gpu = Topology(CHIPS["h100"], (32, 8))
     across = seconds(gpu, "all-gather", 1e9, Span((8,), 32, frozenset()))
     assert across == pytest.approx(max(7 / 8 * 1e9 / 370e9, 1e9 / 8 * 31 / 32 / 50e9))
+
+
+def test_rings_in_both_directions_take_the_time_of_one():
+    class Device:
+        def __init__(self, at):
+            self.coords = (at % 2, at // 2, 0)
+
+    v6e = Topology(CHIPS["v6e"], (2, 2))
+    devices = np.array([Device(at) for at in range(4)])
+    mesh = types.SimpleNamespace(devices=devices, shape={"fsdp": 4})
+    forth = Collective("collective-permute", 90_000_000, (0, 1, 3, 2), 5)
+    back = forth._replace(group=(0, 2, 3, 1))
+    assert sum(s for _, _, s in total(v6e, mesh, [forth])) == pytest.approx(5e-3)
+    assert sum(s for _, _, s in total(v6e, mesh, [forth, back])) == pytest.approx(5e-3)
