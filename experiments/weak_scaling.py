@@ -13,8 +13,8 @@ With `--remat dots` (v6e; 8 and 16 chips would need more than the 31.25 GiB that
 
 Not yet compiled at any of these sizes.
 
-The rows of a chip and the remat policy are held fixed at what fits on 8 chips, so the work of a chip
-is the same everywhere. Up to 256 chips are one slice; beyond, slices of 256
+The rows of a chip and the remat policy are held fixed at what fits on 8 chips, so the work of a
+chip is the same everywhere. Up to 256 chips are one slice; beyond, slices of 256
 are joined by the data-centre network, with copies of the weights in each (`data` = slices), so what
 crosses it is one sum of gradients a step.
 """

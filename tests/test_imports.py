@@ -31,8 +31,8 @@ ARROWS = {
     "objectives": ("axes", "kernels.cross_entropy", "models"),
     # It prices the program that training and decoding would run, and so looks into both.
     "plan": (
-        *("axes", "config", "generate.engine", "kernels.backends", "layers.stack", "models"),
-        *("objectives", "presets", "train"),
+        *("axes", "config", "generate", "kernels.backends", "layers", "models", "objectives"),
+        *("presets", "train"),
     ),
     "presets": ("config", "data", "layers", "models", "objectives", "text", "train.optimizer"),
     "text": (),

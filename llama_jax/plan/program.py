@@ -18,6 +18,7 @@ from llama_jax.axes import FSDP_TENSOR, FSDP_TENSOR_RESIDUAL, activation_spec, u
 from llama_jax.config import Run, children, edit
 from llama_jax.errors import UserError, nearest
 from llama_jax.kernels.backends import lines, recording
+from llama_jax.layers.linear import Lettered
 from llama_jax.layers.stack import Remat, Stack
 from llama_jax.objectives.base import losses
 from llama_jax.plan.environment import quiet
@@ -222,9 +223,8 @@ def model_work(run: Run) -> float:
     total = losses(run.objectives)
     init = initializer(build(run), total, fields)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    from flax.core import meta
-
-    params = meta.unbox(jax.eval_shape(init, key))
+    boxed = jax.eval_shape(init, key)
+    params = jax.tree.map(lambda box: box.value, boxed, is_leaf=lambda x: isinstance(x, Lettered))
     batch = {
         name: {k: jax.ShapeDtypeStruct(*field) for k, field in stream.items()}
         for name, stream in fields.items()
