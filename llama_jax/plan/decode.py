@@ -5,8 +5,10 @@ prefill is a matter of products. Weights are bfloat16, split over `tensor`; `dat
 """
 
 import argparse
+import dataclasses
 import json
 import math
+import sys
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +30,7 @@ from llama_jax.plan.chips import GIB
 from llama_jax.plan.environment import quiet
 from llama_jax.plan.hlo import collectives
 from llama_jax.plan.model import HALF, Shapes
-from llama_jax.plan.program import QUICK, Step, changed
+from llama_jax.plan.program import QUICK, Step, TooBig, changed, too_big
 from llama_jax.plan.search import fixed
 from llama_jax.plan.topology import Topology
 from llama_jax.train.flops import counted
@@ -98,7 +100,20 @@ def command(preset: str, topology: Topology, args: argparse.Namespace) -> None:
             f"{rows // replicas * best.row / GIB:.1f} GiB of cache a chip; at most "
             f"{best.rows * replicas} rows fit"
         )
-    found = _compiled(run, topology, best, rows, slots)
+    found = None
+    while found is None:
+        try:
+            found = _compiled(run, topology, best, rows, slots)
+        except TooBig as error:
+            if args.batch or rows == replicas:
+                raise UserError(
+                    f"{rows} rows of {slots} tokens do not fit on {topology}: {error}; give a "
+                    "smaller --batch or --sequence, or more chips"
+                ) from None
+            # The prefill of every row at once, and copies of the cache, take room as well.
+            print(f"{rows} rows do not fit, trying half", file=sys.stderr, flush=True)
+            best = dataclasses.replace(best, rows=max(best.rows // 2, 1))
+            rows = best.rows * replicas
     found["compile_seconds"] = time.perf_counter() - began
     print("\n".join(_report(preset, topology, best, options, found)))
     if args.json:
@@ -176,7 +191,10 @@ def _compiled(run: Run, topology: Topology, best: Option, rows: int, slots: int)
         advance = engine._advance.lower(module, params, state, Sampling(), ends, count=STRIDE)
         extend = engine._extend.lower(module, params, ids, cache, valid, fresh=True)
         with quiet():
-            decoded, filled = (x.compile(compiler_options=effort) for x in (advance, extend))
+            try:
+                decoded, filled = (x.compile(compiler_options=effort) for x in (advance, extend))
+            except jax.errors.JaxRuntimeError as error:
+                raise too_big(error) from None
         work = counted(
             lambda p, i, c, v: module.apply({"params": p}, i, c, v, True, method="extend"),
             *(params, ids, cache, valid),

@@ -154,7 +154,8 @@ class Layout:
         own = width / self._ways("D")
         for block in stack.pattern:
             each = elements(block, own, tensor)
-            kept = {"none": each["all"], "dots": each["products"]}.get(remat, own)
+            named = {"none": "all", "dots": "products"}.get(remat)
+            kept = own if named is None else each[named]
             saved += stack.repeats * kept * here * HALF
             widest = max(widest, each["all"])
             keys += stack.repeats * each["keys"]

@@ -194,7 +194,7 @@ class Step:
                 with quiet():
                     found = lowered.compile(compiler_options=options)
             except jax.errors.JaxRuntimeError as error:
-                raise _too_big(error) from None
+                raise too_big(error) from None
         stats = found.memory_analysis()
         assert stats is not None
         weights, optimizer, rows = (_held(part) for part in (state.params, state.opt_state, batch))
@@ -241,7 +241,8 @@ def _held(tree: Any) -> int:
     return total
 
 
-def _too_big(error: Exception) -> Exception:
+def too_big(error: Exception) -> Exception:
+    """`TooBig` if the compiler ran out of memory, else the error itself."""
     text = str(error)
     if "RESOURCE_EXHAUSTED" not in text:
         return error
