@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_jax.errors import UserError, nearest
 from llama_jax.generate.commands import add as commands_of_weights
+from llama_jax.plan.command import add as plan_command
 from llama_jax.verify.command import add as verify_command
 
 if TYPE_CHECKING:
@@ -114,6 +115,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH=VALUE",
         help="replace one field, e.g. model.decoder.stack.repeats=2; may be given again",
     )
+    train.add_argument(
+        "--mesh",
+        metavar="NAME",
+        help="devices: data, fsdp, fsdp_tensor, tensor, context or pipeline; sizes by --mesh.fsdp 4",
+    )
     train.add_argument("--quiet", action="store_true", help="no progress on standard error")
     train.add_argument("--cache", type=Path, help="keep compiled programs here: a faster start")
     train.add_argument("--profile", metavar="START:STOP", help="trace these steps for XProf")
@@ -166,6 +172,7 @@ def _parser() -> argparse.ArgumentParser:
 
     commands_of_weights(command)
     verify_command(command)
+    plan_command(command)
 
     command("presets", _presets, "list the presets")
     command("doctor", _doctor, "say what is installed, which devices and which data are here")
@@ -193,6 +200,10 @@ def _train(args: argparse.Namespace) -> None:
     from llama_jax import presets
 
     run = presets.get(args.preset)
+    if args.mesh is not None:
+        from llama_jax.presets.meshes import laid_out
+
+        run = laid_out(run, args.mesh)
     if args.steps is not None:
         args.set.append(f"steps={args.steps}")
     run = _override(run, args.overrides)

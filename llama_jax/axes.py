@@ -14,11 +14,11 @@ import contextlib
 import contextvars
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 LETTERS: dict[str, str] = {
@@ -44,7 +44,11 @@ LETTERS: dict[str, str] = {
     "Y": "image height",
 }
 
-MESH_AXES = ("data", "fsdp", "tensor", "context", "expert")
+# From the one that moves least to the one that moves most, for neighbours in the last are near.
+MESH_AXES = ("stage", "data", "fsdp", "expert", "context", "tensor")
+# Those that a data-centre network is fast enough for, the most frugal first: one sum of gradients
+# a step; a micro-batch a tick; every weight twice a step.
+ACROSS_SLICES = ("data", "stage", "fsdp")
 
 Table = tuple[tuple[str, str | tuple[str, ...]], ...]
 
@@ -56,20 +60,46 @@ def _known(letter: str) -> None:
 
 @dataclass(frozen=True)
 class Rules:
-    """Which mesh axes split which letter; a letter that is absent is replicated."""
+    """Which mesh axes split which letter; a letter that is absent is replicated.
+
+    Attributes:
+      weights: of weights and what an optimizer keeps of each.
+      activations: of everything else.
+      microbatches: parts of a batch that follow each other through the stages of a pipeline; a
+        multiple of the stages, or 0 for the most that the rows allow, up to four a stage.
+    """
 
     weights: Table
     activations: Table
+    microbatches: int = 0
 
     def __post_init__(self):
         for letter, _ in self.weights + self.activations:
             _known(letter)
+        if self.microbatches < 0:
+            raise ValueError(f"microbatches={self.microbatches}: give a positive number, or 0")
+
+    @property
+    def axes(self) -> frozenset[str]:
+        """The mesh axes that split anything."""
+        tables = self.weights + self.activations
+        return frozenset(axis for _, part in tables for axis in _tuple(part))
+
+    def without(self, axis: str) -> "Rules":
+        """The rules of code that sees its own part along `axis`: nothing is split over it."""
+
+        def rest(table: Table) -> Table:
+            parts = ((key, tuple(a for a in _tuple(part) if a != axis)) for key, part in table)
+            return tuple((letter, part) for letter, part in parts if part)
+
+        return replace(self, weights=rest(self.weights), activations=rest(self.activations))
 
 
-# Fully sharded data parallel and Megatron-style tensor parallel at once: an axis of size 1 splits
-# nothing.
+# Fully sharded data parallel, Megatron-style tensor parallel, context and pipeline parallel at
+# once: an axis of size 1 splits nothing. Outside of a pipelined stack its stages share the rows.
 FSDP_TENSOR = Rules(
     weights=(
+        ("L", "stage"),
         ("D", "fsdp"),
         ("N", "tensor"),
         ("K", "tensor"),
@@ -78,8 +108,8 @@ FSDP_TENSOR = Rules(
         ("E", "expert"),
     ),
     activations=(
-        ("B", ("data", "fsdp")),
-        ("I", ("data", "fsdp")),
+        ("B", ("stage", "data", "fsdp")),
+        ("I", ("stage", "data", "fsdp")),
         ("T", "context"),
         ("S", "context"),
         ("N", "tensor"),
@@ -89,6 +119,10 @@ FSDP_TENSOR = Rules(
         ("E", "expert"),
     ),
 )
+# As before, and what passes from block to block is split over tensor too (along D): a model of
+# hundreds of billions of weights keeps too much of it otherwise. A sum over tensor becomes a
+# scattered sum and a gather, of the same bytes together.
+FSDP_TENSOR_RESIDUAL = replace(FSDP_TENSOR, activations=(*FSDP_TENSOR.activations, ("D", "tensor")))
 # Pure data parallelism: weights whole on every device.
 DATA = Rules(weights=(), activations=(("B", ("data", "fsdp")), ("I", ("data", "fsdp"))))
 
@@ -101,9 +135,14 @@ def make_mesh(
     tensor: int = 1,
     context: int = 1,
     expert: int = 1,
+    stage: int = 1,
     devices: Sequence[Any] | None = None,
 ) -> jax.sharding.Mesh:
     """Makes the mesh with all axes of `MESH_AXES`; one size may be -1 and takes what is left.
+
+    On a TPU, neighbours on the mesh are neighbours on the chips' torus. Devices of several slices
+    (TPU pods joined by the data-centre network) are laid out so that one axis alone crosses it: the
+    first of `ACROSS_SLICES` whose size the slices divide.
 
     Args:
       data: replicas of the weights.
@@ -111,29 +150,59 @@ def make_mesh(
       tensor: devices over which heads, feed-forward and vocabulary are split.
       context: devices over which a sequence is split.
       expert: devices over which experts are split.
+      stage: devices over which the layers of a stack are split, a pipeline.
       devices: the devices to use; all of them by default.
 
     Returns:
       A mesh whose axes are of type Auto: `with_sharding_constraint` guides the partitioner.
 
     Raises:
-      ValueError: the sizes do not multiply to the number of devices.
+      ValueError: the sizes do not multiply to the number of devices, or no axis can cross slices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    sizes = [data, fsdp, tensor, context, expert]
+    given = {
+        "stage": stage,
+        "data": data,
+        "fsdp": fsdp,
+        "expert": expert,
+        "context": context,
+        "tensor": tensor,
+    }
+    sizes = [given[axis] for axis in MESH_AXES]
+    named = ", ".join(f"{axis}={size}" for axis, size in given.items() if size != 1) or "data=1"
     if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
-        raise ValueError(f"mesh sizes {sizes}: use positive sizes and at most one -1")
+        raise ValueError(f"a mesh of {named}: use positive sizes and at most one -1")
     known = math.prod(size for size in sizes if size > 0)
     if -1 in sizes and len(devices) % known == 0:
         sizes[sizes.index(-1)] = len(devices) // known
     if math.prod(sizes) != len(devices):
-        named = ", ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, sizes, strict=True))
+        multiple = "a multiple of " if -1 in sizes else ""
         raise ValueError(
-            f"a mesh of {named} needs {known} devices (or a multiple, with one size -1), "
-            f"{len(devices)} are here"
+            f"a mesh of {named} needs {multiple}{known} devices, {len(devices)} are here; choose "
+            f"sizes whose product is {len(devices)}, or -1 for one that takes what is left"
         )
-    grid = np.asarray(devices).reshape(sizes)
+    grid = _laid_out(sizes, devices)
     return jax.sharding.Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def _laid_out(sizes: list[int], devices: list[Any]) -> Any:
+    """The devices as an array of these sizes, so that what talks most is nearest."""
+    slices = len({getattr(device, "slice_index", 0) or 0 for device in devices})
+    # A torus axis may be cut in two for a logical one, rather than refuse the mesh.
+    cut: Any = {"devices": devices, "allow_split_physical_axes": True}
+    if slices == 1:
+        return mesh_utils.create_device_mesh(sizes, **cut)
+    for axis in ACROSS_SLICES:
+        where = MESH_AXES.index(axis)
+        if sizes[where] % slices == 0:
+            across = [slices if i == where else 1 for i in range(len(sizes))]
+            within = [size // n for size, n in zip(sizes, across, strict=True)]
+            return mesh_utils.create_hybrid_device_mesh(within, across, **cut)
+    named = ", ".join(f"{axis}={sizes[MESH_AXES.index(axis)]}" for axis in ACROSS_SLICES)
+    raise ValueError(
+        f"the {len(devices)} devices are in {slices} slices and none of {named} is a multiple of "
+        f"{slices}; only these cross slices, so give e.g. data={slices}"
+    )
 
 
 @contextlib.contextmanager
@@ -145,6 +214,41 @@ def using(mesh: jax.sharding.Mesh, rules: Rules = FSDP_TENSOR) -> Iterator[None]
             yield
     finally:
         _rules.reset(token)
+
+
+@contextlib.contextmanager
+def within(axis: str) -> Iterator[None]:
+    """Inside a `shard_map` over `axis`: constraints are about the other axes."""
+    token = _rules.set(_rules.get().without(axis))
+    try:
+        yield
+    finally:
+        _rules.reset(token)
+
+
+def axes_of(letters: str) -> tuple[str, ...]:
+    """The mesh axes that split an activation's letters, in the order of the rules."""
+    return tuple(axis for part in activation_spec(letters) for axis in _tuple(part))
+
+
+def stages() -> tuple[str, int]:
+    """The mesh axis that the layers of a stack are split over, and its size; ("", 1) without.
+
+    Raises:
+      ValueError: the rules split L over several axes.
+    """
+    axes = _tuple(weight_spec("L")[0])
+    mesh = jax.sharding.get_abstract_mesh()
+    if not axes or mesh.empty or mesh.shape[axes[0]] == 1:
+        return "", 1
+    if len(axes) > 1:
+        raise ValueError(f"the rules split L over {axes}; a pipeline goes over one axis")
+    return axes[0], mesh.shape[axes[0]]
+
+
+def microbatches() -> int:
+    """What the rules ask for; 0 for the most that the rows allow."""
+    return _rules.get().microbatches
 
 
 def weight_spec(letters: str, rules: Rules | None = None) -> PartitionSpec:

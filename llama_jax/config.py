@@ -24,13 +24,17 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Mesh:
-    """How many devices each axis of the mesh has; one may be -1 and takes what is left."""
+    """How many devices each axis of the mesh has; one may be -1 and takes what is left.
+
+    `presets/meshes.py` has those that go by a name, and `axes.make_mesh` says what each axis does.
+    """
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
     context: int = 1
     expert: int = 1
+    stage: int = 1
 
     def build(self, devices: Any = None):
         """The `jax.sharding.Mesh`.

@@ -29,7 +29,11 @@ ARROWS = {
     "layers": ("axes", "kernels"),
     "models": ("axes", "kernels.mask", "layers"),
     "objectives": ("axes", "kernels.cross_entropy", "models"),
-    "plan": ("config", "presets", "train"),
+    # It prices the program that training and decoding would run, and so looks into both.
+    "plan": (
+        *("axes", "config", "generate", "kernels.backends", "layers", "models", "objectives"),
+        *("presets", "train"),
+    ),
     "presets": ("config", "data", "layers", "models", "objectives", "text", "train.optimizer"),
     "text": (),
     "train": (

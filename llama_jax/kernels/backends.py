@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from llama_jax.errors import UserError, nearest
-from llama_jax.kernels.target import interpreting
+from llama_jax.kernels.target import interpreting, platform
 
 log = logging.getLogger(__name__)
 
@@ -181,6 +181,11 @@ def summary(receipts: Counter[Receipt]) -> str:
         for kind, names in sorted(taken.items())
     )
     return "; ".join(parts)
+
+
+def note(kind: str, case: str, how: str) -> None:
+    """Leaves a receipt for what nobody else could have computed."""
+    _note(Receipt(kind, case, platform(), how, (), False))
 
 
 def _note(receipt: Receipt) -> None:

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from llama_jax import axes
+from llama_jax.layers import pipeline
 from llama_jax.layers.block import Block, Context
 from llama_jax.layers.cache import Cache, LayerCache, empty_slots
 from llama_jax.layers.divided import DividedBlock
@@ -103,6 +105,12 @@ class StackModule(nn.Module):
         if not cfg.scan:
             x, layers = self._one_by_one(period, x, layers, ctx)
             return x, None if cache is None else replace(cache, layers=layers)
+        # One period cannot be cut into stages, nor one row into micro-batches: a pipeline is for
+        # training. What is none has its rows split over the devices of the stages.
+        if cache is None and axes.stages()[1] > 1 and cfg.repeats > 1 and len(x) > 1:
+            if not self.is_initializing():
+                return self._through_stages(period, x, ctx), None
+            pipeline.Deal.of(len(x), cfg.repeats)  # tells what does not divide before any step
         scan = nn.scan(
             period,
             variable_axes={"params": 0},
@@ -113,6 +121,16 @@ class StackModule(nn.Module):
         )
         x, layers = scan(cfg.pattern, name="layers")(x, layers, ctx)
         return x, None if cache is None else replace(cache, layers=layers)
+
+    def _through_stages(self, period: type[Period], x: jax.Array, ctx: Context) -> jax.Array:
+        def layer(weights, x, ctx, key):
+            rngs = None if key is None else {"dropout": key}
+            of = period(self.config.pattern, parent=None)
+            return of.apply({"params": weights}, x, None, ctx, rngs=rngs)[0]
+
+        weights = nn.meta.unbox(self.variables["params"]["layers"])
+        key = self.make_rng("dropout") if self.has_rng("dropout") else None
+        return pipeline.run(layer, weights, x, ctx, key)
 
     def _one_by_one(
         self,

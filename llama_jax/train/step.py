@@ -195,14 +195,30 @@ def split(batch: Batch, parts: int) -> Batch:
 
 
 def check_rows(fields: dict[str, Any], mesh: Mesh, rules: Rules) -> None:
-    """Raises UserError if a field (its (shape, dtype)) has rows that the devices cannot share."""
+    """Checks that all devices have something to do, and an equal share of the rows.
+
+    Args:
+      fields: (shape, dtype) of every field of the batch, by stream and name.
+      mesh: of the run.
+      rules: of the run.
+
+    Raises:
+      UserError: a mesh axis over which nothing is split, or rows that cannot be shared.
+    """
+    for axis, size in mesh.shape.items():
+        if size > 1 and axis not in rules.axes:
+            raise UserError(
+                f"the mesh has {axis}={size} and the rules split nothing over {axis!r}, so these "
+                f"devices would all compute the same; give --mesh.{axis} 1, or rules that name it"
+            )
     ways = mesh.size // _by_row(mesh, rules).shard_shape((mesh.size,))[0]
     for stream, named in fields.items():
         for name, (shape, _) in named.items():
             if shape[0] % ways:
                 raise UserError(
-                    f"stream {stream!r}: {shape[0]} rows of {name!r} cannot be shared by {ways} "
-                    "devices; change the batch, the images in it, or the mesh"
+                    f"axis B: stream {stream!r} has {shape[0]} rows of {name!r}, which cannot be "
+                    f"shared by {ways} devices; change --set data.{stream}.batch so that they are "
+                    f"a multiple of {ways}, or the mesh"
                 )
 
 

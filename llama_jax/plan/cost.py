@@ -1,0 +1,107 @@
+"""Seconds of a step from what it computes, moves and sends: a roofline of one chip.
+
+    products   FLOPs of the jaxpr, loops and recomputation counted / (peak x efficiency)
+    memory     weights, moments and activations that must pass through HBM / bandwidth
+    network    every collective of the compiled program, alone on its links
+    step     = max(products, memory) + update + what of the network nothing hides
+
+Two constants are fitted, and to all published figures at once: the efficiency of a family of chips
+and the share of overlap (`chips.py`).
+"""
+
+from dataclasses import dataclass
+
+from llama_jax.plan.chips import OVERLAP, Chip
+
+# Mesh axes whose collectives carry weights and their gradients.
+OF_WEIGHTS = frozenset({"data", "fsdp", "stage"})
+# Bytes a parameter that an update moves: weight, two moments and gradient read, the first three
+# written, all float32.
+UPDATE = 4 * 7
+
+
+@dataclass(frozen=True)
+class Sent:
+    """The network's part of a step.
+
+    Attributes:
+      weights: seconds of collectives of weights, which products can hide.
+      activations: seconds of those that products wait for.
+      bytes: that a chip receives, of all.
+    """
+
+    weights: float
+    activations: float
+    bytes: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A step of one chip.
+
+    Attributes:
+      products: seconds.
+      memory: seconds of HBM traffic beside them, hidden if shorter.
+      update: seconds of the optimizer's, which nothing hides.
+      network: seconds of all collectives.
+      exposed: seconds of them that nothing hides.
+      work: FLOPs done.
+      model: FLOPs of the model, for MFU.
+      tokens: of a step, a chip's share.
+      flops: the chip's peak.
+    """
+
+    products: float
+    memory: float
+    update: float
+    network: float
+    exposed: float
+    work: float
+    model: float
+    tokens: float
+    flops: float
+
+    @property
+    def seconds(self) -> float:
+        """Of the step."""
+        return max(self.products, self.memory) + self.update + self.exposed
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second."""
+        return self.tokens / self.seconds
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOPs a second as a share of the peak; causal attention counts half."""
+        return self.model / self.seconds / self.flops
+
+
+def of(
+    chip: Chip,
+    work: float,
+    model: float,
+    tokens: float,
+    parameters: float,
+    moved: float,
+    sent: Sent,
+) -> Cost:
+    """The cost of a step; all figures are a chip's share.
+
+    Args:
+      chip: which.
+      work: FLOPs done, with what is computed again.
+      model: FLOPs of the model.
+      tokens: of a step.
+      parameters: that it keeps and updates.
+      moved: bytes through HBM in the passes.
+      sent: what it sends.
+    """
+    products = work / (chip.flops * chip.efficiency)
+    memory = moved / chip.bandwidth
+    update = UPDATE * parameters / chip.bandwidth
+    hidden = min(OVERLAP * sent.weights, max(products, memory))
+    network = sent.weights + sent.activations
+    return Cost(
+        products, memory, update, network, network - hidden, work, model, tokens, chip.flops
+    )

@@ -1,0 +1,263 @@
+"""A plan of generation: the engine's own programs, compiled for devices that are not there.
+
+Decoding a token reads every weight and all of the cache once, so memory and its bandwidth decide;
+prefill is a matter of products. Weights are bfloat16, split over `tensor`; `data` is replicas.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+
+from llama_jax import presets
+from llama_jax.axes import activation_spec, using
+from llama_jax.config import Run
+from llama_jax.errors import UserError
+from llama_jax.generate import engine
+from llama_jax.generate.sample import Sampling
+from llama_jax.kernels.backends import lines, recording
+from llama_jax.plan import network
+from llama_jax.plan.chips import GIB
+from llama_jax.plan.environment import quiet
+from llama_jax.plan.hlo import collectives
+from llama_jax.plan.model import HALF, Shapes
+from llama_jax.plan.program import QUICK, Step, TooBig, changed, too_big
+from llama_jax.plan.search import fixed
+from llama_jax.plan.topology import Topology
+from llama_jax.train.flops import counted
+
+# Share of HBM's bandwidth that reading weights and caches reaches; an assumption, not fitted.
+READ = 0.8
+# Of the memory that weights leave, for what is temporary.
+SPARE = 0.85
+STRIDE = 16  # tokens a dispatch
+MOST = 1024  # rows of a replica; more gain little a chip and wait long
+
+
+@dataclass(frozen=True)
+class Option:
+    """Decoding with so many chips a replica, from shapes.
+
+    Attributes:
+      tensor: chips of a replica.
+      rows: that fit, of a replica.
+      weights: bytes a chip.
+      row: bytes of a row's cache a chip.
+      seconds: a token, without the network.
+    """
+
+    tensor: int
+    rows: int
+    weights: float
+    row: float
+    seconds: float
+
+
+def command(preset: str, topology: Topology, args: argparse.Namespace) -> None:
+    """Prints the plan.
+
+    Raises:
+      UserError: it does not fit, or the preset is no decoder.
+    """
+    from llama_jax.plan.command import mesh_of
+
+    run = changed(presets.get(preset), sequence=args.sequence)
+    if not hasattr(run.model, "decoder") or not hasattr(run.model.build(), "extend"):
+        raise UserError(f"plan decode {preset}: not a decoder-only language model")
+    began = time.perf_counter()
+    asked = mesh_of(args.mesh)
+    sizes = None if asked is None else fixed(asked, topology)
+    slots = args.sequence or min(run.model.decoder.context or 8192, 8192)
+    options = _options(run, topology, slots, sizes)
+    fitting = [o for o in options if o.rows]
+    if not fitting:
+        least = min(options, key=lambda o: o.weights + o.row)
+        raise UserError(
+            f"{preset} does not fit on {topology}: with {least.tensor} chips a replica weights "
+            f"take {least.weights / GIB:.1f} GiB a chip and one row's cache of {slots} tokens "
+            f"{least.row / GIB:.1f}, of {topology.chip.hbm / GIB:.1f}; take more chips or a "
+            "shorter --sequence"
+        )
+    best = max(fitting, key=lambda o: o.rows / o.seconds / o.tensor)
+    replicas = topology.chips // best.tensor
+    rows = args.batch or best.rows * replicas
+    if rows % replicas:
+        raise UserError(
+            f"--batch {rows} rows cannot be shared by {replicas} replicas; give a multiple"
+        )
+    if rows // replicas > best.rows:
+        raise UserError(
+            f"--batch {rows} does not fit: {rows // replicas} rows a replica need "
+            f"{rows // replicas * best.row / GIB:.1f} GiB of cache a chip; at most "
+            f"{best.rows * replicas} rows fit"
+        )
+    found = None
+    while found is None:
+        try:
+            found = _compiled(run, topology, best, rows, slots)
+        except TooBig as error:
+            if args.batch or rows == replicas:
+                raise UserError(
+                    f"{rows} rows of {slots} tokens do not fit on {topology}: {error}; give a "
+                    "smaller --batch or --sequence, or more chips"
+                ) from None
+            # The prefill of every row at once, and copies of the cache, take room as well.
+            print(f"{rows} rows do not fit, trying half", file=sys.stderr, flush=True)
+            best = dataclasses.replace(best, rows=max(best.rows // 2, 1))
+            rows = best.rows * replicas
+    found["compile_seconds"] = time.perf_counter() - began
+    print("\n".join(_report(preset, topology, best, options, found)))
+    if args.json:
+        print(json.dumps({"preset": preset, "topology": str(topology), **found}))
+
+
+def _options(
+    run: Run, topology: Topology, slots: int, asked: dict[str, int] | None
+) -> list[Option]:
+    shapes = Shapes.of(changed(run, sequence=min(slots, 512)), ("none",))
+    chip, found = topology.chip, []
+    stack = run.model.decoder.stack
+    cache = jax.eval_shape(lambda: run.model.decoder.empty_cache(2, slots, jnp.bfloat16))
+    row = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache)) / 2
+    heads = min(block.attention.kv_heads for block in stack.pattern)
+    powers = [2**i for i in range(heads.bit_length()) if heads % 2**i == 0]
+    for tensor in [asked.get("tensor", 1)] if asked else powers:
+        sizes = {"data": topology.chips // tensor, "tensor": tensor}
+        ways = [weight.ways(sizes, run.rules) for weight in shapes.weights]
+        if topology.chips % tensor or not all(ways):
+            continue
+        numbers = [math.prod(w.shape) for w in shapes.weights]
+        weights = HALF * sum(float(n) / way for n, way in zip(numbers, ways, strict=True))
+        rows = int((chip.hbm * SPARE - weights) * tensor / row) if weights < chip.hbm else 0
+        rows = min(max(rows, 0), MOST)
+        # Half of the cache is filled on average.
+        read = weights + rows * row / tensor / 2
+        found.append(Option(tensor, rows, weights, row / tensor, read / chip.bandwidth / READ))
+    if not found:
+        raise UserError(f"no replica of {run.name} divides the {topology.chips} chips evenly")
+    return found
+
+
+def _compiled(run: Run, topology: Topology, best: Option, rows: int, slots: int) -> dict[str, Any]:
+    """Compiles a prefill chunk and a dispatch of tokens."""
+    chip, replicas = topology.chip, topology.chips // best.tensor
+    run = changed(run, mesh={"data": replicas, "tensor": best.tensor}, batch=replicas)
+    step = Step.of(changed(run, sequence=512), topology.devices())
+    mesh, module = step.mesh, run.model.build().clone(dtype=jnp.bfloat16)
+    slots = -(-slots // engine.SLOTS) * engine.SLOTS
+
+    def here(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+        kind = jnp.bfloat16 if x.dtype == jnp.float32 else x.dtype
+        return jax.ShapeDtypeStruct(x.shape, kind, sharding=sharding)
+
+    effort: Any = {} if chip.gpu else {"exec_time_optimization_effort": QUICK}
+    with using(mesh, run.rules), recording() as receipts:
+        params = jax.tree.map(lambda x: here(x, x.sharding), step.layout.abstract.params)
+        make = partial(module.config.decoder.empty_cache, rows, slots, jnp.bfloat16)
+        shapes = jax.eval_shape(make)
+        scan = module.config.decoder.stack.scan
+        places = engine._shardings(shapes, rows, scan, mesh)
+        cache = jax.tree.map(here, shapes, places)
+
+        def row(shape: tuple[int, ...], kind: Any) -> jax.ShapeDtypeStruct:
+            spec = activation_spec("B" if shape[0] == rows and rows > 1 else "")
+            return jax.ShapeDtypeStruct(shape, kind, sharding=NamedSharding(mesh, spec))
+
+        chunk = engine.CHUNKS[0]
+        ids, valid = row((rows, chunk), jnp.int32), row((rows, chunk), jnp.bool_)
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
+        keys = jax.ShapeDtypeStruct(
+            keys.shape, keys.dtype, sharding=NamedSharding(mesh, activation_spec("B"))
+        )
+        make_state: Any = engine.State
+        state = make_state(
+            cache,
+            row((rows,), jnp.int32),
+            row((rows,), jnp.bool_),
+            row((rows, 0), jnp.bool_),
+            keys,
+            jax.ShapeDtypeStruct((), jnp.int32),
+        )
+        ends = jax.ShapeDtypeStruct((1,), jnp.int32)
+        advance = engine._advance.lower(module, params, state, Sampling(), ends, count=STRIDE)
+        extend = engine._extend.lower(module, params, ids, cache, valid, fresh=True)
+        with quiet():
+            try:
+                decoded, filled = (x.compile(compiler_options=effort) for x in (advance, extend))
+            except jax.errors.JaxRuntimeError as error:
+                raise too_big(error) from None
+        work = counted(
+            lambda p, i, c, v: module.apply({"params": p}, i, c, v, True, method="extend"),
+            *(params, ids, cache, valid),
+        )
+    sent = [
+        sum(
+            s
+            for _, _, s in network.total(topology, mesh, collectives(x.as_text() or "", mesh.size))
+        )
+        for x in (decoded, filled)
+    ]
+    stats = decoded.memory_analysis()
+    assert stats is not None
+    held = rows // replicas * best.row
+    temporary = max(stats.peak_memory_in_bytes - best.weights - held, 0)
+    read = (best.weights + held / 2) / chip.bandwidth / READ
+    token = read + sent[0] / STRIDE
+    products = work / topology.chips / chip.flops / chip.efficiency
+    fill = max(products, best.weights / chip.bandwidth / READ) + sent[1]
+    return {
+        "tokens_per_second_per_chip": rows / token / topology.chips,
+        "tokens_per_second_per_user": 1 / token,
+        "token_seconds": token,
+        "network_seconds": sent[0] / STRIDE,
+        "prefill_tokens_per_second_per_chip": rows * chunk / fill / topology.chips,
+        "prefill_seconds_of_512": fill,
+        "hbm_bytes_per_chip": {
+            "weights": best.weights,
+            "cache": held,
+            "temporary": temporary,
+            "total": best.weights + held + temporary,
+            "free": chip.hbm - best.weights - held - temporary,
+        },
+        "mesh": {"data": replicas, "tensor": best.tensor},
+        "batch": rows,
+        "most_rows": best.rows * replicas,
+        "slots": slots,
+        "backends": lines(receipts),
+    }
+
+
+def _report(
+    preset: str, topology: Topology, best: Option, options: list[Option], found: dict[str, Any]
+) -> list[str]:
+    hbm = found["hbm_bytes_per_chip"]
+    out = [
+        f"{preset} on {topology}: {found['mesh']['data']} replicas of {best.tensor} chips, "
+        f"{found['batch']:,} rows of {found['slots']:,} tokens (at most {found['most_rows']:,} "
+        "fit)",
+        "",
+        "HBM of a chip, GiB",
+        *(f"  {part:10} {size / GIB:7.2f}" for part, size in hbm.items()),
+        "",
+        f"decode   {found['token_seconds'] * 1e3:.2f} ms a token, of which network "
+        f"{found['network_seconds'] * 1e3:.2f}: {found['tokens_per_second_per_user']:,.1f} "
+        f"tokens/s a user, {found['tokens_per_second_per_chip']:,.0f} a chip (caches half full)",
+        f"prefill  {found['prefill_seconds_of_512'] * 1e3:,.0f} ms for 512 tokens of every row: "
+        f"{found['prefill_tokens_per_second_per_chip']:,.0f} tokens/s a chip",
+        "",
+        "chips a replica, rows, tokens/s a user and a chip (from shapes, without the network)",
+    ]
+    for one in options:
+        rate = f"{1 / one.seconds:8,.1f} {one.rows / one.seconds / one.tensor:10,.0f}"
+        why = rate if one.rows else f"weights {one.weights / GIB:.1f} GiB a chip do not fit"
+        out.append(f"  {one.tensor:3} {one.rows:6,} {why}")
+    return [*out, "", "computed by", *(f"  {line}" for line in found["backends"])]

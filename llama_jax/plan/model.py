@@ -1,0 +1,213 @@
+"""A step's memory and traffic from shapes alone: what the search ranks by before it compiles.
+
+Every figure is of one device. Weights are exact, by their letters; activations are those of a
+LLaMA block, as XLA keeps them under each remat policy. Compiled memory is what counts in the end.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from llama_jax.axes import Rules, weight_spec
+from llama_jax.config import Run
+from llama_jax.plan import network
+from llama_jax.plan.cost import Cost, Sent, of
+from llama_jax.plan.program import Step, changed, model_work, stacks, tokens
+from llama_jax.plan.topology import Topology
+from llama_jax.train.optimizer import path_name
+
+HALF, WHOLE = 2, 4  # bytes of bfloat16 and float32
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A parameter: its letters and sizes."""
+
+    letters: str
+    shape: tuple[int, ...]
+
+    def ways(self, sizes: dict[str, int], rules: Rules, but: frozenset[str] = frozenset()) -> int:
+        """Into how many parts a mesh splits it, not counting some axes; 0 if it cannot."""
+        total = 1
+        for length, part in zip(self.shape, weight_spec(self.letters, rules), strict=True):
+            axes = (part,) if isinstance(part, str) else part or ()
+            ways = math.prod(sizes.get(axis, 1) for axis in axes)
+            if length % ways:
+                return 0
+            total *= math.prod(sizes.get(axis, 1) for axis in axes if axis not in but)
+        return total
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What the search knows of a run.
+
+    Attributes:
+      run: it; its mesh, remat, and batch are free.
+      weights: all.
+      moments: bytes of the optimizer for each byte of weights.
+      row: FLOPs of a row, done under each remat policy.
+      model: FLOPs of a row of the model.
+      tokens: of a row.
+    """
+
+    run: Run
+    weights: tuple[Weight, ...]
+    moments: float
+    row: dict[str, float]
+    model: float
+    tokens: int
+
+    @classmethod
+    def of(cls, run: Run, remats: tuple[str, ...]) -> "Shapes":
+        """Traces a step of one row on one device, for each policy."""
+        one = changed(run, mesh={}, remat=remats[0], batch=1)
+        step = Step.of(one, jax.devices("cpu")[:1])
+        row = {
+            remat: dataclasses.replace(step, run=changed(one, remat=remat)).work()
+            for remat in remats
+        }
+        layout = step.layout
+        leaves = jax.tree_util.tree_flatten_with_path(layout.abstract.params)[0]
+        weights = [Weight(layout.letters[path_name(p)], x.shape) for p, x in leaves]
+        held = [
+            sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+            for tree in (layout.abstract.params, layout.abstract.opt_state)
+        ]
+        return cls(run, tuple(weights), held[1] / held[0], row, model_work(one), tokens(one))
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A candidate and what it would take.
+
+    Attributes:
+      mesh: axis -> size.
+      remat: policy.
+      rows: of all devices.
+      hbm: bytes by part.
+      cost: seconds.
+    """
+
+    mesh: dict[str, int]
+    remat: str
+    rows: int
+    hbm: dict[str, float]
+    cost: Cost
+
+    @property
+    def peak(self) -> float:
+        """Bytes."""
+        return sum(self.hbm.values())
+
+
+class Layout:
+    """A mesh on a topology: which weights lie where, and what its axes span."""
+
+    def __init__(self, shapes: Shapes, topology: Topology, sizes: dict[str, int], mesh: Any):
+        self.shapes, self.topology, self.sizes = shapes, topology, sizes
+        self.run = changed(shapes.run, mesh=sizes)
+        self.copies = sizes.get("data", 1) * sizes.get("fsdp", 1) * sizes.get("stage", 1)
+        rules, free = self.run.rules, frozenset({"fsdp"})
+        self.held = self.gathered = self.reduced = 0.0
+        for weight in shapes.weights:
+            size = math.prod(weight.shape)
+            split = weight.ways(sizes, rules)
+            self.held += size / split
+            self.reduced += size / split
+            if split != weight.ways(sizes, rules, free):
+                self.gathered += size / weight.ways(sizes, rules, free)
+        self.spans = {axis: self._span(mesh, (axis,)) for axis in ("fsdp", "data", "tensor")}
+
+    def _span(self, mesh: Any, axes: tuple[str, ...]) -> network.Span:
+        names = list(mesh.shape)
+        at = tuple(slice(None) if name in axes else 0 for name in names)
+        group = np.arange(mesh.size).reshape(mesh.devices.shape)[at].reshape(-1)
+        devices = list(mesh.devices.flat)
+        return network.span(self.topology, devices, dict(mesh.shape), tuple(group.tolist()))
+
+    def _ways(self, letter: str) -> int:
+        """Into how many parts the rules split a letter of activations."""
+        part = dict(self.run.rules.activations).get(letter) or ()
+        axes = (part,) if isinstance(part, str) else part
+        return math.prod(self.sizes.get(axis, 1) for axis in axes)
+
+    def seconds(self, kind: str, sent: float, axis: str) -> float:
+        """Of a collective along a mesh axis."""
+        if self.sizes.get(axis, 1) == 1:
+            return 0.0
+        return network.seconds(self.topology, kind, sent, self.spans[axis])
+
+    def guess(self, remat: str, rows: int) -> Guess:
+        """Memory and time with this policy and so many rows of all devices."""
+        shapes, chips = self.shapes, self.topology.chips
+        tensor, context = self.sizes.get("tensor", 1), self.sizes.get("context", 1)
+        here = rows / self.copies * shapes.tokens / context  # tokens of a device's own
+        layers = saved = widest = keys = 0.0
+        stack = next(iter(stacks(shapes.run.model).values()))
+        width = shapes.run.model.decoder.width
+        # Of what passes between blocks, a device holds this much of D.
+        own = width / self._ways("D")
+        for block in stack.pattern:
+            each = elements(block, own, tensor)
+            named = {"none": "all", "dots": "products"}.get(remat)
+            kept = own if named is None else each[named]
+            saved += stack.repeats * kept * here * HALF
+            widest = max(widest, each["all"])
+            keys += stack.repeats * each["keys"]
+            layers += stack.repeats
+        layer = self.gathered / max(layers, 1)
+        logits = here * width * (WHOLE + WHOLE + HALF)
+        hbm = {
+            "weights": WHOLE * self.held,
+            "optimizer": WHOLE * self.held * shapes.moments,
+            "gradients": WHOLE * self.held,
+            "activations": saved + widest * here * HALF * len(stack.pattern) + logits,
+            "gathered": HALF * layer,
+        }
+        again = 1 if remat in ("none", "dots") else 2
+        work = shapes.row[remat] * rows / chips
+        # Weights are gathered for each pass over a layer, gradients summed once.
+        passes = (1 + again) * HALF * self.gathered
+        weights = self.seconds("all-gather", passes, "fsdp")
+        weights += self.seconds("reduce-scatter", HALF * self.gathered, "fsdp")
+        weights += self.seconds("all-reduce", WHOLE * self.reduced, "data")
+        sums = layers * 2 * (1 + again) * here * width * HALF
+        activations = self.seconds("all-reduce", sums, "tensor")
+        # A ring hands keys and values on in the forward pass, with their gradients in the backward.
+        hops = (4 + again) * (context - 1) * here * keys * HALF
+        weights += hops / self.topology.chip.link
+        moved = 2 * (passes + HALF * self.gathered)
+        moved += (2 + again) * 2 * layers * widest * here * HALF
+        cost = of(
+            self.topology.chip,
+            work,
+            shapes.model * rows / chips,
+            shapes.tokens * rows / chips,
+            self.held,
+            moved,
+            Sent(weights, activations, passes + HALF * self.gathered + 2 * sums),
+        )
+        return Guess(self.sizes, remat, rows, hbm, cost)
+
+
+def elements(block: Any, width: float, tensor: int) -> dict[str, float]:
+    """Numbers a token that a block makes on a device that has `width` of D.
+
+    Returns:
+      "all", those that are results of "products", and "keys" with values.
+    """
+    attention, hidden = block.attention, block.ffn.hidden
+    q = attention.heads * attention.head_dim / tensor
+    k = attention.kv_heads * attention.head_dim / tensor
+    gates = 2 if "SwiGLU" in type(block.ffn).__name__ else 1
+    products = q + 2 * k + gates * hidden / tensor + 2 * width
+    return {
+        "keys": 2 * k,
+        "products": products,
+        "all": products + 3 * width + 2 * q + k + 4 * hidden / tensor,
+    }

@@ -1,0 +1,252 @@
+"""The real train step of a run, compiled for devices that are not there.
+
+Nothing is allocated: the state is that of `train.state.plan`, shapes with shardings, and the batch
+what the run's streams would give. What XLA says of the result is in `Compiled`.
+"""
+
+import dataclasses
+import functools
+import re
+import time
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+
+from llama_jax.axes import FSDP_TENSOR, FSDP_TENSOR_RESIDUAL, activation_spec, using
+from llama_jax.config import Run, children, edit
+from llama_jax.errors import UserError, nearest
+from llama_jax.kernels.backends import lines, recording
+from llama_jax.layers.linear import Lettered
+from llama_jax.layers.stack import Remat, Stack
+from llama_jax.objectives.base import losses
+from llama_jax.plan.environment import quiet
+from llama_jax.plan.hlo import Collective, collectives
+from llama_jax.train.flops import counted, model_flops
+from llama_jax.train.load import build
+from llama_jax.train.state import Plan, plan
+from llama_jax.train.step import bind, check_rows, initializer, make_train_step
+
+REMATS: tuple[str, ...] = get_args(Remat)
+# XLA's scale from -1 (least work on a fast program) to 1. At -1 a step compiles in a third of the
+# time (60 CPU seconds, not 170), partitioned alike; its memory was 0.1 % off (8B on 256 v6e).
+QUICK, FULL = -1.0, 0.0
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the compiler says of a step, of one device.
+
+    Attributes:
+      weights: bytes of the parameters.
+      optimizer: bytes of its moments and counters.
+      batch: bytes of its share of the batch.
+      temporary: bytes beside these at the peak: gradients, activations, gathered weights.
+      host: bytes that lie in the memory of its host.
+      sent: its collectives.
+      receipts: which backend computes which call.
+      seconds: of compiling.
+    """
+
+    weights: int
+    optimizer: int
+    batch: int
+    temporary: int
+    host: int
+    sent: tuple[Collective, ...]
+    receipts: tuple[str, ...]
+    seconds: float
+
+    @property
+    def peak(self) -> int:
+        """Bytes of HBM at the peak."""
+        return self.weights + self.optimizer + self.batch + self.temporary
+
+
+class TooBig(Exception):
+    """The compiler found that the program does not fit; `needed` bytes, None if it did not say."""
+
+    def __init__(self, reason: str, needed: float | None):
+        super().__init__(reason)
+        self.needed = needed
+
+
+def stacks(config: Any, path: str = "model") -> dict[str, Stack]:
+    """Every stack of a model's config by its path."""
+    if isinstance(config, Stack):
+        return {path: config}
+    if not dataclasses.is_dataclass(config):
+        return {}
+    inner = children(config).items()
+    return {k: v for name, value in inner for k, v in stacks(value, f"{path}.{name}").items()}
+
+
+def changed(
+    run: Run,
+    mesh: dict[str, int] | None = None,
+    remat: str | None = None,
+    batch: int | None = None,
+    sequence: int | None = None,
+) -> Run:
+    """The run with another mesh, remat policy, batch (rows of all devices) or sequence length.
+
+    With a tensor axis, the rules split what passes between blocks over it too.
+
+    Raises:
+      UserError: a policy that there is not, or a length that the data or the model has not.
+    """
+    if mesh is not None:
+        run = edit(run, "mesh", dataclasses.replace(type(run.mesh)(), **mesh))
+        if run.rules in (FSDP_TENSOR, FSDP_TENSOR_RESIDUAL):
+            split = mesh.get("tensor", 1) > 1
+            run = dataclasses.replace(run, rules=FSDP_TENSOR_RESIDUAL if split else FSDP_TENSOR)
+    if remat is not None:
+        if remat not in REMATS:
+            raise UserError(
+                f"no remat policy {remat!r}; there are {', '.join(REMATS)}."
+                + nearest(remat, REMATS)
+            )
+        for path in stacks(run.model):
+            run = edit(run, f"{path}.remat", remat)
+    for stream in run.data:
+        if batch is not None:
+            run = edit(run, f"data.{stream}.batch", batch)
+        if sequence is not None:
+            if "length" not in children(run.data[stream].task):
+                raise UserError(f"stream {stream!r} of {run.name} has no length to set")
+            run = edit(run, f"data.{stream}.task.length", sequence)
+    context = getattr(getattr(run.model, "decoder", None), "context", None)
+    if sequence is not None and context is not None and sequence > context:
+        raise UserError(f"--sequence {sequence} is beyond the context of {run.name}, {context}")
+    return run
+
+
+def tokens(run: Run) -> int:
+    """Tokens of one step: places of the target, or of the text."""
+    total = 0
+    for stream in run.data.values():
+        fields = stream.fields(None)
+        for name in ("target", "text"):
+            if name in fields:
+                shape = fields[name][0]
+                total += shape[0] * shape[1]
+                break
+    return total
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step that is traced and not compiled: shapes, shardings, and how to lower it."""
+
+    run: Run
+    mesh: Mesh
+    layout: Plan
+    fields: dict[str, Any]
+
+    @classmethod
+    def of(cls, run: Run, devices: list[Any]) -> "Step":
+        """Plans the state of a run on devices.
+
+        Raises:
+          UserError: a mesh that does not multiply, or an axis that it cannot divide.
+        """
+        fields = {name: stream.fields(None) for name, stream in run.data.items()}
+        mesh = run.mesh.build(devices)
+        with using(mesh, run.rules):
+            check_rows(fields, mesh, run.rules)
+            init = initializer(build(run), losses(run.objectives), fields)
+            layout = plan(init, run.optimizer, run.steps, mesh, run.rules)
+        return cls(run, mesh, layout, fields)
+
+    def _parts(self) -> tuple[Any, Any]:
+        run = self.run
+        loss = bind(build(run), losses(run.objectives))
+        rate = run.optimizer.rate_at(run.steps)
+        step = make_train_step(self.layout, loss, rate, run.objectives, run.accumulate)
+        rows = NamedSharding(self.mesh, activation_spec("B", run.rules))
+        batch = {
+            name: {k: jax.ShapeDtypeStruct(*field, sharding=rows) for k, field in stream.items()}
+            for name, stream in self.fields.items()
+        }
+        return step, batch
+
+    def work(self) -> float:
+        """FLOPs of the step of all devices, with what is computed again."""
+        step, batch = self._parts()
+        with using(self.mesh, self.run.rules):
+            return counted(step, self.layout.abstract, batch)
+
+    def compiled(self, effort: float = FULL) -> Compiled:
+        """Compiles it.
+
+        Raises:
+          TooBig: it does not fit.
+        """
+        began = time.perf_counter()
+        step, batch = self._parts()
+        state = self.layout.abstract
+        tpu = self.mesh.devices.flat[0].platform == "tpu"
+        options: Any = {"exec_time_optimization_effort": effort} if tpu and effort else {}
+        with using(self.mesh, self.run.rules), recording() as receipts:
+            lowered = step.lower(state, batch)
+            try:
+                with quiet():
+                    found = lowered.compile(compiler_options=options)
+            except jax.errors.JaxRuntimeError as error:
+                raise too_big(error) from None
+        stats = found.memory_analysis()
+        assert stats is not None
+        weights, optimizer, rows = (_held(part) for part in (state.params, state.opt_state, batch))
+        peak = max(stats.peak_memory_in_bytes, stats.argument_size_in_bytes)
+        if not tpu:
+            # A GPU's runtime allocates all that is temporary at once.
+            given = stats.argument_size_in_bytes + stats.output_size_in_bytes
+            peak = given - stats.alias_size_in_bytes + stats.temp_size_in_bytes
+        host = stats.host_argument_size_in_bytes + stats.host_temp_size_in_bytes
+        return Compiled(
+            weights,
+            optimizer,
+            rows,
+            max(int(peak) - weights - optimizer - rows, 0),
+            int(host),
+            tuple(collectives(found.as_text() or "", self.mesh.size)),
+            tuple(lines(receipts)),
+            time.perf_counter() - began,
+        )
+
+
+def model_work(run: Run) -> float:
+    """FLOPs of the model in a step, for MFU: of all devices, nothing counted twice."""
+    run = changed(run, mesh={}, remat="none")
+    fields = {name: stream.fields(None) for name, stream in run.data.items()}
+    total = losses(run.objectives)
+    init = initializer(build(run), total, fields)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    boxed = jax.eval_shape(init, key)
+    params = jax.tree.map(lambda box: box.value, boxed, is_leaf=lambda x: isinstance(x, Lettered))
+    batch = {
+        name: {k: jax.ShapeDtypeStruct(*field) for k, field in stream.items()}
+        for name, stream in fields.items()
+    }
+    return model_flops(bind(build(run), total), params, batch, key)
+
+
+def _held(tree: Any) -> int:
+    """Bytes of a tree on one device, as its shardings split it."""
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        shape = leaf.sharding.shard_shape(leaf.shape)
+        total += functools.reduce(lambda a, b: a * b, shape, 1) * leaf.dtype.itemsize
+    return total
+
+
+def too_big(error: Exception) -> Exception:
+    """`TooBig` if the compiler ran out of memory, else the error itself."""
+    text = str(error)
+    if "RESOURCE_EXHAUSTED" not in text:
+        return error
+    found = re.search(r"(?:requir\w+|Used|temporaries)[^(\d]*\(?([\d.]+)([KMG])", text)
+    scale = {"K": 2**10, "M": 2**20, "G": 2**30}
+    needed = float(found[1]) * scale[found[2]] if found else None
+    return TooBig(text.strip().partition("\n")[0][:300], needed)

@@ -1,0 +1,159 @@
+"""Topologies by name: "v6e:16x16", "v5p:8x8x8", "h100:8", "h100:32x8", "v6e:16x16:4" (4 slices)."""
+
+import importlib.util
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from llama_jax.errors import UserError, nearest
+from llama_jax.plan.chips import CHIPS, Chip
+from llama_jax.plan.environment import AOT, quiet
+
+# Slices that Google Cloud rents; libtpu knows more, these are the ones to name.
+KNOWN: dict[str, tuple[str, ...]] = {
+    "v5e": ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
+    "v6e": ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
+    "v5p": (
+        *("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16"),
+        *("8x16x16", "16x16x16", "16x16x24"),
+    ),
+    "h100": ("8", "2x8", "32x8"),
+    "a100": ("8", "2x8"),
+}
+
+# What XLA's compiler asks for in place of a device: SXM modules with 80 GB.
+H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
+  shared_memory_per_core: 233472 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
+  device_memory_size: 84978434048 shared_memory_per_block_optin: 232448
+  cuda_compute_capability { major: 9 } registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 8 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+# Ampere has less shared memory and products of one warp.
+A100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
+  shared_memory_per_core: 167936 threads_per_core_limit: 2048 core_count: 108 fpus_per_core: 64
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  memory_bandwidth: 2039000000000 l2_cache_size: 41943040 clock_rate_ghz: 1.41
+  device_memory_size: 85174714368 shared_memory_per_block_optin: 166912
+  cuda_compute_capability { major: 8 } registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 8 }
+device_description_str: "NVIDIA A100-SXM4-80GB"
+"""
+DESCRIPTIONS = {"h100": H100, "a100": A100}
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Chips and how they are wired.
+
+    Attributes:
+      chip: of one kind.
+      shape: of the torus, (16, 16); of GPUs, nodes and GPUs a node, (32, 8).
+      slices: such tori, joined by the data-centre network.
+    """
+
+    chip: Chip
+    shape: tuple[int, ...]
+    slices: int = 1
+
+    def __str__(self) -> str:
+        shape = self.shape[1:] if self.chip.gpu and self.shape[0] == 1 else self.shape
+        more = f":{self.slices}" if self.slices > 1 else ""
+        return f"{self.chip.name}:{'x'.join(map(str, shape))}{more}"
+
+    @property
+    def chips(self) -> int:
+        """All of them."""
+        return math.prod(self.shape) * self.slices
+
+    @property
+    def hosts(self) -> int:
+        """Machines, each of which runs a process."""
+        return max(self.chips // self.chip.local, 1)
+
+    def devices(self) -> list[Any]:
+        """jax's devices of it, to compile for.
+
+        Raises:
+          UserError: the compiler is not installed, or does not know the topology.
+        """
+        from jax.experimental import topologies
+
+        package = "jax_plugins.xla_cuda13" if self.chip.gpu else "libtpu"
+        if not _installed(package):
+            raise UserError(f"compiling for {self} needs {package.split('.')[-1]}; try: {AOT}")
+        try:
+            with quiet():
+                if self.chip.gpu:
+                    text = "x".join(map(str, (1, *self.shape)))
+                    found = topologies.get_topology_desc(
+                        platform="cuda", target_config=DESCRIPTIONS[self.chip.name], topology=text
+                    )
+                else:
+                    more: dict[str, Any] = {"num_slices": self.slices} if self.slices > 1 else {}
+                    if self.shape == (1, 1):
+                        more["chips_per_host_bounds"] = (1, 1, 1)
+                    name = f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
+                    found = topologies.get_topology_desc(platform="tpu", topology_name=name, **more)
+        except Exception as error:  # jax's own error class depends on the plugin
+            reason = str(error).strip().partition("\n")[0][:200]
+            raise UserError(
+                f"the compiler does not know topology {self} ({reason}); there are "
+                f"{', '.join(f'{self.chip.name}:{shape}' for shape in KNOWN[self.chip.name])}"
+            ) from None
+        return found.devices
+
+
+def _installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def parse(text: str) -> Topology:
+    """A topology from its name.
+
+    Raises:
+      UserError: a name of another form, or a chip that is not in the table.
+    """
+    found = re.fullmatch(r"([\w-]+):(\d+(?:x\d+)*)(?::(\d+))?", text.strip().lower())
+    every = [f"{chip}:{shape}" for chip, shapes in KNOWN.items() for shape in shapes]
+    if found is None:
+        raise UserError(
+            f"topology {text!r}: write CHIP:SHAPE, e.g. v6e:16x16, v5p:8x8x8, h100:32x8, or "
+            f"CHIP:SHAPE:SLICES.{nearest(text, every)}"
+        )
+    name, shape = found[1], tuple(int(n) for n in found[2].split("x"))
+    if name not in CHIPS:
+        raise UserError(
+            f"no chip {name!r} in topology {text!r}; there are {', '.join(CHIPS)}."
+            + nearest(name, CHIPS)
+        )
+    chip, slices = CHIPS[name], int(found[3] or 1)
+    if chip.gpu:
+        shape = (1, *shape) if len(shape) == 1 else shape
+        wrong = len(shape) != 2 or shape[1] > chip.local or slices > 1
+        expected = f"GPUs, or nodes x GPUs with at most {chip.local} a node"
+    else:
+        wrong = len(shape) != (3 if name == "v5p" else 2)
+        expected = "three sizes" if name == "v5p" else "two sizes"
+    if wrong or not all(shape) or not slices:
+        raise UserError(
+            f"topology {text!r}: expected {expected}, such as "
+            f"{', '.join(f'{name}:{known}' for known in KNOWN[name])}.{nearest(text, every)}"
+        )
+    return Topology(chip, shape, slices)

@@ -1,0 +1,68 @@
+"""A plan of a tiny model compiles for chips that are not there, and says what the compiler says."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from llama_jax import presets
+from llama_jax.errors import UserError
+from llama_jax.layers.stack import Stack
+from llama_jax.plan.model import Shapes
+from llama_jax.plan.program import changed, stacks
+from llama_jax.plan.report import as_json, launch, lines
+from llama_jax.plan.search import Found, evaluate, fixed, guesses, search
+from llama_jax.plan.topology import parse
+
+# A gather of weights may be guessed wrong by this, for XLA keeps, repeats and splits some.
+NETWORK = 0.5
+
+
+@pytest.fixture(scope="module")
+def run():
+    """A LLaMA of the published shape of a block, two layers deep."""
+    small = presets.get("llama3_2_1b")
+    stack = small.model.decoder.stack
+    decoder = dataclasses.replace(
+        small.model.decoder, vocab=4096, width=512, stack=Stack(stack.pattern, 2)
+    )
+    small = dataclasses.replace(small, model=dataclasses.replace(small.model, decoder=decoder))
+    return changed(small, sequence=1024)
+
+
+@pytest.mark.parametrize("name", ["v5e:2x2", "h100:4"])
+def test_a_plan_is_what_the_compiler_says_and_near_what_shapes_say(run, name):
+    topology = parse(name)
+    devices, shapes = topology.devices(), Shapes.of(run, ("block",))
+    guess = guesses(topology, shapes, devices, {"data": 1, "fsdp": 4}, "block", 8)[0]
+    plan = evaluate(topology, run, devices, shapes, guess, -1.0)
+    assert plan.compiled is not None
+    parameters = sum(math.prod(w.shape) for w in shapes.weights)
+    # Matrices are split over all chips, norms alone are not.
+    assert plan.compiled.weights == pytest.approx(parameters, rel=0.01)
+    assert plan.compiled.optimizer == pytest.approx(2 * parameters, rel=0.01)
+    assert plan.compiled.temporary > 0
+    kernel = "mosaic_gpu" if topology.chip.gpu else "pallas_tpu"
+    assert any(f": {kernel}" in line for line in plan.compiled.receipts)
+    assert plan.cost.network == pytest.approx(guess.cost.network, rel=NETWORK)
+    found = as_json(topology, "llama3_2_1b", plan, 1.0)
+    assert json.loads(json.dumps(found)) == found
+    assert found["launch"] == launch(topology, "llama3_2_1b", plan.run)
+    assert found["launch"] in lines(topology, "llama3_2_1b", Found([plan], {}, 1), 1.0)[-1]
+
+
+def test_what_does_not_fit_names_its_largest_part(run):
+    topology = parse("v5e:2x2")
+    mesh = fixed({"fsdp": -1}, topology)
+    with pytest.raises(UserError, match=r"of 15\.8 GiB a chip, activations .* the largest"):
+        search(topology, run, topology.devices(), mesh, "none", 4096)
+
+
+def test_a_topology_that_libtpu_does_not_know_is_told_the_known_ones():
+    with pytest.raises(UserError, match=r"does not know topology v6e:3x5.*v6e:16x16"):
+        parse("v6e:3x5").devices()
+
+
+def test_a_remat_policy_is_set_in_every_stack(run):
+    assert [s.remat for s in stacks(changed(run, remat="dots").model).values()] == ["dots"]

@@ -1,0 +1,91 @@
+"""Topologies by name, and what their links carry."""
+
+import types
+
+import numpy as np
+import pytest
+
+from llama_jax.errors import UserError
+from llama_jax.plan.chips import CHIPS
+from llama_jax.plan.hlo import Collective
+from llama_jax.plan.network import Span, seconds, total
+from llama_jax.plan.topology import Topology, parse
+
+
+@pytest.mark.parametrize(
+    ("text", "chips", "hosts"),
+    [
+        ("v6e:16x16", 256, 64),
+        ("v5p:8x8x8", 512, 128),
+        ("v5e:2x2", 4, 1),
+        ("v6e:16x16:4", 1024, 256),
+        ("h100:8", 8, 1),
+        ("h100:32x8", 256, 32),
+    ],
+)
+def test_a_name_says_the_chips_and_reads_back(text, chips, hosts):
+    topology = parse(text)
+    assert (topology.chips, topology.hosts, str(topology)) == (chips, hosts, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("v6e", "write CHIP:SHAPE"),
+        ("v9:2x2", "no chip 'v9'"),
+        ("v6e:2x2x2", "expected two sizes"),
+        ("v5p:8x8", "v5p:8x8x8"),
+        ("h100:16", "at most 8 a node"),
+        ("v6e:0x4", "expected two sizes"),
+    ],
+)
+def test_a_name_that_is_none_is_told_what_there_is(text, said):
+    with pytest.raises(UserError, match=said):
+        parse(text)
+
+
+def test_a_gather_over_two_closed_axes_uses_four_links():
+    v6e = Topology(CHIPS["v6e"], (16, 16))
+    both = seconds(v6e, "all-gather", 256e6, Span((16, 16), 1, frozenset({"fsdp"})))
+    # Each chip receives 255 of 256 parts over 4 links of 90 GB/s.
+    assert both == pytest.approx(255e6 / 360e9)
+    one = seconds(v6e, "all-gather", 256e6, Span((16, 1), 1, frozenset({"fsdp"})))
+    assert one == pytest.approx(240e6 / 180e9)
+
+
+def test_a_part_of_an_axis_is_a_line_and_receives_from_one_side():
+    v6e = Topology(CHIPS["v6e"], (16, 16))
+    assert seconds(v6e, "all-gather", 8e6, Span((8, 1), 1, frozenset())) == pytest.approx(
+        7e6 / 90e9
+    )
+
+
+def test_an_all_reduce_is_a_scatter_and_a_gather():
+    v5p = Topology(CHIPS["v5p"], (8, 8, 8))
+    whole = Span((8, 8, 8), 1, frozenset({"fsdp"}))
+    gather, both = (seconds(v5p, kind, 1e9, whole) for kind in ("all-gather", "all-reduce"))
+    assert both == pytest.approx(2 * gather)
+
+
+def test_slices_add_the_slow_network_and_nodes_of_gpus_work_beside_it():
+    tpu = Topology(CHIPS["v6e"], (16, 16), 2)
+    alone = seconds(tpu, "all-reduce", 1e9, Span((16, 16), 1, frozenset()))
+    across = seconds(tpu, "all-reduce", 1e9, Span((16, 16), 2, frozenset()))
+    assert across == pytest.approx(alone + 2 * 1e9 / 256 / 2 / 12.5e9)
+    gpu = Topology(CHIPS["h100"], (32, 8))
+    across = seconds(gpu, "all-gather", 1e9, Span((8,), 32, frozenset()))
+    assert across == pytest.approx(max(7 / 8 * 1e9 / 370e9, 1e9 / 8 * 31 / 32 / 50e9))
+
+
+def test_rings_in_both_directions_take_the_time_of_one():
+    class Device:
+        def __init__(self, at):
+            self.coords = (at % 2, at // 2, 0)
+
+    v6e = Topology(CHIPS["v6e"], (2, 2))
+    devices = np.array([Device(at) for at in range(4)])
+    mesh = types.SimpleNamespace(devices=devices, shape={"fsdp": 4})
+    forth = Collective("collective-permute", 90_000_000, (0, 1, 3, 2), 5)
+    back = forth._replace(group=(0, 2, 3, 1))
+    assert sum(s for _, _, s in total(v6e, mesh, [forth])) == pytest.approx(5e-3)
+    assert sum(s for _, _, s in total(v6e, mesh, [forth, back])) == pytest.approx(5e-3)
