@@ -10,7 +10,6 @@ Prepared data is packed as it comes (`packing.py`): its rows have a state of the
 import dataclasses
 import functools
 import hashlib
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +68,6 @@ class Loader:
 
     Attributes:
         step: Batches given out.
-        waited: Seconds that the caller has waited for them; batches are made ahead by threads.
     """
 
     def __init__(
@@ -92,7 +90,7 @@ class Loader:
         Raises:
             UserError: If a source cannot be opened or a batch cannot be shared out.
         """
-        self.seed, self.step, self.waited = seed, 0, 0.0
+        self.seed, self.step = seed, 0
         self._iterator: Any = None
         self._feeds: dict[str, _Feed] = {}
         self._flows: dict[str, Flow] = {}
@@ -109,7 +107,6 @@ class Loader:
 
     def __next__(self) -> dict[str, Batch]:
         """Returns the next batch, this host's rows."""
-        begin = time.perf_counter()
         batch = {}
         if self._feeds:
             if self._iterator is None:
@@ -117,7 +114,6 @@ class Loader:
             batch |= next(self._iterator)
         batch |= {name: next(flow) for name, flow in self._flows.items()}
         self.step += 1
-        self.waited += time.perf_counter() - begin
         return batch
 
     def batch(self, step: int) -> dict[str, Batch]:

@@ -15,7 +15,7 @@ import jax
 
 from llama_jax.axes import using
 from llama_jax.config import Run, to_json
-from llama_jax.data.loader import Loader
+from llama_jax.data.loader import Loader, merged
 from llama_jax.errors import UserError
 from llama_jax.kernels.backends import lines, recording, strictly, summary
 from llama_jax.objectives.base import losses
@@ -23,10 +23,17 @@ from llama_jax.text.files import open_any
 from llama_jax.text.tokenizer import Vocabulary
 from llama_jax.train.checkpoint import Checkpoints, saved_steps
 from llama_jax.train.flops import of_step
-from llama_jax.train.gathered import gathered
 from llama_jax.train.load import build
 from llama_jax.train.log import Log
-from llama_jax.train.processes import Together, agree, check_divided, code, on_first, together
+from llama_jax.train.processes import (
+    Together,
+    agree,
+    check_divided,
+    code,
+    exchange,
+    on_first,
+    together,
+)
 from llama_jax.train.profile import Profile, Tracer
 from llama_jax.train.rates import Machine
 from llama_jax.train.rundir import RunDir
@@ -171,7 +178,7 @@ def _train(
     def save(late: tuple[int, Any], state: TrainState) -> None:
         # What is saved is logged first: a resumed run writes only the lines after it.
         _report(log, run, *late)
-        data = {"loader": gathered(loader.state()), "tokenizer": digest}
+        data = {"loader": merged(exchange(loader.state())), "tokenizer": digest}
         checkpoints.save(late[0], state, data, layout.letters)
 
     if reached is not None:

@@ -245,9 +245,3 @@ def test_a_damaged_shard_stops_a_running_stream_by_name(folders, words, tmp_path
     file.write_bytes(data)
     with pytest.raises(UserError, match="tokens-00000.array_record' is damaged"):
         take(loader(Prepared(str(copy)), words), 1)
-
-
-def test_the_time_spent_waiting_is_known(folders, words):
-    made = loader(folders[0], words)
-    take(made, 3)
-    assert 0 < made.waited < 60

@@ -73,14 +73,14 @@ import json, sys
 import jax
 jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
 from llama_jax.config import from_json
-from llama_jax.data.loader import Loader
+from llama_jax.data.loader import Loader, merged
 from llama_jax.text.files import open_any
-from llama_jax.train.gathered import gathered
+from llama_jax.train.processes import exchange
 run = from_json(open(sys.argv[3]).read())
 loader = Loader(run.data, open_any(run.tokenizer.path), run.seed, jax.process_index(), 2)
 for _ in range(3):
     next(loader)
-print(json.dumps(gathered(loader.state())))
+print(json.dumps(merged(exchange(loader.state()))))
 loader.close()
 """
 
