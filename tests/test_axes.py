@@ -11,7 +11,7 @@ from llama_jax import axes
 
 def test_letters_become_mesh_axes_by_the_tables():
     assert axes.weight_spec("LDNH") == P("stage", "fsdp", "tensor", None)
-    assert axes.activation_spec("BTD") == P(("stage", "data", "fsdp"), "context", None)
+    assert axes.activation_spec("BTD") == P(("data", "fsdp", "stage"), "context", None)
 
 
 def test_an_unknown_letter_is_refused():

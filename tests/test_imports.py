@@ -30,7 +30,10 @@ ARROWS = {
     "models": ("axes", "kernels.mask", "layers"),
     "objectives": ("axes", "kernels.cross_entropy", "models"),
     "plan": ("config", "presets", "train"),
-    "presets": ("config", "data", "layers", "models", "objectives", "text", "train.optimizer"),
+    "presets": (
+        *("axes", "config", "data", "layers", "models", "objectives", "text"),
+        "train.optimizer",
+    ),
     "text": (),
     "train": (
         *("axes", "config", "data.loader", "generate.find", "kernels.backends", "layers.linear"),
