@@ -125,16 +125,21 @@ def test_each_micro_batch_and_layer_draws_its_own_dropout(mesh):
         dealt = jax.jit(lambda tree: jax.tree.map(deal.out, tree))
         parts, positions, valid = dealt((x, ctx.positions, ctx.valid))
         parts, positions, valid = jax.device_get((parts, positions, valid))
+    expected = []
+    one = jax.jit(
+        lambda weights, y, ctx, key: Period((dropping,)).apply(
+            {"params": weights}, y, None, ctx, rngs={"dropout": key}
+        )[0]
+    )
     drawn = nn.apply(lambda m: m.make_rng("dropout"), stack)({}, rngs={"dropout": key})
     for number, part in enumerate(parts):
         y, mine = part, Context(positions[number], valid[number])
         for layer in range(4):
             weights = jax.tree.map(lambda a, i=layer: a[i], params["layers"])
-            rngs = {"dropout": pipeline.key_of(drawn, number, layer)}
-            y, _ = Period((dropping,)).apply({"params": weights}, y, None, mine, rngs=rngs)
-        parts[number] = y
+            y = one(weights, y, mine, pipeline.key_of(drawn, number, layer))
+        expected.append(y)
     with axes.using(mesh(4, stage=2, data=2)):
-        expected = jax.jit(deal.back)(parts)
+        expected = jax.jit(deal.back)(np.stack(expected))
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 

@@ -1,8 +1,8 @@
 """The first steps of a Run on any devices: what tests of meshes and of processes compare.
 
-    found = first_steps(run, 20, jax.devices()[:4])
-    found.losses                      # 20 floats
-    found.params["decoder/embed/w"]   # after the last of them
+found = first_steps(run, 20, jax.devices()[:4])
+found.losses                      # 20 floats
+found.params["decoder/embed/w"]   # after the last of them
 """
 
 from collections.abc import Sequence

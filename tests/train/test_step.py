@@ -106,7 +106,9 @@ def test_rows_that_share_an_image_stay_in_one_micro_batch():
 
 def test_rows_that_the_devices_cannot_share_are_refused(mesh):
     fields = {"text": {"ids": ((6, 4), "int32")}}
-    with pytest.raises(UserError, match="axis B: .* 6 rows of 'ids', .* shared by 4 devices.*batch"):
+    with pytest.raises(
+        UserError, match="axis B: .* 6 rows of 'ids', .* shared by 4 devices.*batch"
+    ):
         check_rows(fields, mesh(4), FSDP_TENSOR)
     check_rows(fields, mesh(8, data=2, tensor=4), FSDP_TENSOR)
 
