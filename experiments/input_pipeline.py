@@ -153,11 +153,13 @@ def stepping(prepared: Path, args: argparse.Namespace) -> list[Row]:
         held = put(next(loader), mesh, run.rules)
         steps(1, lambda: held)  # compiles
         fixed = steps(args.steps, lambda: held)
-        loader.waited = copying = 0.0
+        waited = copying = 0.0
 
         def fresh():
-            nonlocal copying
+            nonlocal waited, copying
+            begin = time.perf_counter()
             batch = next(loader)
+            waited += time.perf_counter() - begin
             begin = time.perf_counter()
             batch = put(batch, mesh, run.rules)
             copying += time.perf_counter() - begin
@@ -166,8 +168,8 @@ def stepping(prepared: Path, args: argparse.Namespace) -> list[Row]:
         fed = steps(args.steps, fresh)
     loader.close()
     tokens = STEP_BATCH * STEP_LENGTH
-    share = (loader.waited + copying) / args.steps / fed
-    each = [1e3 * seconds / args.steps for seconds in (loader.waited, copying)]
+    share = (waited + copying) / args.steps / fed
+    each = [1e3 * seconds / args.steps for seconds in (waited, copying)]
     said = f"{fed:.3f} s a step; waited {each[0]:.2f} ms, put {each[1]:.2f} ms: {share:.2%}"
     size = f"step, {layout.parameters / 1e6:.1f}M parameters"
     return [

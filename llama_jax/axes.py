@@ -108,8 +108,8 @@ FSDP_TENSOR = Rules(
         ("E", "expert"),
     ),
     activations=(
-        ("B", ("stage", "data", "fsdp")),
-        ("I", ("stage", "data", "fsdp")),
+        ("B", ("data", "fsdp", "stage")),
+        ("I", ("data", "fsdp", "stage")),
         ("T", "context"),
         ("S", "context"),
         ("N", "tensor"),
@@ -237,13 +237,13 @@ def stages() -> tuple[str, int]:
     Raises:
       ValueError: the rules split L over several axes.
     """
-    axes = _tuple(weight_spec("L")[0])
-    mesh = jax.sharding.get_abstract_mesh()
-    if not axes or mesh.empty or mesh.shape[axes[0]] == 1:
+    names, mesh = _tuple(weight_spec("L")[0]), jax.sharding.get_abstract_mesh()
+    if mesh.empty:
         return "", 1
-    if len(axes) > 1:
-        raise ValueError(f"the rules split L over {axes}; a pipeline goes over one axis")
-    return axes[0], mesh.shape[axes[0]]
+    split = [(name, mesh.shape[name]) for name in names if mesh.shape[name] > 1]
+    if len(split) > 1:
+        raise ValueError(f"the rules split L over {names}; a pipeline goes over one axis")
+    return split[0] if split else ("", 1)
 
 
 def microbatches() -> int:

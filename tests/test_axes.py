@@ -1,5 +1,7 @@
 """The alphabet: specs, meshes, constraints, and that nothing is replicated in silence."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from llama_jax import axes
 
 def test_letters_become_mesh_axes_by_the_tables():
     assert axes.weight_spec("LDNH") == P("stage", "fsdp", "tensor", None)
-    assert axes.activation_spec("BTD") == P(("stage", "data", "fsdp"), "context", None)
+    assert axes.activation_spec("BTD") == P(("data", "fsdp", "stage"), "context", None)
 
 
 def test_an_unknown_letter_is_refused():
@@ -85,3 +87,59 @@ def test_the_sharded_product_equals_the_whole_one(mesh):
     with axes.using(mesh(8, fsdp=2, tensor=4)):
         found = jax.jit(product)(x, w)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_mesh_that_does_not_multiply_says_what_to_give(mesh):
+    with pytest.raises(ValueError, match=r"of data=-1, fsdp=3 needs a multiple of 3 .* 8 are here"):
+        mesh(8, fsdp=3)
+    with pytest.raises(ValueError, match=r"data=3 needs 3 devices, 8 are here; .* product is 8"):
+        mesh(8, data=3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """As much of a device as its place on a mesh asks for."""
+
+    id: int
+    slice_index: int
+    platform: str = "cpu"  # of a TPU it would ask for the place on the torus
+    device_kind: str = "cpu"
+    process_index: int = 0
+
+
+SLICES = [Device(i, i // 4) for i in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "across"),
+    [
+        ({"data": 2, "fsdp": 4}, "data"),
+        ({"data": 4, "tensor": 2}, "data"),
+        ({"data": 1, "stage": 2, "fsdp": 4}, "stage"),
+        ({"data": 1, "fsdp": 4, "tensor": 2}, "fsdp"),
+    ],
+)
+def test_one_axis_alone_crosses_slices(sizes, across):
+    grid = axes._laid_out([sizes.get(axis, 1) for axis in axes.MESH_AXES], SLICES)
+    where = np.vectorize(lambda device: device.slice_index, otypes=[int])(grid)
+    for i, axis in enumerate(axes.MESH_AXES):
+        assert np.any(np.diff(where, axis=i)) == (axis == across)
+
+
+def test_slices_that_no_axis_can_cross_are_refused():
+    sizes = [{"data": 1, "tensor": 8}.get(axis, 1) for axis in axes.MESH_AXES]
+    with pytest.raises(ValueError, match="8 devices are in 2 slices and none of data=1, .* data=2"):
+        axes._laid_out(sizes, SLICES)
+
+
+def test_a_pipeline_goes_over_one_axis(mesh):
+    rules = axes.Rules(weights=(("L", ("stage", "data")),), activations=())
+    with axes.using(mesh(4, data=2, stage=2), rules), pytest.raises(ValueError, match="one axis"):
+        axes.stages()
+
+
+def test_within_an_axis_split_by_hand_the_rules_are_about_the_others():
+    with axes.within("stage"):
+        assert axes.activation_spec("BT") == P(("data", "fsdp"), "context")
+        assert axes.weight_spec("LDF") == P(None, "fsdp", "tensor")
+    assert axes.weight_spec("L") == P("stage")

@@ -34,7 +34,10 @@ ARROWS = {
         *("axes", "config", "generate", "kernels.backends", "layers", "models", "objectives"),
         *("presets", "train"),
     ),
-    "presets": ("config", "data", "layers", "models", "objectives", "text", "train.optimizer"),
+    "presets": (
+        *("axes", "config", "data", "layers", "models", "objectives", "text"),
+        "train.optimizer",
+    ),
     "text": (),
     "train": (
         *("axes", "config", "data.loader", "generate.find", "kernels.backends", "kernels.counted"),

@@ -1,3 +1,4 @@
+import dataclasses
 import importlib
 import json
 import os
@@ -72,6 +73,8 @@ def test_help_answers_at_once_and_imports_no_jax():
         ),
         (["train", "tiny_text", "--run-dir", "x", "--optimizer.rate", "fast"], "optimizer.rate"),
         (["train", "tiny_text", "--run-dir", "x", "--set", "seed"], "has no '='"),
+        (["train", "tiny_text", "--run-dir", "x", "--mesh", "fdsp"], "Did you mean 'fsdp'?"),
+        (["train", "tiny_text", "--run-dir", "x", "--mesh.stag", "2"], "'--mesh.stage'?"),
         (["train", "tiny_text", "--run-dir", "x", "--set", "sed=1"], "Did you mean 'seed'?"),
         (["presets", "--jsn"], "unknown option '--jsn'"),
         (["answer", "x", "--image", "y"], "required: --question"),
@@ -190,3 +193,20 @@ def test_sigterm_in_the_middle_is_status_0_and_the_run_goes_on(tiny, tmp_path):
     assert child.returncode == 0
     assert "SIGTERM: saved step" in err and "give the same command to go on" in err
     assert any(path.name.isdigit() for path in (place / "checkpoints").iterdir())
+
+
+def test_a_mesh_goes_by_its_name_and_then_by_its_sizes(tiny, trained, capsys):
+    from llama_jax.axes import DATA, FSDP_TENSOR
+    from llama_jax.config import Mesh
+    from llama_jax.presets.meshes import LAYOUTS
+
+    plain = ["train", tiny, "--run-dir", "x"]
+    assert main([*plain, "--mesh", "data"]) == 0
+    assert main([*plain, "--mesh", "pipeline", "--mesh.stage", "4", "--rules.microbatches=8"]) == 0
+    data, pipeline = (run for run, _ in trained)
+    assert data.rules == DATA and pipeline.mesh == Mesh(stage=4)
+    assert pipeline.rules == dataclasses.replace(FSDP_TENSOR, microbatches=8)
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(name in said.partition("--mesh NAME")[2] for name in LAYOUTS)

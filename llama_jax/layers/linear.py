@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from llama_jax.axes import shard
+from llama_jax.axes import shard, stages, within
 
 
 class Lettered(struct.PyTreeNode, nn.meta.AxisMetadata):
@@ -168,7 +168,12 @@ class Embed(nn.Module):
 
     def __call__(self, ids_BT: Int[Array, "B T"], dtype=jnp.float32) -> Float[Array, "B T D"]:
         """Looks ids up; an id outside the vocabulary gives NaN, never a neighbour's vector."""
-        return shard(jnp.take(self.w, ids_BT, axis=0, mode="fill").astype(dtype), "BTD")
+        # From vectors of which every device has a part to rows of its own takes the partitioner two
+        # steps where stages share rows too; asked for both at once, it makes everything whole.
+        with within(stages()[0]):
+            ids_BT = shard(ids_BT, "BT")
+            x_BTD = shard(jnp.take(self.w, ids_BT, axis=0, mode="fill").astype(dtype), "BTD")
+        return shard(x_BTD, "BTD")
 
     def attend(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Logits against every row of the table."""

@@ -133,8 +133,8 @@ def _gathered(a: jax.Array, axis: str) -> jax.Array:
 class Deal:
     """How rows become micro-batches, so that no row leaves its device.
 
-    Rows are split over the stages first: each has a part of the micro-batches, and each
-    micro-batch has rows on all devices of a stage.
+    Rows are split over the stages last: each stage begins with a part of the micro-batches, and
+    each micro-batch has rows on all devices of a stage.
 
     Attributes:
       axis: of the stages.
@@ -184,15 +184,15 @@ class Deal:
 
     def out(self, a: jax.Array) -> jax.Array:
         """[B, ...] to [m, B / m, ...]."""
-        parts = a.reshape(self.stages, self.ways, self.each, -1, *a.shape[1:])
-        parts = jnp.swapaxes(parts, 1, 2).reshape(self.stages * self.each, -1, *a.shape[1:])
+        parts = a.reshape(self.ways, self.stages * self.each, -1, *a.shape[1:])
+        parts = jnp.swapaxes(parts, 0, 1).reshape(self.stages * self.each, -1, *a.shape[1:])
         return jax.lax.with_sharding_constraint(parts, PartitionSpec(self.axis, self.others))
 
     def back(self, a: jax.Array) -> jax.Array:
         """[m, B / m, ...] to [B, ...], in the order of before."""
         a = jax.lax.with_sharding_constraint(a, PartitionSpec(self.axis, self.others))
-        parts = a.reshape(self.stages, self.each, self.ways, -1, *a.shape[2:])
-        return jnp.swapaxes(parts, 1, 2).reshape(-1, *a.shape[2:])
+        parts = a.reshape(a.shape[0], self.ways, -1, *a.shape[2:])
+        return jnp.swapaxes(parts, 0, 1).reshape(-1, *a.shape[2:])
 
 
 def key_of(key: Any, part: Any, number: Any) -> Any:

@@ -20,7 +20,7 @@ def _scan() -> dict[str, tuple[str, str]]:
     found = {}
     for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
+            if not isinstance(node, ast.FunctionDef) or node.name.startswith("_") or node.args.args:
                 continue
             if node.returns is not None and ast.unparse(node.returns).strip("'\"") == "Run":
                 line = (ast.get_docstring(node) or "").partition("\n")[0]

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from llama_jax.axes import FSDP_TENSOR
+from llama_jax.axes import DATA, FSDP_TENSOR
 from llama_jax.errors import UserError
 from llama_jax.train.step import accumulated, check_rows, split
 from tests.train.tiny import GOALS, STEPS, Goal, batch_of, bits, training
@@ -106,6 +106,14 @@ def test_rows_that_share_an_image_stay_in_one_micro_batch():
 
 def test_rows_that_the_devices_cannot_share_are_refused(mesh):
     fields = {"text": {"ids": ((6, 4), "int32")}}
-    with pytest.raises(UserError, match="'text': 6 rows of 'ids' cannot be shared by 4 devices"):
+    with pytest.raises(
+        UserError, match="axis B: .* 6 rows of 'ids', .* shared by 4 devices.*batch"
+    ):
         check_rows(fields, mesh(4), FSDP_TENSOR)
     check_rows(fields, mesh(8, data=2, tensor=4), FSDP_TENSOR)
+
+
+def test_devices_that_would_all_compute_the_same_are_refused(mesh):
+    fields = {"text": {"ids": ((8, 4), "int32")}}
+    with pytest.raises(UserError, match="tensor=2 and the rules split nothing over 'tensor'"):
+        check_rows(fields, mesh(8, fsdp=4, tensor=2), DATA)
