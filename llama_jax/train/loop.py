@@ -5,6 +5,7 @@ result = train(presets.get("tiny_decoder"), "runs/tiny", steps=200)
 
 import contextlib
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -14,13 +15,14 @@ from typing import Any
 import jax
 
 from llama_jax.axes import using
-from llama_jax.config import Run, to_json
+from llama_jax.config import Run, as_now, to_json
 from llama_jax.data.loader import Loader
 from llama_jax.errors import UserError
 from llama_jax.kernels.backends import lines, recording, strictly, summary
 from llama_jax.objectives.base import losses
 from llama_jax.text.files import open_any
 from llama_jax.text.tokenizer import Vocabulary
+from llama_jax.train.accumulate import joined
 from llama_jax.train.checkpoint import Checkpoints, saved_steps
 from llama_jax.train.load import build
 from llama_jax.train.log import Log, last_metrics
@@ -90,7 +92,7 @@ def _train(run: Run, place: RunDir, progress: bool, at_exit: contextlib.ExitStac
     begin = time.perf_counter()
     resumed = bool(saved_steps(place.checkpoints))
     if resumed:
-        place.check_same(json.loads(to_json(run)))
+        place.check_same(json.loads(to_json(run)), functools.partial(as_now, run=run))
     log = Log(place, run.steps, progress)
     at_exit.callback(log.close)
 
@@ -108,7 +110,7 @@ def _train(run: Run, place: RunDir, progress: bool, at_exit: contextlib.ExitStac
     total = losses(run.objectives)
     model = build(run)
     init = initializer(model, total, fields)
-    layout = plan(init, run.optimizer, run.steps, mesh, run.rules)
+    layout = plan(init, run.optimizer, run.steps, mesh, run.rules, ema=run.ema is not None)
     place.require_space(layout.bytes)
 
     checkpoints = Checkpoints(place.checkpoints, run.keep, log.say)
@@ -140,9 +142,14 @@ def _train(run: Run, place: RunDir, progress: bool, at_exit: contextlib.ExitStac
         f"{run.name}: {layout.parameters:,} parameters, {mesh.size} device(s), {run.steps} steps"
     )
 
-    train_step = make_train_step(
-        layout, bind(model, total), run.optimizer.rate_at(run.steps), run.objectives, run.accumulate
-    )
+    @functools.cache
+    def train_step(batches: int):
+        """The step over so many batches of the loader; another number is another program."""
+        micro, rate = run.accumulate * batches, run.optimizer.rate_at(run.steps)
+        if run.growth:
+            log.say(f"a step takes {batches} batch(es) from here on, in {micro} micro-batches")
+        loss = bind(model, total)
+        return make_train_step(layout, loss, rate, run.objectives, micro, run.ema)
 
     def save(late: tuple[int, Any], state: TrainState) -> None:
         # What is saved is logged first: a resumed run writes only the lines after it.
@@ -156,10 +163,11 @@ def _train(run: Run, place: RunDir, progress: bool, at_exit: contextlib.ExitStac
     step, late = start, None
     for step in range(start + 1, run.steps + 1):
         # The step before is still at work on the device while the host makes this batch.
-        batch = next(loader)
+        batches = run.batches(step)
+        batch = joined([next(loader) for _ in range(batches)])
         log.count(batch)
         with recording() as receipts, strictly(run.strict):
-            state, metrics = train_step(state, put(batch, mesh, run.rules))
+            state, metrics = train_step(batches)(state, put(batch, mesh, run.rules))
         if step == start + 1:
             place.write("receipts.txt", "\n".join(lines(receipts)) + "\n")
             log.say(f"computed by {summary(receipts)} (why: receipts.txt)")
@@ -178,7 +186,7 @@ def _train(run: Run, place: RunDir, progress: bool, at_exit: contextlib.ExitStac
             every = evaluation.every or run.eval_every
             if last or (every and step % every == 0 and not stop):
                 with log.pause():
-                    evaluations[name] = evaluation(model, state.params, tokenizer, run)
+                    evaluations[name] = evaluation(model, state.best, tokenizer, run)
                 log.evaluation(step, name, evaluations[name])
         if stop:
             if late is not None:
@@ -212,7 +220,7 @@ def _begin(
     assert begin_with is not None  # a checkpoint was there, and is gone
     state = layout.init(begin_with.run.seed)  # 2. begin from nothing
     params = begin_with.weights(state.params, say)  # or 3. with weights that there are
-    return state.replace(params=params), None
+    return state.begun(params), None
 
 
 def _report(log: Log, run: Run, step: int, metrics: dict[str, Any]) -> None:
