@@ -64,7 +64,7 @@ class Optimizer:
 
     def __post_init__(self):
         if self.clip is not None and not self.clip > 0:
-            raise UserError(f"optimizer clip={self.clip}: give more than 0, or None not to clip")
+            raise UserError(f"clip={self.clip}: give more than 0, or None not to clip")
         given: tuple[Any, ...] = self.groups
         groups = tuple(g if isinstance(g, Group) else Group(*g) for g in given)
         object.__setattr__(self, "groups", groups)
@@ -170,7 +170,7 @@ class Lion(Optimizer):
 
 @dataclass(frozen=True)
 class Muon(Optimizer):
-    """Orthogonal steps for the matrices between hidden vectors, AdamW for all else.
+    """Orthogonal steps for the matrices between hidden vectors, AdamW (Nesterov's) for all else.
 
     Jordan 2024 (kellerjordan.github.io/posts/muon); one number a weight of a matrix. The steps have
     the root mean square of AdamW's, so that its rate and decay fit both (arXiv:2502.16982). Heads

@@ -16,7 +16,7 @@ from llama_jax.layers.attention import Attention
 from llama_jax.layers.block import Block
 from llama_jax.layers.mlp import SwiGLU
 from llama_jax.models.coattention import CoAttention
-from llama_jax.objectives import ITC, ITM, MLM, NSP, Caption, RollITM, SigmoidITC, losses
+from llama_jax.objectives import ITC, ITM, MLM, NSP, Caption, losses
 from llama_jax.objectives.base import Acts
 from llama_jax.train.accumulate import accumulated, counted, gather, joined, split
 from llama_jax.train.load import build
@@ -50,9 +50,12 @@ class Case:
         self.objectives = run.objectives
         self.model, total = build(run), losses(run.objectives)
         self.loss = bind(self.model, total)
-        init = jax.jit(initializer(self.model, total, self.fields))
-        self.params = nn.meta.unbox(init(jax.random.key(0)))
         rng = np.random.default_rng(self.seed)
+        shapes = jax.eval_shape(initializer(self.model, total, self.fields), jax.random.key(0))
+        # Not those of `init`: compiling it would take longer than the test.
+        self.params = jax.tree.map(
+            lambda x: jnp.asarray(rng.normal(0.3, 0.2, x.shape), x.dtype), nn.meta.unbox(shapes)
+        )
         self.batch = {
             stream: {name: random(rng, name, *field) for name, field in fields.items()}
             for stream, fields in self.fields.items()
@@ -62,7 +65,11 @@ class Case:
         return jax.jit(jax.value_and_grad(self.loss, has_aux=True))(self.params, self.batch, key)
 
     def parts(self, key, parts=PARTS):
-        return jax.jit(accumulated(self.loss, self.objectives, parts))(self.params, self.batch, key)
+        """On two devices, for the caches are split over them too."""
+        mesh = make_mesh(data=2, devices=jax.devices()[:2])
+        with using(mesh, self.run.rules):
+            gradient = jax.jit(accumulated(self.loss, self.objectives, parts))
+            return gradient(self.params, put(self.batch, mesh, self.run.rules), key)
 
 
 def random(rng, name, shape, dtype):
@@ -110,7 +117,7 @@ def close(found, expected):
     assert sums.keys() == sums_2.keys()
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=TOLERANCE), sums, sums_2)
     largest = max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(grads_2))
-    assert largest > 0.1  # the tolerance means something
+    assert largest > 0.01  # the tolerance means something
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=TOLERANCE * max(1, largest)),
         grads,
@@ -128,26 +135,16 @@ def test_a_language_model_learns_the_same_from_micro_batches(text):
     close(case.parts(key), case.whole(key))
 
 
-def test_masks_pairs_contrast_and_matching_learn_the_same_from_micro_batches():
+def test_masks_pairs_contrast_matching_and_captions_learn_the_same_from_micro_batches():
     case = multimodal(
+        captions=Captions(length=16, answer_length=6),
         mlm=MLM("documents"),
         nsp=NSP("documents", weight=0.5),
         itc=ITC("captions"),
-        itm=ITM("captions", weight=2.0),
+        itm=ITM("captions", rows=3, weight=2.0),  # 9 pairs, which 4 parts cannot share evenly
+        caption=Caption("captions"),  # reads the towers that the others compare
     )
     key = jax.random.key(1)
-    close(case.parts(key), case.whole(key))
-
-
-def test_other_contrasts_and_towers_shared_with_a_caption_do_too():
-    # 3 anchors are 6 pairs, which 4 parts cannot share evenly.
-    case = multimodal(
-        captions=Captions(length=16, answer_length=6),
-        sigmoid=SigmoidITC("captions"),
-        roll=RollITM("captions", rows=3),
-        caption=Caption("captions"),
-    )
-    key = jax.random.key(2)
     close(case.parts(key), case.whole(key))
 
 
@@ -155,8 +152,8 @@ def test_with_dropout_the_gradient_is_that_of_one_program_without_a_cache():
     case = multimodal(0.3, itc=ITC("captions"), itm=ITM("captions"))
     wanted = {"captions": {"text": True, "image": True}}
 
-    def twin(params, batch, key):
-        pieces, keys = split(batch, PARTS), jax.random.split(key, PARTS)
+    def twin(params, batch, key, parts=2):
+        pieces, keys = split(batch, parts), jax.random.split(key, parts)
 
         def tower(i):
             piece = jax.tree.map(lambda x: x[i], pieces)
@@ -164,7 +161,7 @@ def test_with_dropout_the_gradient_is_that_of_one_program_without_a_cache():
                 {"params": params}, rngs={"dropout": keys[i]}
             )
 
-        towers = [tower(i) for i in range(PARTS)]
+        towers = [tower(i) for i in range(parts)]
         cache = jax.tree.map(lambda *x: gather(jnp.stack(x), 8), *towers)
 
         def compare(model):
@@ -177,7 +174,7 @@ def test_with_dropout_the_gradient_is_that_of_one_program_without_a_cache():
         return total, sums
 
     key = jax.random.key(3)
-    (total, sums), grads = case.parts(key)
+    (total, sums), grads = case.parts(key, 2)
     expected = jax.jit(jax.value_and_grad(twin, has_aux=True))(case.params, case.batch, key)
     close(((total, {name: sums[name] for name in expected[0][1]}), grads), expected)
     other = case.whole(key)[0][0]
