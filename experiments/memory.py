@@ -1,8 +1,8 @@
 """What does each knob of memory buy, and what does it cost?
 
 One train step of a LLaMA of 25M parameters on 8 x 512 tokens, compiled and not run: the figures are
-XLA's `memory_analysis` on a CPU, so they do not depend on the machine's load. `state` is weights and
-optimizer; `step` all that is held besides.
+XLA's `memory_analysis` on a CPU, so they do not depend on the machine's load. `state` is weights
+and optimizer; `step` all that is held besides.
 
 Command:  python -m experiments.memory
 

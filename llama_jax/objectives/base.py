@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from llama_jax.axes import row_ways
 from llama_jax.errors import UserError, nearest
 from llama_jax.kernels.cross_entropy import Scored, linear_cross_entropy
 from llama_jax.models.readout import Readout
@@ -201,11 +202,13 @@ class Acts:
     def summed(self, f: Callable[..., Loss], *rows: jax.Array) -> Loss:
         """`f(model, *rows)`, summed over `parts` parts of the rows, each computed again backwards.
 
-        The last part is filled up with rows of zeros, to which f gives no weight.
+        What the parts, and the devices, do not divide is filled up with rows of zeros, to which f
+        gives no weight.
         """
         if self.parts == 1:
             return f(self.model, *rows)
-        size = -(-rows[0].shape[0] // self.parts)
+        ways = row_ways()
+        size = -(-rows[0].shape[0] // (self.parts * ways)) * ways
 
         def cut(x):
             pad = [(0, size * self.parts - x.shape[0])] + [(0, 0)] * (x.ndim - 1)

@@ -13,7 +13,6 @@ A cache holds one vector a row for ITC; for ITM it holds the towers' tokens, wit
 2 x rows x tokens x width numbers, because any of them may be drawn as a negative.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llama_jax.axes import activation_spec
+from llama_jax.axes import activation_spec, row_ways
 from llama_jax.errors import UserError
 from llama_jax.objectives.base import Acts, check
 
@@ -209,7 +208,7 @@ def split(batch: Batch, parts: int) -> Batch:
     """
 
     def one(stream: str, fields: dict[str, Any]) -> dict[str, Any]:
-        units, ways = _units(fields), _ways()
+        units, ways = _units(fields), row_ways()
         if units % parts:
             raise UserError(
                 f"accumulate={parts} does not divide the {units} rows or images of stream "
@@ -249,16 +248,6 @@ def _units(fields: dict[str, Any]) -> int:
 
 def _divisor(number: int, most: int) -> int:
     return next(n for n in range(min(number, most), 0, -1) if number % n == 0)
-
-
-def _ways() -> int:
-    """Over how many devices the rows of a batch are split."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return 1
-    [part] = activation_spec("B")
-    axes = (part,) if isinstance(part, str) else part or ()
-    return math.prod(mesh.shape[axis] for axis in axes)
 
 
 def _split_by_row(x: jax.Array) -> jax.Array:
