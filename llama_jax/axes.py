@@ -261,6 +261,12 @@ def activation_spec(letters: str, rules: Rules | None = None) -> PartitionSpec:
     return _spec(letters, (rules or _rules.get()).activations)
 
 
+def row_ways() -> int:
+    """Over how many devices the rows of a batch are split; 1 without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else math.prod(mesh.shape[a] for a in _tuple(activation_spec("B")[0]))
+
+
 def shard(x: jax.Array, letters: str) -> jax.Array:
     """Constrains x, whose axes are `letters`, to the partition of the activation table.
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from llama_jax.axes import FSDP_TENSOR, Rules, make_mesh
 from llama_jax.errors import UserError, nearest
-from llama_jax.train.optimizer import AdamW
+from llama_jax.train.optimizer import AdamW, Optimizer, Schedule
+from llama_jax.train.optimizer import named as optimizer_named
 
 # Goes up when an older run.json can no longer be read; a new field with a default is no reason.
 VERSION = 1
@@ -109,6 +110,10 @@ class Run:
       dtype: of the computation, "float32" or "bfloat16"; weights and losses are always float32.
       seed: of the weights, the order of the data, dropout and negatives.
       accumulate: micro-batches a step; the batch of every stream is split into so many.
+      growth: ((step, times), ...), the batch-size schedule: after so many steps, a step takes
+        `times` batches of every stream, in as many times the micro-batches (memory stays).
+      ema: decay of an average of the weights, which evaluations and `load` then take, such as
+        0.999; None keeps none.
       log_every: steps between lines of metrics.
       eval_every: steps between evaluations that do not say how often; 0 means at the end only.
       save_every: steps between checkpoints; the last step is always saved.
@@ -125,7 +130,7 @@ class Run:
     model: Any
     data: dict[str, Any]
     objectives: dict[str, Any]
-    optimizer: AdamW = AdamW()
+    optimizer: Optimizer = AdamW()
     tokenizer: BPE | File = BPE()
     mesh: Mesh = Mesh()
     rules: Rules = FSDP_TENSOR
@@ -133,6 +138,8 @@ class Run:
     dtype: str = "float32"
     seed: int = 0
     accumulate: int = 1
+    growth: tuple[tuple[int, int], ...] = ()
+    ema: float | None = None
     log_every: int = 10
     eval_every: int = 0
     save_every: int = 200
@@ -151,6 +158,14 @@ class Run:
         }.items():
             if getattr(self, name) < least:
                 raise UserError(f"{name}={getattr(self, name)}: give {least} or more")
+        stages = [*self.growth]
+        if stages != sorted(set(stages)) or any(len(s) != 2 or min(s) < 1 for s in stages):
+            raise UserError(
+                f"growth={self.growth}: give (step, times) pairs, steps rising, times 1 or more, "
+                "e.g. ((1000, 2), (3000, 4))"
+            )
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise UserError(f"ema={self.ema}: give a decay between 0 and 1, e.g. 0.999, or None")
         if not self.objectives:
             raise UserError(
                 "a run needs at least one objective, e.g. objectives={'lm': CausalLM(on='text')}"
@@ -163,6 +178,10 @@ class Run:
                     f"{sorted(self.data)}." + nearest(stream, self.data)
                 )
 
+    def batches(self, step: int) -> int:
+        """How many batches of every stream step number `step` (from 1) takes."""
+        return next((times for after, times in reversed(self.growth) if step > after), 1)
+
 
 def edit(config: Any, path: str, value: Any) -> Any:
     """The same config with one field replaced, through dataclasses, dicts and tuples.
@@ -171,7 +190,8 @@ def edit(config: Any, path: str, value: Any) -> Any:
       config: any config; nothing in it is changed.
       path: names, dict keys and tuple indices joined by dots, e.g. `model.pattern.3.ffn.experts`.
       value: the new value; an int is taken for a float, a path or a name for a source of data or a
-        tokenizer ("my.txt", "runs/a/tokenizer.json").
+        tokenizer ("my.txt", "runs/a/tokenizer.json"), a name for an optimizer or a schedule
+        ("muon", "wsd").
 
     Raises:
       UserError: no such field (the nearest is named), a value of another kind, or one that the
@@ -211,9 +231,11 @@ def children(config: Any) -> dict[str, Any]:
 
 
 def _named(old: Any, new: Any) -> Any:
-    """The source or tokenizer that a string stands for where one of these was; else `new`."""
+    """What a string stands for where a source, tokenizer, optimizer or schedule was; or `new`."""
     if not isinstance(new, str):
         return new
+    if isinstance(old, Optimizer | Schedule):
+        return optimizer_named(old, new)
     if isinstance(old, BPE | File):
         return File(new)
     if dataclasses.is_dataclass(old) and hasattr(old, "open"):
@@ -263,6 +285,27 @@ def from_json(text: str, classes: Iterable[type] = ()) -> Any:
     return _decode(value, {class_name(cls): cls for cls in classes})
 
 
+def as_now(text: str, run: Run) -> Any:
+    """The JSON of an older run.json as it would be written now: new fields, classes that moved.
+
+    Args:
+      text: of the file.
+      run: whose classes it may have.
+
+    Returns:
+      A JSON value; as it is, if it cannot be read as a config.
+    """
+    try:
+        return json.loads(to_json(from_json(text, _classes(run))))
+    except UserError:
+        return json.loads(text)
+
+
+def _classes(config: Any) -> set[type]:
+    inner = set().union(*map(_classes, children(config).values()))
+    return inner | {type(config)} if dataclasses.is_dataclass(config) else inner
+
+
 def class_name(cls: type) -> str:
     """The tag of a class in JSON, e.g. "llama_jax.config:Run"."""
     return f"{cls.__module__}:{cls.__qualname__}"
@@ -305,9 +348,17 @@ def _decode(value: Any, extra: dict[str, type]) -> Any:
         raise UserError(f"{name}: {error}") from None
 
 
+# Where classes of older run.json files are now.
+_MOVED = {
+    f"llama_jax.train.optimizer:{kind}": f"llama_jax.train.schedules:{kind}"
+    for kind in ("Constant", "Cosine", "WSD")
+}
+
+
 @functools.cache
 def _our_class(name: str) -> type:
     """A config class of llama_jax by its tag; a run.json cannot name anything else."""
+    name = _MOVED.get(name, name)
     module_name, _, attribute = name.partition(":")
     if not module_name.startswith("llama_jax."):
         raise UserError(

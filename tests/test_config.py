@@ -52,7 +52,10 @@ def test_edit_takes_a_string_for_a_source_or_a_tokenizer():
         ("steps", "ten", "steps='ten' is of type str; int was expected, e.g. 1000"),
         ("optimizer.rate", True, "bool; float was expected"),
         ("steps", -1, "steps=-1: give 0 or more"),
-        ("optimizer.schedule", "wsd", r"'wsd' is of type str; a value such as Cosine\(\.\.\.\)"),
+        ("optimizer.schedule", "wsdd", "unknown schedule 'wsdd'.*Did you mean 'wsd'"),
+        ("objectives.lm", "lm", r"'lm' is of type str; a value such as Goal\(\.\.\.\)"),
+        ("growth", ((5, 2), (3, 4)), r"growth=\(\(5, 2\), \(3, 4\)\): give \(step, times\)"),
+        ("ema", 1.0, "ema=1.0: give a decay between 0 and 1"),
     ],
 )
 def test_edit_says_what_is_wrong(run, path, value, message):

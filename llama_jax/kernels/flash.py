@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from llama_jax.kernels.blocks import Operands, operands
@@ -105,7 +106,8 @@ def differentiable(
 
 
 def _differentiable_forward(kernel, q, k, v, data, static):
-    out, lse = kernel.forward(q, k, v, data, static)
+    # Named, so that rematerialisation can be told to store both and not to run the kernel again.
+    out, lse = (checkpoint_name(x, "attention") for x in kernel.forward(q, k, v, data, static))
     return out, (q, k, v, data, out, lse)
 
 

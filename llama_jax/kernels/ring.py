@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
@@ -114,7 +115,7 @@ def _forward(q, k, v, data, ring, static):
     lse = jnp.full((q.shape[0], q.shape[2], q.shape[1]), -jnp.inf, jnp.float32)
     start = (out, lse, (k, v, _others(data)))
     (out, lse, _), _ = jax.lax.scan(step, start, jnp.arange(ring.size))
-    out = out.astype(q.dtype)
+    out, lse = (checkpoint_name(x, "attention") for x in (out.astype(q.dtype), lse))
     return out, (q, k, v, data, out, lse)
 
 

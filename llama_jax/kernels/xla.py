@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from llama_jax.kernels.mask import Mask
@@ -46,7 +47,8 @@ def dense(
         jnp.einsum("BKGTS,BSKH->BKGTH", p, part, preferred_element_type=jnp.float32)
         for p, part in runs
     )
-    return jnp.moveaxis(out_BKGTH, 3, 1).reshape(B, T, N, H).astype(q.dtype)
+    out_BTNH = jnp.moveaxis(out_BKGTH, 3, 1).reshape(B, T, N, H).astype(q.dtype)
+    return checkpoint_name(out_BTNH, "attention")
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))

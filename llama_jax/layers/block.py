@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from llama_jax.kernels.mask import Mask
@@ -18,6 +19,15 @@ from llama_jax.layers.cache import KV, LayerCache, Slots, write
 from llama_jax.layers.linear import lettered
 from llama_jax.layers.mlp import FeedForward
 from llama_jax.layers.norm import Norm, RMSNorm
+
+# What rematerialisation may be told to store (`Stack.saved`), and its shape in numbers a token.
+SAVED = {
+    "attention": "what attention gathered, [N,H] a token; with a flash kernel its sums too, [N]",
+    "attn": "the output of self-attention, [D] a token",
+    "cross": "the output of cross-attention, [D] a token",
+    "hidden": "the inner vector of the feed-forward, [F] a token",
+    "ffn": "the output of the feed-forward, [D] a token",
+}
 
 
 @jax.tree_util.register_dataclass
@@ -150,6 +160,7 @@ class BlockModule(nn.Module):
         return self.config.norm.build(name=name)
 
     def _add(self, x: jax.Array, y: jax.Array, part: str) -> jax.Array:
+        y = checkpoint_name(y, part)
         if self.config.post_norm:
             y = self._norm(f"{part}_post_norm")(y)
         if self.config.dropout and self.has_rng("dropout"):

@@ -5,6 +5,7 @@ from typing import Literal
 
 import flax.linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from llama_jax.layers.linear import Einsum
@@ -41,6 +42,7 @@ class SwiGLUModule(nn.Module):
         gate_BTF = Einsum("BTD,DF->BTF", F=self.config.hidden, name="gate")(x_BTD)
         up_BTF = Einsum("BTD,DF->BTF", F=self.config.hidden, name="up")(x_BTD)
         hidden_BTF = ACTIVATIONS[self.config.activation](gate_BTF) * up_BTF
+        hidden_BTF = checkpoint_name(hidden_BTF, "hidden")
         return Einsum("BTF,FD->BTD", D=x_BTD.shape[-1], name="down")(hidden_BTF)
 
 
@@ -66,7 +68,7 @@ class MLPModule(nn.Module):
     def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         cfg = self.config
         hidden_BTF = Einsum("BTD,DF->BTF", F=cfg.hidden, bias=cfg.bias, name="up")(x_BTD)
-        hidden_BTF = ACTIVATIONS[cfg.activation](hidden_BTF)
+        hidden_BTF = checkpoint_name(ACTIVATIONS[cfg.activation](hidden_BTF), "hidden")
         return Einsum("BTF,FD->BTD", D=x_BTD.shape[-1], bias=cfg.bias, name="down")(hidden_BTF)
 
 

@@ -4,8 +4,10 @@ Llama 1-3 is `Stack((block,), repeats=32)`; Llama 4 a pattern of four; an encode
 bidirectional block. One scan keeps compile time and program size flat in depth.
 """
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
@@ -13,20 +15,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from llama_jax import axes
+from llama_jax.errors import UserError, nearest
+from llama_jax.kernels.target import platform
 from llama_jax.layers import pipeline
-from llama_jax.layers.block import Block, Context
+from llama_jax.layers.block import SAVED, Block, Context
 from llama_jax.layers.cache import Cache, LayerCache, empty_slots
 from llama_jax.layers.divided import DividedBlock
 from llama_jax.layers.positions import RelativeBias
 
 AnyBlock = Block | DividedBlock
-Remat = Literal["none", "block", "dots"]
-
-# What the backward pass may keep: everything, only block inputs, or the results of matrix products.
-POLICIES = {
-    "block": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
+# What the backward pass finds again: all; only the inputs of a period; also the results of matrix
+# products with a weight; also what `saved` names; the same, which waits in the host's memory.
+Remat = Literal["none", "block", "dots", "named", "offload"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Stack:
       pattern: the blocks of one period.
       repeats: periods; layers = len(pattern) x repeats.
       remat: what the backward pass computes again instead of storing.
+      saved: what "named" and "offload" store, of the names in `block.SAVED`.
       bias: T5's relative bias, shared by all layers, or None.
       scan: weights and caches are stacked over the repeats and the periods run in a loop; if not,
         each period has arrays of its own, which decoding reads without cutting them out first.
@@ -47,6 +48,44 @@ class Stack:
     remat: Remat = "none"
     bias: RelativeBias | None = None
     scan: bool = True
+    saved: tuple[str, ...] = ("attention",)
+
+    def __post_init__(self):
+        if self.remat not in get_args(Remat):
+            raise UserError(
+                f"remat={self.remat!r} is not one of {', '.join(get_args(Remat))}."
+                + nearest(str(self.remat), get_args(Remat))
+            )
+        for name in self.saved:
+            if name not in SAVED:
+                raise UserError(
+                    f"saved={name!r} names no activation; a block has {', '.join(SAVED)}."
+                    + nearest(name, SAVED)
+                )
+
+    def policy(self) -> Callable[..., Any] | None:
+        """What `jax.checkpoint` may store beside the input of a period.
+
+        Raises:
+          UserError: to offload from a CPU, whose memory is the host's.
+        """
+        if self.remat == "dots":
+            return jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        if self.remat == "named":
+            return jax.checkpoint_policies.save_only_these_names(*self.saved)
+        if self.remat == "offload":
+            if platform() == "cpu":
+                raise UserError(
+                    "remat='offload' moves activations from a device to the host's memory, and on "
+                    "a CPU they are there; take remat='named' or 'block'"
+                )
+            return jax.checkpoint_policies.save_and_offload_only_these_names(
+                names_which_can_be_saved=[],
+                names_which_can_be_offloaded=list(self.saved),
+                offload_src="device",
+                offload_dst="pinned_host",
+            )
+        return None
 
     def build(self, name: str | None = None) -> "StackModule":
         """The module."""
@@ -63,6 +102,18 @@ class Stack:
             stacked = jax.tree.map(lambda a: jnp.broadcast_to(a, (self.repeats, *a.shape)), layers)
             return Cache(tuple(stacked), *empty_slots(batch, slots))
         return Cache(tuple(layers) * self.repeats, *empty_slots(batch, slots))
+
+
+def with_remat(config: Any, remat: Remat, saved: tuple[str, ...] = ("attention",)) -> Any:
+    """The same config, every Stack in it with this remat: one edit for a model of several."""
+    if isinstance(config, Stack):
+        return replace(config, remat=remat, saved=saved)
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        return config
+    inner = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.init}
+    new = {name: with_remat(value, remat, saved) for name, value in inner.items()}
+    changed = {name: value for name, value in new.items() if value is not inner[name]}
+    return replace(config, **changed) if changed else config
 
 
 class Period(nn.Module):
@@ -100,7 +151,7 @@ class StackModule(nn.Module):
             ctx = replace(ctx, bias=bias(q, k))
         period = Period
         if cfg.remat != "none":
-            period = nn.remat(Period, policy=POLICIES[cfg.remat], prevent_cse=not cfg.scan)
+            period = nn.remat(Period, policy=cfg.policy(), prevent_cse=not cfg.scan)
         layers = None if cache is None else cache.layers
         if not cfg.scan:
             x, layers = self._one_by_one(period, x, layers, ctx)

@@ -4,8 +4,9 @@ The formulas are written on [B,A] arrays that are split over devices by rows: un
 gathers the other side, so the negatives are those of the whole batch on any number of devices.
 """
 
+import functools
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,11 @@ class _Pairs(Objective):
     def needs(self) -> tuple[str, ...]:
         """Both modalities and the identity of each row."""
         return (*self.pair, "class")
+
+    @property
+    def compares(self) -> dict[str, bool]:
+        """A vector of each."""
+        return dict.fromkeys(self.pair, False)
 
 
 @dataclass(frozen=True)
@@ -84,20 +90,29 @@ class ITM(_Pairs):
     rows: int | None = None
     group: int | None = None
 
+    @property
+    def compares(self) -> dict[str, bool]:
+        """The tokens of each: any row may be drawn as a negative."""
+        return dict.fromkeys(self.pair, True)
+
     def __call__(self, acts: Acts) -> Loss:
         """Sum over pairs; metrics: `accuracy`, and of it `positive` and `negative` pairs alone."""
         view = acts[self.on]
         za_BA, zb_BA, same_BB, weights_B = _embed(view, self.pair)
-        a_R, b_R, label_R, weights_R = self.choose(
+        pairs = self.choose(
             acts, jax.lax.stop_gradient(za_BA), jax.lax.stop_gradient(zb_BA), same_BB, weights_B
         )
+        return acts.summed(functools.partial(self._matched, view), *pairs)
+
+    def _matched(self, view: View, model: Any, a_R, b_R, label_R, weights_R) -> Loss:
+        """The loss of these pairs of rows."""
         chosen = {
             name: _take(getattr(view, name), index_R, view.rows)
             for name, index_R in zip(self.pair, (a_R, b_R), strict=True)
         }
-        fused = view.model.fuse(chosen)[self.pair[0]]
+        fused = model.fuse(chosen)[self.pair[0]]
         x_RD = fused.x[:, 0] if self.pair[0] == "text" else pool(fused)
-        logits_RA = view.model.match(x_RD)
+        logits_RA = model.match(x_RD)
         loss = label_loss(logits_RA, label_R, weights_R)
         right_R = (jnp.argmax(logits_RA, axis=-1) == label_R) * weights_R
         positive, negative = weights_R * label_R, weights_R * (1 - label_R)
@@ -238,11 +253,10 @@ def _embed(view: View, pair: tuple[str, str]):
     same_BB = jnp.any(view["class"][:, None, None] == classes_BA[None], axis=-1)
     same_BB = same_BB if pair[0] == "text" else same_BB.T
     for name in pair:
-        tokens: Tokens = getattr(view, name)
-        share = rows // tokens.x.shape[0]
-        x_BD = tokens.x[:, 0] if name == "text" else pool(tokens)
-        z.append(shard(jnp.repeat(model.align(name, x_BD), share, axis=0), "BA"))
-        there_B = there_B * jnp.repeat(jnp.any(tokens.valid, axis=1), share)
+        vectors = view.vectors(name)
+        share = rows // vectors.x.shape[0]
+        z.append(shard(jnp.repeat(model.align(name, vectors.x), share, axis=0), "BA"))
+        there_B = there_B * jnp.repeat(vectors.there, share)
         # Texts that share an image are right for it, whatever their classes.
         number_B = jnp.arange(rows) // share
         same_BB |= number_B[:, None] == number_B[None, :]

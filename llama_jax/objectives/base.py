@@ -13,18 +13,20 @@ reads from `acts` is computed on first use while tracing, so objectives share pa
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
+from llama_jax.axes import row_ways
 from llama_jax.errors import UserError, nearest
 from llama_jax.kernels.cross_entropy import Scored, linear_cross_entropy
 from llama_jax.models.readout import Readout
-from llama_jax.models.tokens import Tokens, repeat_rows
+from llama_jax.models.tokens import Tokens, pool, repeat_rows
 
 Sum = tuple[Float[Array, ""], Float[Array, ""]]
 Batch = Mapping[str, Mapping[str, Any]]
@@ -58,6 +60,14 @@ class Objective:
 
     # Compares rows with each other: averaging over micro-batches would be another loss.
     contrastive: ClassVar[bool] = False
+
+    @property
+    def compares(self) -> dict[str, bool]:
+        """What it compares, if it is contrastive: modalities, and whether it reads their tokens.
+
+        If not, it reads `View.vectors` alone, and micro-batches keep only these.
+        """
+        return {}
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -138,13 +148,83 @@ def _listed(names) -> str:
     return ", ".join(names) or "nothing"
 
 
-class Acts:
-    """The activations of one step: `acts["captions"].image`; and `acts.key`, one an objective."""
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Vectors:
+    """One vector for each text or image.
 
-    def __init__(self, model: Any, batch: Batch, key: jax.Array):
+    Attributes:
+      x: the vectors.
+      there: whether there is one; a missing modality has none.
+    """
+
+    x: Float[Array, "I D"]
+    there: Bool[Array, " I"]
+
+    def with_x(self, x: Float[Array, "I D"]) -> "Vectors":
+        """Others in their place."""
+        return replace(self, x=x)
+
+
+# Of each stream and modality, what is compared.
+Cache = Mapping[str, Mapping[str, Tokens | Vectors]]
+
+
+class Acts:
+    """The activations of one step: `acts["captions"].image`; and `acts.key`, one an objective.
+
+    With micro-batches, what is compared is given from a `cache`, and work that grows with the whole
+    batch is done in `parts` (`summed`).
+    """
+
+    def __init__(
+        self, model: Any, batch: Batch, key: jax.Array, cache: Cache | None = None, parts: int = 1
+    ):
         self.model = model
         self.key = key
-        self._views = {stream: View(model, fields, stream) for stream, fields in batch.items()}
+        self.parts = parts
+        given = cache or {}
+        self._views = {
+            stream: View(model, fields, stream, given.get(stream, {}))
+            for stream, fields in batch.items()
+        }
+
+    def cache(self, wanted: Mapping[str, Mapping[str, bool]]) -> Cache:
+        """What is compared: of each stream and modality the tokens (True) or the vectors."""
+        return {
+            stream: {
+                name: getattr(self[stream], name) if tokens else self[stream].vectors(name)
+                for name, tokens in names.items()
+            }
+            for stream, names in wanted.items()
+        }
+
+    def summed(self, f: Callable[..., Loss], *rows: jax.Array) -> Loss:
+        """`f(model, *rows)`, summed over `parts` parts of the rows, each computed again backwards.
+
+        What the parts, and the devices, do not divide is filled up with rows of zeros, to which f
+        gives no weight.
+        """
+        if self.parts == 1:
+            return f(self.model, *rows)
+        ways = row_ways()
+        size = -(-rows[0].shape[0] // (self.parts * ways)) * ways
+
+        def cut(x):
+            pad = [(0, size * self.parts - x.shape[0])] + [(0, 0)] * (x.ndim - 1)
+            return jnp.pad(x, pad).reshape(self.parts, size, *x.shape[1:])
+
+        def one(model, carry, piece):
+            return carry, f(model, *piece)
+
+        scan = nn.scan(
+            nn.remat(one, prevent_cse=False),
+            variable_broadcast="params",
+            split_rngs={"params": False, "dropout": True},
+            length=self.parts,
+        )
+        _, found = scan(self.model, (), tuple(map(cut, rows)))
+        return jax.tree.map(lambda x: jnp.sum(x, axis=0), found)
 
     def __getitem__(self, stream: str) -> "View":
         if stream not in self._views:
@@ -157,7 +237,7 @@ class Acts:
     def named(self, name: str) -> "Acts":
         """The same activations with a key of its own for the objective `name`."""
         other = object.__new__(Acts)
-        other.model, other._views = self.model, self._views
+        other.model, other._views, other.parts = self.model, self._views, self.parts
         # crc32 and not hash(): the latter differs from process to process.
         other.key = jax.random.fold_in(self.key, zlib.crc32(name.encode()))
         return other
@@ -166,10 +246,21 @@ class Acts:
 class View:
     """One stream of the batch: its fields by `view["next"]`, its towers as properties."""
 
-    def __init__(self, model: Any, fields: Mapping[str, Any], stream: str = ""):
+    def __init__(
+        self,
+        model: Any,
+        fields: Mapping[str, Any],
+        stream: str = "",
+        given: Mapping[str, Tokens | Vectors] | None = None,
+    ):
         self.model = model
         self.fields = fields
         self.stream = stream
+        self._vectors: dict[str, Vectors] = {}
+        for name, value in (given or {}).items():
+            # A property that is in the dict already is not computed.
+            place: dict[str, Any] = self._vectors if isinstance(value, Vectors) else self.__dict__
+            place[name] = value
 
     def __getitem__(self, name: str) -> jax.Array:
         if name not in self.fields:
@@ -210,6 +301,14 @@ class View:
     def video(self) -> Tokens:
         """The image encoder's output for the video, [I,T,D]."""
         return self.model.encode_image(self["video"], self.fields.get("video_valid"))
+
+    def vectors(self, modality: str) -> Vectors:
+        """One vector for each row of a modality: the first token of a text, the mean of others."""
+        if modality not in self._vectors:
+            tokens: Tokens = getattr(self, modality)
+            x_ID = tokens.x[:, 0] if modality == "text" else pool(tokens)
+            self._vectors[modality] = Vectors(x_ID, jnp.any(tokens.valid, axis=1))
+        return self._vectors[modality]
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ A checkpoint is a directory `checkpoints/<step>/` with
 
     params/         the weights           (orbax)
     rest/           optimizer, counters   (orbax)
+    ema/            their average         (orbax), if the run keeps one: then it is what is read
     data.json       state of the data iterator
     letters.json    the axes of every weight
     manifest.json   SHA-256 of every file above
@@ -33,7 +34,7 @@ from orbax.checkpoint.options import AsyncOptions
 
 from llama_jax.axes import Rules, weight_sharding
 from llama_jax.errors import UserError
-from llama_jax.train.optimizer import path_name
+from llama_jax.train.parameters import path_name
 from llama_jax.train.processes import first, on_first
 from llama_jax.train.state import TrainState
 
@@ -84,10 +85,8 @@ class Checkpoints:
         path = self.directory / f"{step}.{self._attempts}.unfinished"
         if first():
             shutil.rmtree(path, ignore_errors=True)
-        params, rest = _halves(state)
-        args = ocp.args.Composite(
-            params=ocp.args.StandardSave(params), rest=ocp.args.StandardSave(rest)
-        )
+        parts = _parts(state)
+        args = ocp.args.Composite(**{k: ocp.args.StandardSave(v) for k, v in parts.items()})
         try:
             self._orbax.save(path, args=args)
         except Exception as error:
@@ -181,12 +180,10 @@ class Checkpoints:
         if found is None:
             return None
         step, data = found
-        params, rest = _halves(abstract)
-        args = ocp.args.Composite(
-            params=ocp.args.StandardRestore(params), rest=ocp.args.StandardRestore(rest)
-        )
+        parts = _parts(abstract)
+        args = ocp.args.Composite(**{k: ocp.args.StandardRestore(v) for k, v in parts.items()})
         out = self._orbax.restore(self.directory / str(step), args=args)
-        return abstract.replace(params=out["params"], **out["rest"]), data
+        return abstract.replace(params=out["params"], ema=out.get("ema"), **out["rest"]), data
 
     def _find(self, repair: bool) -> tuple[int, dict[str, Any]] | None:
         """The newest good step, and the state of its data."""
@@ -208,13 +205,14 @@ def _writer() -> ocp.AsyncCheckpointer:
     return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), async_options=options)
 
 
-def _halves(state: TrainState) -> tuple[Any, dict[str, Any]]:
-    """Weights apart from the rest, so that evaluation reads only them."""
+def _parts(state: TrainState) -> dict[str, Any]:
+    """Weights apart from the rest, so that evaluation reads only them, or their average."""
     rest = {
         name: getattr(state, name)
         for name in ("step", "skipped", "skipped_in_row", "opt_state", "key")
     }
-    return state.params, rest
+    average = {} if state.ema is None else {"ema": state.ema}
+    return {"params": state.params, "rest": rest} | average
 
 
 @jax.jit
@@ -291,6 +289,8 @@ def restore_params(
     directory: Path, mesh: Mesh, rules: Rules, say: Callable[[str], None] = to_stderr
 ) -> tuple[Any, int]:
     """The weights alone of the newest good step, split over `mesh` by their letters, and that step.
+
+    Of a run that averages its weights, the average.
 
     Raises:
       UserError: no checkpoint, or none that is good.
@@ -388,7 +388,7 @@ def _saved_params(directory: Path, say: Callable[[str], None]) -> tuple[Path, di
             f"no checkpoint in {directory}; train first: llama-jax train PRESET --run-dir DIR"
         )
     path = directory / str(step)
-    tree = ocp.StandardCheckpointHandler().metadata(epath.Path(path) / "params").tree
+    tree = ocp.StandardCheckpointHandler().metadata(epath.Path(_weights(path))).tree
     leaves = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in flat(tree).items()}
     return path, leaves
 
@@ -406,7 +406,13 @@ def _read(path: Path, wanted: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Any]
         tree, restore_args=construct_restore_args(tree), partial_restore=True
     )
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        return reader.restore(path / "params", args=args)
+        return reader.restore(_weights(path), args=args)
+
+
+def _weights(path: Path) -> Path:
+    """What of a checkpoint is to be used: the average of the weights, or the weights."""
+    average = path / "ema"
+    return average if average.is_dir() else path / "params"
 
 
 def flat(tree: Any) -> dict[str, Any]:

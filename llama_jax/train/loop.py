@@ -5,6 +5,7 @@ result = train(presets.get("tiny_decoder"), "runs/tiny", steps=200)
 
 import contextlib
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -14,13 +15,14 @@ from typing import Any
 import jax
 
 from llama_jax.axes import using
-from llama_jax.config import Run, to_json
+from llama_jax.config import Run, as_now, to_json
 from llama_jax.data.loader import Loader, merged
 from llama_jax.errors import UserError
 from llama_jax.kernels.backends import lines, recording, strictly, summary
 from llama_jax.objectives.base import losses
 from llama_jax.text.files import open_any
 from llama_jax.text.tokenizer import Vocabulary
+from llama_jax.train.accumulate import joined
 from llama_jax.train.checkpoint import Checkpoints, saved_steps
 from llama_jax.train.flops import of_step
 from llama_jax.train.load import build
@@ -121,7 +123,7 @@ def _train(
     agree(code() | {"run": json.loads(to_json(run))})
     resumed = on_first(lambda: bool(saved_steps(place.checkpoints)))
     if resumed:
-        place.check_same(json.loads(to_json(run)))
+        place.check_same(json.loads(to_json(run)), functools.partial(as_now, run=run))
 
     begin_with = None if resumed else Start.of(run)
     tokenizer = _tokenizer(begin_with, place)
@@ -138,7 +140,7 @@ def _train(
     total = losses(run.objectives)
     model = build(run)
     init = initializer(model, total, fields)
-    layout = plan(init, run.optimizer, run.steps, mesh, run.rules)
+    layout = plan(init, run.optimizer, run.steps, mesh, run.rules, ema=run.ema is not None)
     place.require_space(layout.bytes)
 
     checkpoints = Checkpoints(place.checkpoints, run.keep, log.say)
@@ -171,9 +173,14 @@ def _train(
     )
 
     loss = bind(model, total)
-    train_step = make_train_step(
-        layout, loss, run.optimizer.rate_at(run.steps), run.objectives, run.accumulate
-    )
+
+    @functools.cache
+    def train_step(batches: int):
+        """The step over so many batches of the loader; another number is another program."""
+        micro, rate = run.accumulate * batches, run.optimizer.rate_at(run.steps)
+        if run.growth:
+            log.say(f"a step takes {batches} batch(es) from here on, in {micro} micro-batches")
+        return make_train_step(layout, loss, rate, run.objectives, micro, run.ema)
 
     def save(late: tuple[int, Any], state: TrainState) -> None:
         # What is saved is logged first: a resumed run writes only the lines after it.
@@ -186,27 +193,30 @@ def _train(
     for line in loader.report(run.steps):
         log.say(line)
     stop = at_exit.enter_context(graceful())
-    step, late = start, None
+    step, late, kind = start, None, mesh.devices.flat[0].device_kind
     for step in range(start + 1, run.steps + 1):
         # The step before is still at work on the device while the host makes this batch.
+        batches = run.batches(step)
         with log.waiting():
-            batch = next(loader)
+            batch = joined([next(loader) for _ in range(batches)])
         if step == start + 1:
             check_divided(batch, part)
             ready()
         tracer.before(step)
         with recording() as receipts, strictly(run.strict):
-            state, metrics = train_step(state, put(batch, mesh, run.rules))
+            state, metrics = train_step(batches)(state, put(batch, mesh, run.rules))
         if step == start + 1:
             place.write("receipts.txt", "\n".join(lines(receipts)) + "\n")
             log.say(f"computed by {summary(receipts)} (why: receipts.txt)")
+        compiled = step == start + 1 or batches != run.batches(step - 1)
+        if compiled:  # that says nothing about the speed
             jax.block_until_ready(metrics)
-            kind = mesh.devices.flat[0].device_kind
-            log.begin(Machine(mesh.size, kind, of_step(init, loss, fields), parts))
+            flops = of_step(init, loss, fields)
+            log.begin(Machine(mesh.size, kind, flops and flops * batches, parts))
         tracer.after(step, metrics)
         if late is not None:
             _report(log, run, *late)
-        if step > start + 1:  # the first compiles, and says nothing about the speed
+        if not compiled:
             log.count(batch)
         late = step, metrics
 
@@ -219,7 +229,7 @@ def _train(
             every = evaluation.every or run.eval_every
             if last or (every and step % every == 0 and not ending):
                 with log.pause():
-                    evaluations[name] = evaluation(model, state.params, tokenizer, run)
+                    evaluations[name] = evaluation(model, state.best, tokenizer, run)
                 log.evaluation(step, name, evaluations[name])
         if ending or stop.after(step):
             if late is not None:
@@ -253,7 +263,7 @@ def _begin(
     assert begin_with is not None  # a checkpoint was there, and is gone
     state = layout.init(begin_with.run.seed)  # 2. begin from nothing
     params = begin_with.weights(state.params, say)  # or 3. with weights that there are
-    return state.replace(params=params), None
+    return state.begun(params), None
 
 
 def _report(log: Log, run: Run, step: int, metrics: dict[str, Any]) -> None:

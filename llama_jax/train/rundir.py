@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -127,14 +128,18 @@ class RunDir:
                 f"{free / 1e9:.1f} GB left; make room or give another --run-dir"
             )
 
-    def check_same(self, run: dict[str, Any]) -> None:
+    def check_same(self, run: dict[str, Any], read: Callable[[str], Any] = json.loads) -> None:
         """Checks that `run` (as JSON) may go on from the checkpoints that are here.
+
+        Args:
+          run: what would train.
+          read: text of run.json -> JSON, as it would be written now if it is of an older version.
 
         Raises:
           UserError: it differs from run.json in more than `FREE`; every difference is named.
         """
         try:
-            before = json.loads(self.run_json.read_text())
+            before = read(self.run_json.read_text())
         except (OSError, ValueError):
             raise UserError(
                 f"{self.path} has checkpoints and no readable run.json; give another --run-dir"

@@ -14,7 +14,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from llama_jax.axes import Rules, weight_sharding
 from llama_jax.errors import UserError
 from llama_jax.layers.linear import Lettered
-from llama_jax.train.optimizer import AdamW, path_name
+from llama_jax.train.optimizer import Optimizer
+from llama_jax.train.parameters import path_name
 
 
 class TrainState(struct.PyTreeNode):
@@ -28,6 +29,7 @@ class TrainState(struct.PyTreeNode):
       opt_state: optax's; the moments are split over the mesh as their weights are.
       key: uint32[2], the data of the key from which step n takes `fold_in(key, n)`. It never
         changes, and as plain numbers it is saved like any array.
+      ema: float32, a moving average of the weights over the steps, split as they are; or None.
     """
 
     step: Any
@@ -36,6 +38,17 @@ class TrainState(struct.PyTreeNode):
     params: Any
     opt_state: Any
     key: Any
+    ema: Any = None
+
+    @property
+    def best(self) -> Any:
+        """The weights to evaluate and to use: the average if there is one."""
+        return self.params if self.ema is None else self.ema
+
+    def begun(self, params: Any) -> "TrainState":
+        """The state with other weights to begin from."""
+        ema = None if self.ema is None else jax.tree.map(jnp.copy, params)
+        return self.replace(params=params, ema=ema)
 
 
 @dataclass(frozen=True)
@@ -72,7 +85,12 @@ class Plan:
 
 
 def plan(
-    init_params: Callable[[jax.Array], Any], optimizer: AdamW, steps: int, mesh: Mesh, rules: Rules
+    init_params: Callable[[jax.Array], Any],
+    optimizer: Optimizer,
+    steps: int,
+    mesh: Mesh,
+    rules: Rules,
+    ema: bool = False,
 ) -> Plan:
     """Plans the state of a run; no array is made.
 
@@ -82,6 +100,7 @@ def plan(
       steps: of the whole run, for the schedule.
       mesh: where the state will be.
       rules: which mesh axis splits which letter.
+      ema: whether an average of the weights is kept.
 
     Raises:
       UserError: an axis of a weight or an activation that the mesh cannot divide.
@@ -101,7 +120,9 @@ def plan(
         zero = jnp.zeros((), jnp.int32)
         # optax maps over the boxes, so that moments carry the letters of their weights.
         opt_state = transform.init(params)
-        return TrainState(zero, zero, zero, params, opt_state, jax.random.key_data(k_steps))
+        average = jax.tree.map(jnp.copy, params) if ema else None
+        key = jax.random.key_data(k_steps)
+        return TrainState(zero, zero, zero, params, opt_state, key, average)
 
     abstract = jax.tree_util.tree_map_with_path(
         lambda path, leaf: _placed(path, leaf, mesh, rules),
@@ -119,7 +140,7 @@ def _is_box(x: Any) -> bool:
     return isinstance(x, Lettered)
 
 
-def _placed(path, leaf: Any, mesh: Mesh, rules: Rules) -> jax.ShapeDtypeStruct:
+def _placed(path, leaf: Any, mesh: Mesh, rules: Rules) -> Any:
     """The shape with its sharding; what has no letters (counters, keys) is on every device.
 
     A restored scalar without a sharding would sit on one device and fail the first step.
@@ -129,6 +150,8 @@ def _placed(path, leaf: Any, mesh: Mesh, rules: Rules) -> jax.ShapeDtypeStruct:
             leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, PartitionSpec())
         )
     value = leaf.value
+    if isinstance(value, optax.MaskedNode):  # a weight that this part of the optimizer leaves alone
+        return value
     try:
         sharding = weight_sharding(leaf.letters, value.shape, mesh, rules)
     except ValueError as error:

@@ -1,6 +1,7 @@
 """The one step for any mix of objectives; on a first reading go straight to `train_step`."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
@@ -11,16 +12,17 @@ from jax.sharding import Mesh, NamedSharding
 
 from llama_jax.axes import Rules, activation_spec
 from llama_jax.errors import UserError
+from llama_jax.train.accumulate import Batch, Loss, Sums, accumulated, sums_of
 from llama_jax.train.state import Plan, TrainState
-
-Batch = dict[str, dict[str, Any]]
-Sums = dict[str, tuple[jax.Array, jax.Array]]
-# (params, batch, key) -> (total, name -> (sum, count)), float32 scalars.
-Loss = Callable[[Any, Batch, jax.Array], tuple[jax.Array, Sums]]
 
 
 def make_train_step(
-    plan: Plan, loss: Loss, rate: optax.Schedule, objectives: dict[str, Any], accumulate: int = 1
+    plan: Plan,
+    loss: Loss,
+    rate: optax.Schedule,
+    objectives: dict[str, Any],
+    accumulate: int = 1,
+    ema: float | None = None,
 ):
     """The jitted `(state, batch) -> (state, metrics)`; the state given is donated.
 
@@ -30,15 +32,13 @@ def make_train_step(
       rate: step -> learning rate, for the metrics (the optimizer has it too).
       objectives: by name, with `weight`; asked whether they are `contrastive` if micro-batches are
         made.
-      accumulate: micro-batches a step.
+      accumulate: micro-batches a step; the results do not depend on it.
+      ema: decay of the average of the weights, if the plan has one.
 
     Returns:
       A function whose metrics are float32 scalars on the device: `loss`, every name of the
       objectives as sum / count, `grad_norm` (before clipping), `rate`, `skipped` (steps so far) and
       `skipped_in_row`.
-
-    Raises:
-      UserError: micro-batches with a contrastive objective.
     """
     gradient = jax.value_and_grad(loss, has_aux=True)
     if accumulate > 1:
@@ -50,14 +50,17 @@ def make_train_step(
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = plan.transform.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        average = state.ema
+        if average is not None:
+            average = averaged(average, params, ema or 0.0, state.step - state.skipped)
 
         # One NaN costs one step. The old trees are chosen, not multiplied by 0, which would keep a
         # NaN; a norm that overflows (a gradient of 1e30) counts as not finite.
         good = jnp.isfinite(total) & jnp.isfinite(grad_norm)
-        params, opt_state = jax.tree.map(
+        params, opt_state, average = jax.tree.map(
             lambda new, old: jnp.where(good, new, old),
-            (params, opt_state),
-            (state.params, state.opt_state),
+            (params, opt_state, average),
+            (state.params, state.opt_state, state.ema),
         )
         bad = 1 - good.astype(jnp.int32)
         new = TrainState(
@@ -67,6 +70,7 @@ def make_train_step(
             params=params,
             opt_state=opt_state,
             key=state.key,
+            ema=average,
         )
         metrics = {"loss": total} | means(sums)
         # optax counts the steps it took, so its schedule stands still in a skipped one.
@@ -80,28 +84,41 @@ def make_train_step(
     return jax.jit(train_step, donate_argnums=0, out_shardings=(plan.shardings, None))
 
 
+def averaged(ema: Any, params: Any, decay: float, steps: jax.Array) -> Any:
+    """The average after one more step: decay x ema + (1 - decay) x params.
+
+    Early on it forgets faster, (1 + n) / (10 + n) after n steps, for it began with random weights
+    (`tf.train.ExponentialMovingAverage`'s num_updates).
+    """
+    kept = jnp.minimum(decay, (1.0 + steps) / (10.0 + steps))
+    return optax.incremental_update(params, ema, 1 - kept)
+
+
 def means(sums: Sums) -> dict[str, jax.Array]:
     """sum / count of every entry, NaN where nothing was counted."""
     return {name: total / count for name, (total, count) in sums.items()}
 
 
-def bind(model: nn.Module, losses: Callable) -> Loss:
-    """`losses(objectives)`, a function over a bound module, as a function of parameters.
+@dataclass(frozen=True)
+class Bound:
+    """A loss as a function of parameters.
 
-    Its sums are called "<objective>/loss" and "<objective>/<metric>".
+    Attributes:
+      model: the unbound module.
+      losses: `losses(objectives)`, a function over a bound module.
     """
 
-    def loss(params, batch, key):
-        total, found = nn.apply(losses, model)(
-            {"params": params}, batch, key, rngs={"dropout": key}
-        )
-        sums = {}
-        for name, part in found.items():
-            sums |= {f"{name}/loss": (part.sum, part.count)}
-            sums |= {f"{name}/{metric}": value for metric, value in part.metrics.items()}
-        return total, sums
+    model: nn.Module
+    losses: Callable
 
-    return loss
+    def __call__(self, params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Sums]:
+        """The total; sums by "<objective>/loss" and "<objective>/<metric>"."""
+        variables, rngs = {"params": params}, {"dropout": key}
+        total, found = nn.apply(self.losses, self.model)(variables, batch, key, rngs=rngs)
+        return total, sums_of(found)
+
+
+bind = Bound
 
 
 def initializer(
@@ -123,75 +140,6 @@ def initializer(
         return nn.init(losses, model)({"params": key, "dropout": key}, batch, key)["params"]
 
     return init
-
-
-def accumulated(loss: Loss, objectives: dict[str, Any], parts: int):
-    """Value and gradient over `parts` micro-batches, equal to those of the whole batch.
-
-    A mean of means would weigh a token of a short micro-batch more. So the counts of the whole
-    batch come first (they depend on the batch alone, and XLA drops the rest of that pass), then the
-    gradients of sum / count are added up.
-
-    Raises:
-      UserError: an objective whose rows see each other (`contrastive`).
-    """
-    for name, objective in objectives.items():
-        if getattr(objective, "contrastive", False):
-            raise UserError(
-                f"objective {name!r} compares the rows of a batch, so accumulate={parts} would "
-                "give it "
-                "fewer negatives; use accumulate=1 and a smaller batch, or more devices"
-            )
-
-    def value_and_grad(params, batch, key):
-        pieces = split(batch, parts), jax.random.split(key, parts)
-        counts = jax.lax.map(
-            lambda piece: {k: count for k, (_, count) in loss(params, *piece)[1].items()}, pieces
-        )
-        counts = {name: jnp.maximum(jnp.sum(count), 1) for name, count in counts.items()}
-
-        def share(params, piece):
-            _, sums = loss(params, *piece)
-            total = sum(
-                o.weight * sums[f"{n}/loss"][0] / counts[f"{n}/loss"] for n, o in objectives.items()
-            )
-            return total, sums
-
-        def add(carry, piece):
-            return jax.tree.map(
-                jnp.add, carry, jax.value_and_grad(share, has_aux=True)(params, piece)
-            ), None
-
-        first = jax.tree.map(lambda x: x[0], pieces)
-        shapes = jax.eval_shape(jax.value_and_grad(share, has_aux=True), params, first)
-        return jax.lax.scan(
-            add, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), pieces
-        )[0]
-
-    return value_and_grad
-
-
-def split(batch: Batch, parts: int) -> Batch:
-    """Every field as [parts, rows / parts, ...]; text rows stay with the image that they share.
-
-    Rows are dealt out like cards, so that each micro-batch has rows on every device.
-    """
-
-    def one(stream: str, fields: dict[str, Any]) -> dict[str, Any]:
-        units = min(x.shape[0] for x in fields.values())
-        if units % parts:
-            raise UserError(
-                f"accumulate={parts} does not divide the {units} rows or images of stream "
-                f"{stream!r}"
-            )
-
-        def deal(x):
-            rows = x.reshape(units // parts, parts, x.shape[0] // units, *x.shape[1:])
-            return jnp.swapaxes(rows, 0, 1).reshape(parts, -1, *x.shape[1:])
-
-        return {name: deal(x) for name, x in fields.items()}
-
-    return {stream: one(stream, fields) for stream, fields in batch.items()}
 
 
 def check_rows(fields: dict[str, Any], mesh: Mesh, rules: Rules) -> None:

@@ -4,8 +4,8 @@ import pytest
 
 from llama_jax.axes import DATA, FSDP_TENSOR
 from llama_jax.errors import UserError
-from llama_jax.train.step import accumulated, check_rows, split
-from tests.train.tiny import GOALS, STEPS, Goal, batch_of, bits, training
+from llama_jax.train.step import check_rows
+from tests.train.tiny import STEPS, batch_of, bits, training
 
 # Sums in another order: float32 rounds at 6e-8 and losses are near 3.
 MESH_TOLERANCE = 1e-6
@@ -86,22 +86,6 @@ def test_micro_batches_of_unequal_token_counts_give_the_gradient_of_the_whole():
     # Adam divides by the root of the square, so compare what it keeps and not its step.
     moments = jax.tree.map(lambda x: x, (one.opt_state, many.opt_state))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), *moments)
-
-
-def test_micro_batches_and_contrastive_objectives_are_refused():
-    goals = GOALS | {"itc": Goal(contrastive=True)}
-    with pytest.raises(UserError, match="'itc' compares the rows.*accumulate=2.*accumulate=1"):
-        accumulated(lambda *_: None, goals, 2)
-
-
-def test_rows_that_share_an_image_stay_in_one_micro_batch():
-    text = np.arange(8)  # images 0 0 1 1 2 2 3 3
-    batch = {"questions": {"text": text, "image": np.arange(4)}}
-    found = split(batch, 2)["questions"]
-    assert found["image"].tolist() == [[0, 2], [1, 3]]
-    assert found["text"].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7]]
-    with pytest.raises(UserError, match="accumulate=3 does not divide the 4 rows"):
-        split(batch, 3)
 
 
 def test_rows_that_the_devices_cannot_share_are_refused(mesh):

@@ -24,7 +24,7 @@ from llama_jax.config import BPE, Run
 from llama_jax.layers.linear import Einsum, Embed
 from llama_jax.layers.norm import RMSNorm
 from llama_jax.objectives.base import Loss
-from llama_jax.train.optimizer import AdamW, Constant
+from llama_jax.train.optimizer import AdamW, Constant, Optimizer
 from llama_jax.train.state import plan
 from llama_jax.train.step import bind, initializer, make_train_step, put
 
@@ -94,7 +94,8 @@ class Training:
     mesh: jax.sharding.Mesh
     fields: tuple[str, ...] = ()
     accumulate: int = 1
-    optimizer: AdamW = AdamW(rate=1e-2, schedule=Constant(warmup=2))
+    optimizer: Optimizer = AdamW(rate=1e-2, schedule=Constant(warmup=2))
+    ema: float | None = None
 
     def __post_init__(self):
         example = batch_of(0, **{name: np.zeros(8, np.float32) for name in self.fields})
@@ -102,9 +103,12 @@ class Training:
         with using(self.mesh):
             model = Net()
             init = initializer(model, lm_loss, fields)
-            self.plan = plan(init, self.optimizer, STEPS, self.mesh, FSDP_TENSOR)
+            average = self.ema is not None
+            self.plan = plan(init, self.optimizer, STEPS, self.mesh, FSDP_TENSOR, average)
             loss, rate = bind(model, lm_loss), self.optimizer.rate_at(STEPS)
-            self.train_step = make_train_step(self.plan, loss, rate, GOALS, self.accumulate)
+            self.train_step = make_train_step(
+                self.plan, loss, rate, GOALS, self.accumulate, self.ema
+            )
 
     def init(self, seed: int = 0):
         with using(self.mesh):
