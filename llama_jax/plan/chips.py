@@ -25,8 +25,8 @@ class Chip:
       link: bytes one way over one link to a neighbour; of a GPU, over NVLink to its node.
       dcn: bytes one way between slices, of a GPU between nodes (its own adapter).
       efficiency: share of the peak that matrix products reach inside a train step, all that is
-        not a product or a network included; the one constant of a family that is fitted (see
-        `OVERLAP` and `llama_jax/plan/published.py` for the errors that it leaves).
+        not a product or a network included; the one constant of a family, chosen beside published
+        figures (`experiments/plan_published.py` has the errors that it leaves).
       wraps: a torus axis of so many chips, or a multiple, is closed to a ring; 0: no torus.
       local: chips of one host.
     """

@@ -5,8 +5,9 @@
     network    every collective of the compiled program, alone on its links
     step     = max(products, memory) + update + what of the network nothing hides
 
-Two constants are fitted, and to all published figures at once: the efficiency of a family of chips
-and the share of overlap (`chips.py`).
+Two constants (`chips.py`) are judgements and no measurements: the efficiency of a family of chips,
+chosen beside the published figures that `experiments/plan_published.py` compares with, so that its
+errors are no prediction's; and the share of the network that is hidden, assumed.
 """
 
 from dataclasses import dataclass
