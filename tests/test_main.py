@@ -26,7 +26,7 @@ def tiny(tmp_path, monkeypatch):
     """Makes `tiny_text` a preset over a small text file."""
     monkeypatch.setenv("TINY_TEXT", str(write_text(tmp_path / "lambs.txt")))
     monkeypatch.setitem(presets.NAMES, "tiny_text", "tests.train.tiny:tiny_text")
-    monkeypatch.setattr("llama_jax.__main__._enable_compilation_cache", lambda: None)
+    monkeypatch.setattr("llama_jax.__main__._enable_compilation_cache", lambda cache: None)
     return "tiny_text"
 
 

@@ -119,7 +119,7 @@ def test_a_run_over_videos_is_refused(image):
 
 
 def test_the_command_line_prints_the_answer_or_one_line(image, capsys, monkeypatch):
-    monkeypatch.setattr("llama_jax.__main__._enable_compilation_cache", lambda: None)
+    monkeypatch.setattr("llama_jax.__main__._enable_compilation_cache", lambda cache: None)
     place = str(small.demo() / "vqa")
     assert main(["answer", place, "--image", image, "--question", "what color is it?"]) == 0
     assert capsys.readouterr().out.count("\n") == 1

@@ -183,7 +183,7 @@ def test_a_fault_in_reading_is_a_failed_line(folders, name, fault, expected):
 
 
 def test_a_fault_is_exit_status_1(folders, monkeypatch, capsys):
-    monkeypatch.setattr("llama_jax.__main__._enable_compilation_cache", lambda: None)
+    monkeypatch.setattr("llama_jax.__main__._enable_compilation_cache", lambda cache: None)
     folder = str(folders("llama3")[0])
     assert main(["verify", folder]) == 0
     assert "FAILED" not in capsys.readouterr().out
@@ -206,7 +206,7 @@ def test_an_output_layer_that_is_not_the_embedding_of_a_tied_model_is_refused(
 ):
     from safetensors.numpy import load_file, save_file
 
-    monkeypatch.setattr("llama_jax.__main__._enable_compilation_cache", lambda: None)
+    monkeypatch.setattr("llama_jax.__main__._enable_compilation_cache", lambda cache: None)
     folder = folders("llama3_2")[0]
     weights = load_file(folder / "model.safetensors")
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"][::-1].copy()

@@ -45,7 +45,7 @@ def checkpoint(folder):
 
 @pytest.fixture(autouse=True)
 def uncached(monkeypatch):
-    monkeypatch.setattr("llama_jax.__main__._enable_compilation_cache", lambda: None)
+    monkeypatch.setattr("llama_jax.__main__._enable_compilation_cache", lambda cache: None)
 
 
 def statuses(ledger):

@@ -171,7 +171,7 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(tmp_path, folder):
 
 
 def test_the_command_line_says_what_it_did_and_what_is_wrong(tmp_path, folder, capsys, monkeypatch):
-    monkeypatch.setattr("llama_jax.__main__._enable_compilation_cache", lambda: None)
+    monkeypatch.setattr("llama_jax.__main__._enable_compilation_cache", lambda cache: None)
     out = str(tmp_path / "out")
     assert main(["convert", str(folder), out, "--to", "huggingface", "--dtype", "bfloat16"]) == 0
     said = capsys.readouterr().err.splitlines()
