@@ -95,7 +95,7 @@ def through_ours(objectives, head, weights, hidden, pair_field):
         model = types.SimpleNamespace(
             encode_text=encode_text,
             mlm=lambda x_BAD: head.build().apply(
-                {"params": weights["masked"]}, x_BAD, weights["table"]
+                {"params": weights["masked"]}, x_BAD, weights["table"], method="readout"
             ),
             next=pair,
             order=pair,
