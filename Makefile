@@ -15,7 +15,7 @@ SPREAD := -n 2 --dist loadfile
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo chat bench test kernels chaos fuzz notebooks parity aot lint format clean
+.PHONY: help setup demo chat bench test kernels meshes chaos fuzz notebooks parity aot lint format clean
 .DELETE_ON_ERROR:
 # Two pips at once would spoil one environment.
 .NOTPARALLEL:
@@ -36,10 +36,13 @@ bench: $(call with,demo test parity) $(smollm2)  ## Time SmolLM2 beside transfor
 	$(BIN)/python -m experiments.bench
 
 test: $(call with,demo test) $(smollm2)  ## Run the tests (8 minutes)
-	$(PYTEST) $(SPREAD) -m "not kernels" tests
+	$(PYTEST) $(SPREAD) -m "not kernels and not meshes" tests
 
 kernels: $(call with,demo test)  ## Attention by every backend, those for TPUs and GPUs interpreted (6 minutes)
 	$(PYTEST) $(SPREAD) -m kernels tests/kernels
+
+meshes: $(call with,demo test)  ## The same run on every mesh, in stages, in micro-batches (3 minutes)
+	$(PYTEST) $(SPREAD) -m meshes tests/train tests/layers tests/evals
 
 chaos: $(call with,demo test)  ## Kill training at bad moments, and go on (2 minutes)
 	$(PYTEST) tests/chaos

@@ -42,8 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.input_pipeline")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each packing")
     parser.add_argument("--steps", type=int, default=8, help="of training; 0 for none")
-    parser.add_argument("--layers", type=int, default=10)
-    parser.add_argument("--width", type=int, default=384)
+    parser.add_argument("--preset", default="decoder_25m", help="whose step it is")
     parser.add_argument("--vocab", type=int, default=WORDS)
     parser.add_argument("--limit", type=int, help="chapters to read; all by default")
     args = parser.parse_args()
@@ -108,49 +107,33 @@ def stepping(prepared: Path, args: argparse.Namespace) -> list[Row]:
     """Steps over one batch that is on the devices, and steps with the loader."""
     import jax
 
+    from experiments.steps import steps_of
     from llama_jax import edit, presets
-    from llama_jax.axes import using
     from llama_jax.config import File
     from llama_jax.data import LanguageModel, Loader, Prepared, Stream
-    from llama_jax.layers.stack import Stack
-    from llama_jax.objectives.base import losses
     from llama_jax.text.files import open_any
-    from llama_jax.train.load import build
-    from llama_jax.train.state import plan
-    from llama_jax.train.step import bind, initializer, make_train_step, put
+    from llama_jax.train.step import put
 
-    run = presets.get("tiny_decoder")
-    decoder = dataclasses.replace(run.model.decoder, vocab=args.vocab, width=args.width)
-    block, heads = decoder.stack.pattern[0], max(1, args.width // 64)
-    attention = dataclasses.replace(block.attention, heads=heads, kv_heads=heads, head_dim=64)
-    ffn = dataclasses.replace(block.ffn, hidden=args.width * 8 // 3)
-    block = dataclasses.replace(block, attention=attention, ffn=ffn)
-    run = edit(run, "model.decoder", decoder)
-    run = edit(run, "model.decoder.stack", Stack((block,), repeats=args.layers))
     stream = Stream(Prepared(str(prepared)), LanguageModel(STEP_LENGTH), STEP_BATCH)
+    run = edit(presets.get(args.preset), "model.decoder.vocab", args.vocab)
     run = dataclasses.replace(run, data={"text": stream}, tokenizer=File(str(prepared)))
-    words, mesh = open_any(prepared), run.mesh.build()
+    words = open_any(prepared)
     loader = Loader(run.data, words)
-    with using(mesh, run.rules):
-        model, total = build(run), losses(run.objectives)
-        init = initializer(model, total, {"text": stream.fields(words)})
-        layout = plan(init, run.optimizer, run.steps, mesh, run.rules)
-        rate = run.optimizer.rate_at(run.steps)
-        step = make_train_step(layout, bind(model, total), rate, run.objectives)
-        state = layout.init(0)
+    with steps_of(run, words) as made:
+        state = made.layout.init(0)
 
         def steps(count: int, batch_of) -> float:
             """Seconds a step; the host is one step ahead, as in the loop."""
             nonlocal state
             begin, late = time.perf_counter(), None
             for _ in range(count):
-                state, metrics = step(state, batch_of())
+                state, metrics = made.step(state, batch_of())
                 jax.block_until_ready(late)
                 late = metrics
             jax.block_until_ready(late)
             return (time.perf_counter() - begin) / count
 
-        held = put(next(loader), mesh, run.rules)
+        held = put(next(loader), made.mesh, run.rules)
         steps(1, lambda: held)  # compiles
         fixed = steps(args.steps, lambda: held)
         waited = copying = 0.0
@@ -161,7 +144,7 @@ def stepping(prepared: Path, args: argparse.Namespace) -> list[Row]:
             batch = next(loader)
             waited += time.perf_counter() - begin
             begin = time.perf_counter()
-            batch = put(batch, mesh, run.rules)
+            batch = put(batch, made.mesh, run.rules)
             copying += time.perf_counter() - begin
             return batch
 
@@ -171,7 +154,7 @@ def stepping(prepared: Path, args: argparse.Namespace) -> list[Row]:
     share = (waited + copying) / args.steps / fed
     each = [1e3 * seconds / args.steps for seconds in (waited, copying)]
     said = f"{fed:.3f} s a step; waited {each[0]:.2f} ms, put {each[1]:.2f} ms: {share:.2%}"
-    size = f"step, {layout.parameters / 1e6:.1f}M parameters"
+    size = f"step, {made.layout.parameters / 1e6:.1f}M parameters"
     return [
         (f"{size}, one batch over and over", tokens / fixed, None, f"{fixed:.3f} s a step"),
         (f"{size}, from the loader", tokens / fed, None, said),

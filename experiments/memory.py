@@ -28,28 +28,18 @@ import dataclasses
 import jax
 from jax.sharding import NamedSharding
 
+from experiments.steps import steps_of
 from llama_jax import presets
-from llama_jax.axes import activation_spec, make_mesh, using
+from llama_jax.axes import activation_spec
 from llama_jax.config import Run, edit
-from llama_jax.layers.attention import Attention
-from llama_jax.layers.block import Block
-from llama_jax.layers.mlp import SwiGLU
-from llama_jax.layers.stack import Stack, with_remat
-from llama_jax.models.decoder import Decoder, DecoderLM
-from llama_jax.objectives import losses
-from llama_jax.train.load import build
-from llama_jax.train.state import plan
-from llama_jax.train.step import bind, initializer, make_train_step
+from llama_jax.layers.stack import with_remat
 
 MIB = 2**20
 
 
 def base() -> Run:
     """A decoder of 25M parameters, 8 rows of 512 tokens."""
-    block = Block(Attention(heads=6, kv_heads=6, head_dim=64, causal=True), SwiGLU(hidden=1024))
-    decoder = Decoder(vocab=16384, width=384, stack=Stack((block,), repeats=10))
-    run = edit(presets.get("tiny_decoder"), "model", DecoderLM(decoder))
-    return edit(edit(run, "data.text.task.length", 512), "data.text.batch", 8)
+    return edit(presets.get("decoder_25m"), "data.text.batch", 8)
 
 
 def variants() -> dict[str, Run]:
@@ -73,22 +63,15 @@ def variants() -> dict[str, Run]:
 
 def measure(run: Run) -> tuple[float, float]:
     """MiB of the state and of all else that a step holds, on one device."""
-    mesh = make_mesh(devices=jax.devices()[:1])
-    with using(mesh, run.rules):
-        model, total = build(run), losses(run.objectives)
-        fields = {name: stream.fields(None) for name, stream in run.data.items()}
-        init, average = initializer(model, total, fields), run.ema is not None
-        layout = plan(init, run.optimizer, run.steps, mesh, run.rules, average)
-        rate, loss = run.optimizer.rate_at(run.steps), bind(model, total)
-        step = make_train_step(layout, loss, rate, run.objectives, run.accumulate, run.ema)
-        rows = NamedSharding(mesh, activation_spec("B", run.rules))
+    with steps_of(run) as made:
+        rows = NamedSharding(made.mesh, activation_spec("B", run.rules))
         batch = {
             name: {k: jax.ShapeDtypeStruct(*field, sharding=rows) for k, field in stream.items()}
-            for name, stream in fields.items()
+            for name, stream in made.fields.items()
         }
-        stats = step.lower(layout.abstract, batch).compile().memory_analysis()
+        stats = made.step.lower(made.layout.abstract, batch).compile().memory_analysis()
     assert stats is not None
-    return layout.bytes / MIB, stats.temp_size_in_bytes / MIB
+    return made.layout.bytes / MIB, stats.temp_size_in_bytes / MIB
 
 
 def main() -> None:

@@ -118,7 +118,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--mesh",
         metavar="NAME",
-        help="data, fsdp, fsdp_tensor, tensor, context or pipeline; then sizes: --mesh.fsdp 4",
+        help="data, fsdp, fsdp_tensor, residual, tensor, context or pipeline; then sizes: "
+        "--mesh.fsdp 4",
     )
     train.add_argument("--quiet", action="store_true", help="no progress on standard error")
     train.add_argument("--cache", type=Path, help="keep compiled programs here: a faster start")

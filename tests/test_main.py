@@ -35,7 +35,7 @@ def trained(monkeypatch):
     """Collects the runs that would be trained."""
     runs = []
     loop = importlib.import_module("llama_jax.train.loop")
-    monkeypatch.setattr(loop, "train", lambda run, place, progress: runs.append((run, place)))
+    monkeypatch.setattr(loop, "train", lambda run, place, *rest: runs.append((run, place)))
     return runs
 
 

@@ -76,7 +76,7 @@ def cost(name: str, q: Any) -> float:
 
 def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> jax.Array:
     """The stand-in for attention: the shape, type and dependencies of its result."""
-    return _stand_in(pairs(mask, q.shape[1], k.shape[1]), q, k, v)
+    return _stand_in(float(pairs(mask, q.shape[1], k.shape[1])), q, k, v)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -26,3 +26,18 @@ def tiny_decoder() -> Run:
         save_every=100,
         log_every=10,
     )
+
+
+def decoder_25m() -> Run:
+    """A causal language model of 25M parameters for rows of 512 tokens (an hour on a CPU)."""
+    attention = Attention(heads=6, kv_heads=6, head_dim=64, causal=True)
+    stack = Stack((Block(attention, SwiGLU(hidden=1024)),), repeats=10)
+    return Run(
+        name="decoder_25m",
+        model=DecoderLM(Decoder(vocab=16384, width=384, stack=stack, context=512)),
+        data={"text": Stream(Tfds("kjv"), LanguageModel(length=512), batch=4)},
+        objectives={"lm": CausalLM(on="text")},
+        optimizer=AdamW(rate=1e-3, schedule=Cosine(warmup=100)),
+        tokenizer=BPE(vocab=16384),
+        steps=1000,
+    )

@@ -267,6 +267,7 @@ def test_nothing_to_evaluate_is_said(trained):
         report.evaluate(trained({}))
 
 
+@pytest.mark.meshes
 def test_a_run_over_several_devices_is_evaluated_as_on_one(trained, mesh):
     """The weights lie split over the mesh, as in a training loop; the counts do not divide by 8."""
     attention = Attention(heads=2, kv_heads=2, head_dim=8, rope=None)

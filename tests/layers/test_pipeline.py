@@ -97,6 +97,7 @@ def whole(config):
         (SEED, 4, {"stage": 2, "data": 2}),
     ],
 )
+@pytest.mark.meshes
 def test_stages_give_the_loss_and_gradients_of_the_scan(mesh, config, devices, sizes):
     params, expected, gradients = whole(config)
     step = jax.jit(jax.value_and_grad(functools.partial(loss, config.build())))

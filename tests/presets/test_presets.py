@@ -19,6 +19,7 @@ PARAMETERS = {
     "seed_full": 2_248_005,
     "seed_full_vqa": 2_179_264,
     "tiny_decoder": 488_064,
+    "decoder_25m": 23_994_240,
 } | LLAMA
 
 

@@ -135,6 +135,7 @@ def test_a_language_model_learns_the_same_from_micro_batches(text):
     close(case.parts(key), case.whole(key))
 
 
+@pytest.mark.meshes
 def test_masks_pairs_contrast_matching_and_captions_learn_the_same_from_micro_batches():
     case = multimodal(
         captions=Captions(length=16, answer_length=6),
@@ -148,6 +149,7 @@ def test_masks_pairs_contrast_matching_and_captions_learn_the_same_from_micro_ba
     close(case.parts(key), case.whole(key))
 
 
+@pytest.mark.meshes
 def test_with_dropout_the_gradient_is_that_of_one_program_without_a_cache():
     case = multimodal(0.3, itc=ITC("captions"), itm=ITM("captions"))
     wanted = {"captions": {"text": True, "image": True}}

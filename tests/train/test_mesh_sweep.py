@@ -12,7 +12,7 @@ from tests.train.steps import first_steps
 from tests.train.test_meshes import EPS, STEPS, alone, decoder_run, on_mesh, same
 
 __all__ = ["alone"]  # the fixture
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.meshes
 
 
 @pytest.mark.parametrize("devices", [2, 4])

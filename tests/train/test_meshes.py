@@ -64,7 +64,7 @@ MIXED = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.meshes
 @pytest.mark.parametrize(("name", "sizes"), [*((name, {}) for name in LAYOUTS), *MIXED])
 def test_eight_devices_learn_what_one_does(text, alone, name, sizes):
     same(first_steps(on_mesh(decoder_run(text), name, **sizes), STEPS), alone)

