@@ -32,7 +32,7 @@ ARROWS = {
     # It prices the program that training and decoding would run, and so looks into both.
     "plan": (
         *("axes", "config", "generate", "kernels.backends", "layers", "models", "objectives"),
-        *("presets", "train"),
+        *("presets", "train", "weights.layers"),
     ),
     "presets": (
         *("axes", "config", "data", "layers", "models", "objectives", "text"),

@@ -81,7 +81,9 @@ def _forward(q, k, v, data: Operands, static: Static, *, kv: int | None, splits:
         triton.store(lse, lse_R, mask=rows.exist(0))
 
     of_query = pl.BlockSpec((None, None, rows.size, wide), lambda s, h, b: (b, h, 0, 0))
-    of_key = pl.BlockSpec((None, S, None, wide), lambda s, h, b: (b, 0, h, 0))
+    # A cache lies head by head (`layers.cache.Slots`): turned so, none of it moves.
+    k_BKSH, v_BKSH = (jnp.swapaxes(x, 1, 2) for x in (k, v))
+    of_key = pl.BlockSpec((None, None, S, wide), lambda s, h, b: (b, h, 0, 0))
     alone = table.shape[0] == 1
     out_BXKRH, lse_BXKR = gpu.call(
         program,
@@ -100,7 +102,7 @@ def _forward(q, k, v, data: Operands, static: Static, *, kv: int | None, splits:
             jax.ShapeDtypeStruct((B, splits, K, T * group, H), jnp.float32),
             jax.ShapeDtypeStruct((B, splits, K, T * group), jnp.float32),
         ],
-    )(table, _to_rows(q, K), k, v, data)
+    )(table, _to_rows(q, K), k_BKSH, v_BKSH, data)
     out_BKRH, lse_BKR = _merged(out_BXKRH, lse_BXKR)
     out = out_BKRH.reshape(B, K, T, group, H).swapaxes(1, 2).reshape(B, T, N, H)
     lse = lse_BKR.reshape(B, K, T, group).swapaxes(2, 3).reshape(B, N, T)

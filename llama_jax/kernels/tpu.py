@@ -258,7 +258,7 @@ class Layout(NamedTuple):
 
     def operands(self, data: Operands) -> Operands:
         """Of positions and segments [B, 1, length], and allow [B, T, S]."""
-        q, kv = self.tile.q, self.tile.kv // self.tile.folded
+        q, kv = self.tile.q, self.tile.kv
         of_q = self.spec((None, 1, q), lambda row, heads, head, q, kv: (row, 0, q))
         of_kv = self.spec((None, 1, kv), lambda row, heads, head, q, kv: (row, 0, kv))
         allow = self.spec((None, q, kv), lambda row, heads, head, q, kv: (row, q, kv))
@@ -352,9 +352,8 @@ def _grown(x: Any, axis: int, block: int, value: Any = 0) -> Any:
 
 
 def prepare(
-    q: Any, k: Any, data: Operands, static: Static, sizes: tuple[int, int], steps: Steps,
-    folded: int = 1,
-) -> Call:  # fmt: skip
+    q: Any, k: Any, data: Operands, static: Static, sizes: tuple[int, int], steps: Steps
+) -> Call:
     """The tile, its steps and the mask's data for q [B, N, T, H] and k [B, K, S, H]."""
     (N, T), (K, S) = q.shape[1:3], k.shape[1:3]
     G = N // K
@@ -369,7 +368,6 @@ def prepare(
         heads,
         G // heads,
         exact,
-        folded,
         has_prefix,
         steps.stride,
         steps.kinds,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from llama_jax.kernels.blocks import HIDDEN, PARTLY, WHOLE, Operands, seen
+from llama_jax.kernels.blocks import PARTLY, WHOLE, Operands, seen
 from llama_jax.kernels.flash import Static
 from llama_jax.kernels.tpu_steps import Step, unpack
 
@@ -30,7 +30,6 @@ class Tile(NamedTuple):
       heads: query heads of one step.
       groups: steps' worth of query heads that share a key head.
       exact: float32 inputs: exact products, and exp rather than 2**x.
-      folded: heads that lie along both the rows and the columns (decoding), else 1.
       prefix: whether the mask has one.
       stride: between the steps of two rows of the batch.
       kinds: the codes that may occur.
@@ -44,7 +43,6 @@ class Tile(NamedTuple):
     heads: int
     groups: int
     exact: bool
-    folded: int
     prefix: bool
     stride: int
     kinds: frozenset[int]
@@ -92,18 +90,18 @@ class Tile(NamedTuple):
         q_axis, kv_axis = (1, 0) if by_keys else (0, 1)
         q_index = q_start + _count(self.q, q_axis)
         kv_index = kv_start + _count(self.kv, kv_axis)
-        q_positions, kv_positions = q_index, _over(kv_index, self.folded)
+        q_positions, kv_positions = q_index, kv_index
 
-        def side(ref, column, owns, times=1):
-            return column[:, :1] if owns else repeat(ref[...], times)
+        def side(ref, column, owns):
+            return column[:, :1] if owns else ref[...]
 
         if data.q_positions is not None:
             q_positions = side(data.q_positions, columns.positions, not by_keys)
-            kv_positions = side(data.kv_positions, columns.positions, by_keys, self.folded)
+            kv_positions = side(data.kv_positions, columns.positions, by_keys)
         q_segments = kv_segments = allow = None
         if data.q_segments is not None:
             q_segments = side(data.q_segments, columns.segments, not by_keys)
-            kv_segments = side(data.kv_segments, columns.segments, by_keys, self.folded)
+            kv_segments = side(data.kv_segments, columns.segments, by_keys)
         if data.allow is not None:
             allow = data.allow[...].astype(jnp.float32)
             allow = allow.T if by_keys else allow
@@ -114,10 +112,6 @@ class Tile(NamedTuple):
         )
         if self.S % self.kv:
             shown = _both(shown, kv_index < self.S)
-        if self.folded > 1:
-            head = _over(q_index, self.T // self.folded)
-            key_head = kv_index - _over(kv_index, self.folded) * self.folded
-            shown = _both(shown, head == key_head)
         return None if shown is None else jnp.broadcast_to(shown, self.shape(by_keys))
 
     def there(self, block: Any, keys: jax.Array) -> jax.Array:
@@ -144,11 +138,6 @@ def _both(a: Any, b: Any) -> Any:
     return b if a is None else a & b
 
 
-def _over(x: jax.Array, size: int) -> jax.Array:
-    """x // size of numbers that are not negative; a shift where it can be."""
-    return x >> (size.bit_length() - 1) if size & (size - 1) == 0 else x // size
-
-
 def _count(size: int, axis: int) -> jax.Array:
     shape = (size, 1) if axis == 0 else (1, size)
     return jax.lax.broadcasted_iota(jnp.int32, shape, axis)
@@ -162,28 +151,6 @@ def column(row: jax.Array) -> jax.Array:
 def row(column: jax.Array) -> jax.Array:
     """[n, LANES] to [1, n]."""
     return column.T[:1]
-
-
-def repeat(row: jax.Array, times: int) -> jax.Array:
-    """[1, n] to [1, n * times], each entry as often, by moves of lanes within registers."""
-    if times == 1 or row.shape[1] % LANES:
-        return jnp.repeat(row, times, axis=1)
-    parts = []
-    for start in range(0, row.shape[1] * times, LANES):
-        lane = (start + jax.lax.broadcasted_iota(jnp.int32, (8, LANES), 1)) // times
-        first, last = start // times // LANES, (start + LANES - 1) // times // LANES
-        part = _lanes(row, first, lane)
-        if last != first:
-            part = jnp.where(lane < last * LANES, part, _lanes(row, last, lane))
-        parts.append(part[:1])
-    return jnp.concatenate(parts, axis=1)
-
-
-def _lanes(row: jax.Array, register: int, lane: jax.Array) -> jax.Array:
-    """The named lanes of one register, anything for lanes of another."""
-    source = jnp.broadcast_to(row[:, register * LANES : (register + 1) * LANES], lane.shape)
-    inside = (lane - register * LANES) & (LANES - 1)
-    return jnp.take_along_axis(source, inside, axis=1, mode="promise_in_bounds")
 
 
 def wide(column: jax.Array, width: int) -> jax.Array:
@@ -207,14 +174,13 @@ def each(count: int, body: Callable[[Any], None]) -> None:
 
 def visit(tile: Tile, step: Any, shown: Callable[[], Any], body: Callable[[Any], None]) -> None:
     """Runs the body with the mask in blocks seen in part, without it in blocks seen whole."""
-    whole_too = tile.folded > 1  # other heads' columns are always hidden
-    if PARTLY in tile.kinds or whole_too:
+    if PARTLY in tile.kinds:
 
-        @pl.when((step.code != HIDDEN) if whole_too else (step.code == PARTLY))
+        @pl.when(step.code == PARTLY)
         def _():
             body(shown())
 
-    if WHOLE in tile.kinds and not whole_too:
+    if WHOLE in tile.kinds:
 
         @pl.when(step.code == WHOLE)
         def _():

@@ -25,6 +25,7 @@ from llama_jax.errors import UserError
 from llama_jax.generate import engine
 from llama_jax.generate.sample import Sampling
 from llama_jax.kernels.backends import lines, recording
+from llama_jax.models.decoder import DecoderLM
 from llama_jax.plan import network
 from llama_jax.plan.chips import GIB
 from llama_jax.plan.environment import quiet
@@ -34,6 +35,7 @@ from llama_jax.plan.program import QUICK, Step, TooBig, changed, too_big
 from llama_jax.plan.search import fixed
 from llama_jax.plan.topology import Topology
 from llama_jax.train.flops import counted
+from llama_jax.weights.layers import one_by_one
 
 # Share of HBM's bandwidth that reading weights and caches reaches; an assumption, not fitted.
 READ = 0.8
@@ -71,8 +73,10 @@ def command(preset: str, topology: Topology, args: argparse.Namespace) -> None:
     from llama_jax.plan.command import mesh_of
 
     run = changed(presets.get(preset), sequence=args.sequence)
-    if not hasattr(run.model, "decoder") or not hasattr(run.model.build(), "extend"):
+    if not isinstance(run.model, DecoderLM):
         raise UserError(f"plan decode {preset}: not a decoder-only language model")
+    # As weights are loaded: layers in one array would be cut out, and the cache joined again.
+    run = dataclasses.replace(run, model=one_by_one(run.model))
     began = time.perf_counter()
     asked = mesh_of(args.mesh)
     sizes = None if asked is None else fixed(asked, topology)
@@ -111,8 +115,8 @@ def command(preset: str, topology: Topology, args: argparse.Namespace) -> None:
                     "smaller --batch or --sequence, or more chips"
                 ) from None
             # The prefill of every row at once, and copies of the cache, take room as well.
-            print(f"{rows} rows do not fit, trying half", file=sys.stderr, flush=True)
-            best = dataclasses.replace(best, rows=max(best.rows // 2, 1))
+            best = dataclasses.replace(best, rows=max(best.rows * 3 // 4, 1))
+            print(f"{rows} rows do not fit, trying {best.rows * replicas}", file=sys.stderr)
             rows = best.rows * replicas
     found["compile_seconds"] = time.perf_counter() - began
     print("\n".join(_report(preset, topology, best, options, found)))
@@ -164,8 +168,7 @@ def _compiled(run: Run, topology: Topology, best: Option, rows: int, slots: int)
         params = jax.tree.map(lambda x: here(x, x.sharding), step.layout.abstract.params)
         make = partial(module.config.decoder.empty_cache, rows, slots, jnp.bfloat16)
         shapes = jax.eval_shape(make)
-        scan = module.config.decoder.stack.scan
-        places = engine._shardings(shapes, rows, scan, mesh)
+        places = engine._shardings(shapes, rows, False, mesh)
         cache = jax.tree.map(here, shapes, places)
 
         def row(shape: tuple[int, ...], kind: Any) -> jax.ShapeDtypeStruct:

@@ -154,9 +154,7 @@ class Layout:
         own = width / self._ways("D")
         for block in stack.pattern:
             each = elements(block, own, tensor)
-            named = {"none": "all", "dots": "products"}.get(remat)
-            kept = own if named is None else each[named]
-            saved += stack.repeats * kept * here * HALF
+            saved += stack.repeats * stored(each, own, remat, stack.saved) * here * HALF
             widest = max(widest, each["all"])
             keys += stack.repeats * each["keys"]
             layers += stack.repeats
@@ -199,7 +197,8 @@ def elements(block: Any, width: float, tensor: int) -> dict[str, float]:
     """Numbers a token that a block makes on a device that has `width` of D.
 
     Returns:
-      "all", those that are results of "products", and "keys" with values.
+      "all", those that are results of "products", "keys" with values, and those that
+      rematerialisation may name (`block.SAVED`).
     """
     attention, hidden = block.attention, block.ffn.hidden
     q = attention.heads * attention.head_dim / tensor
@@ -210,4 +209,23 @@ def elements(block: Any, width: float, tensor: int) -> dict[str, float]:
         "keys": 2 * k,
         "products": products,
         "all": products + 3 * width + 2 * q + k + 4 * hidden / tensor,
+        "attention": q,
+        "attn": width,
+        "cross": width,
+        "hidden": hidden / tensor,
+        "ffn": width,
     }
+
+
+def stored(each: dict[str, float], width: float, remat: str, names: tuple[str, ...]) -> float:
+    """Numbers a token that a block leaves on the device for its backward pass.
+
+    Args:
+      each: from `elements`.
+      width: of D that the device has.
+      remat: policy.
+      names: what "named" stores; with "offload" that lies in the memory of the host.
+    """
+    if remat in ("none", "dots"):
+        return each["all" if remat == "none" else "products"]
+    return width + (sum(each[name] for name in names) if remat == "named" else 0)

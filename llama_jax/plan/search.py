@@ -14,6 +14,8 @@ from llama_jax.plan.model import Guess, Layout, Shapes
 from llama_jax.plan.program import QUICK, REMATS, Compiled, Step, TooBig, changed
 from llama_jax.plan.topology import Topology
 
+# Policies tried unasked: what offloading costs depends on the link to the host, which no table has.
+TRIED = tuple(remat for remat in REMATS if remat != "offload")
 # Rows of a device that shares them with no other.
 ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64)
 TRIES = 4  # candidates compiled before giving up
@@ -178,7 +180,7 @@ def search(
     Raises:
       UserError: nothing fits; the nearest is named.
     """
-    shapes = Shapes.of(run, (remat,) if remat else tuple(REMATS))
+    shapes = Shapes.of(run, (remat,) if remat else TRIED)
     every = guesses(topology, shapes, devices, mesh, remat, rows)
     likely = _likely(topology, shapes, every, mesh, rows)
     hbm, failed = topology.chip.hbm, {}
@@ -215,7 +217,7 @@ def ranked(
     Raises:
       UserError: none does.
     """
-    shapes = Shapes.of(run, tuple(REMATS))
+    shapes = Shapes.of(run, TRIED)
     every = guesses(topology, shapes, devices, rows=rows)
     return _likely(topology, shapes, every, None, rows)
 

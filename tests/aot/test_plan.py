@@ -7,6 +7,7 @@ import math
 import pytest
 
 from llama_jax import presets
+from llama_jax.__main__ import main
 from llama_jax.errors import UserError
 from llama_jax.layers.stack import Stack
 from llama_jax.plan.model import Shapes
@@ -66,3 +67,13 @@ def test_a_topology_that_libtpu_does_not_know_is_told_the_known_ones():
 
 def test_a_remat_policy_is_set_in_every_stack(run):
     assert [s.remat for s in stacks(changed(run, remat="dots").model).values()] == ["dots"]
+
+
+def test_decoding_keeps_one_cache(run, monkeypatch, capsys):
+    monkeypatch.setattr(presets, "get", lambda name: run)
+    arguments = ["plan", "decode", "small", "--topology", "v5e:2x2", "--sequence", "8192"]
+    assert main([*arguments, "--batch", "64", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    hbm = found["hbm_bytes_per_chip"]
+    assert hbm["temporary"] < 0.2 * hbm["cache"]
+    assert any("pallas_tpu_decode" in line for line in found["backends"])

@@ -1,0 +1,33 @@
+"""The roofline of a step, by hand."""
+
+import pytest
+
+from llama_jax.plan.chips import CHIPS, OVERLAP
+from llama_jax.plan.cost import UPDATE, Sent, of
+
+CHIP = CHIPS["v5p"]
+SECOND = CHIP.flops * CHIP.efficiency  # FLOPs that take one
+
+
+def cost(work=SECOND, moved=0.0, weights=0.0, activations=0.0):
+    return of(CHIP, work, work / 2, 1000.0, 1e9, moved, Sent(weights, activations, 0.0))
+
+
+def test_products_alone_take_their_time_and_the_update_its_own():
+    found = cost()
+    assert found.products == pytest.approx(1)
+    assert found.seconds == pytest.approx(1 + UPDATE * 1e9 / CHIP.bandwidth)
+    assert found.rate == pytest.approx(1000 / found.seconds)
+    assert found.mfu == pytest.approx(CHIP.efficiency / 2 / found.seconds)
+
+
+def test_memory_counts_where_it_takes_longer_than_products():
+    assert cost(moved=0.5 * CHIP.bandwidth).seconds == pytest.approx(cost().seconds)
+    assert cost(moved=2 * CHIP.bandwidth).seconds == pytest.approx(cost().seconds + 1)
+
+
+def test_gathers_of_weights_hide_behind_products_and_sums_of_activations_do_not():
+    assert cost(weights=0.5).exposed == pytest.approx(0.5 * (1 - OVERLAP))
+    assert cost(activations=0.5).exposed == pytest.approx(0.5)
+    # No more can be hidden than there is to hide it behind.
+    assert cost(weights=3.0).exposed == pytest.approx(3.0 - 1)
