@@ -16,7 +16,7 @@ from llama_jax.layers.attention import Attention
 from llama_jax.layers.block import Block
 from llama_jax.layers.mlp import SwiGLU
 from llama_jax.models.coattention import CoAttention
-from llama_jax.objectives import ITC, ITM, MLM, NSP, Caption, losses
+from llama_jax.objectives import ITC, ITM, MLM, NSP, Caption, RollITM, SigmoidITC, losses
 from llama_jax.objectives.base import Acts
 from llama_jax.train.accumulate import accumulated, counted, gather, joined, split
 from llama_jax.train.load import build
@@ -145,6 +145,13 @@ def test_masks_pairs_contrast_matching_and_captions_learn_the_same_from_micro_ba
         itm=ITM("captions", rows=3, weight=2.0),  # 9 pairs, which 4 parts cannot share evenly
         caption=Caption("captions"),  # reads the towers that the others compare
     )
+    key = jax.random.key(1)
+    close(case.parts(key), case.whole(key))
+
+
+@pytest.mark.meshes
+def test_the_other_ways_to_contrast_and_to_match_do_so_too():
+    case = multimodal(sigmoid=SigmoidITC("captions"), roll=RollITM("captions"))
     key = jax.random.key(1)
     close(case.parts(key), case.whole(key))
 
