@@ -10,6 +10,8 @@ smollm2 := $(VENV)/.with-smollm2
 PYTEST := $(BIN)/python -m pytest -q
 # Two workers, a file to each in turn: compiling keeps one core busy at a time.
 SPREAD := -n 2 --dist loadfile
+# One test at a time, where files are few and share little.
+STEAL := -n 2 --dist worksteal
 
 # Memory in large pages (glibc >= 2.35): a train step on a CPU takes a fifth to a third less time.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
@@ -39,7 +41,7 @@ test: $(call with,demo test) $(smollm2)  ## Run the tests (8 minutes)
 	$(PYTEST) $(SPREAD) -m "not kernels and not meshes" tests
 
 kernels: $(call with,demo test)  ## Attention by every backend, those for TPUs and GPUs interpreted (6 minutes)
-	$(PYTEST) $(SPREAD) -m kernels tests/kernels
+	$(PYTEST) $(STEAL) -m kernels tests/kernels
 
 meshes: $(call with,demo test)  ## The same run on every mesh, in stages, in micro-batches (3 minutes)
 	$(PYTEST) $(SPREAD) -m meshes tests/train tests/layers tests/evals
@@ -48,16 +50,16 @@ chaos: $(call with,demo test)  ## Kill training at bad moments, and go on (2 min
 	$(PYTEST) tests/chaos
 
 fuzz: $(call with,test)  ## Feed thousands of damaged files to every reader (3 minutes)
-	$(PYTEST) $(SPREAD) tests/fuzz
+	$(PYTEST) $(STEAL) tests/fuzz
 
 notebooks: $(call with,demo test) $(smollm2)  ## Run every notebook and the README's examples (2 minutes)
-	$(PYTEST) $(SPREAD) tests/notebooks
+	$(PYTEST) $(STEAL) tests/notebooks
 
 parity: $(call with,demo test parity) $(smollm2)  ## Compare with torch implementations (6 minutes)
 	OMP_NUM_THREADS=1 $(PYTEST) $(SPREAD) tests/parity
 
 aot: $(call with,demo test aot)  ## Compile for TPU and GPU without having either
-	$(PYTEST) $(SPREAD) -rP tests/aot
+	$(PYTEST) $(STEAL) -rP tests/aot
 
 lint: $(call with,demo test)  ## Check format, style and types
 	$(BIN)/ruff format --check .

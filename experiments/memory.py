@@ -8,11 +8,11 @@ Command:  python -m experiments.memory
 
 | knob | state, MiB | step, MiB |
 |---|---|---|
-| nothing | 275 | 2,149 |
-| remat dots | 275 | 959 |
-| remat named: attention, hidden | 275 | 634 |
-| remat named: attention | 275 | 474 |
-| remat block | 275 | 418 |
+| nothing | 275 | 2,144 |
+| remat dots | 275 | 943 |
+| remat named: attention, hidden | 275 | 633 |
+| remat named: attention | 275 | 473 |
+| remat block | 275 | 406 |
 | accumulate 4 | 275 | 792 |
 | accumulate 4, remat block | 275 | 334 |
 | bfloat16 | 275 | 2,167 |

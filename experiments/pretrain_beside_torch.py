@@ -137,6 +137,7 @@ def run_of(args: argparse.Namespace) -> Any:
     from llama_jax import edit, presets
     from llama_jax.config import File
     from llama_jax.data import LanguageModel, Mix, Prepared, Stream
+    from llama_jax.layers.attention import Attention
 
     text = args.out / "text"
     parts = tuple(Prepared(str(text / n)) for n in ("kjv", "plays") if (text / n).is_dir())
@@ -145,8 +146,7 @@ def run_of(args: argparse.Namespace) -> Any:
     for path, value in {
         "width": 256,
         "stack.repeats": 6,
-        "stack.pattern.0.attention.heads": 4,
-        "stack.pattern.0.attention.kv_heads": 4,
+        "stack.pattern.0.attention": Attention(heads=4, kv_heads=4, head_dim=64, causal=True),
         "stack.pattern.0.ffn.hidden": 704,
     }.items():
         run = edit(run, f"model.decoder.{path}", value)

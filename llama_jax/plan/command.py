@@ -81,9 +81,10 @@ def _train(preset: str, topology: Any, mesh: dict[str, int] | None, args: Any) -
     import time
 
     from llama_jax import presets
+    from llama_jax.plan.candidates import fixed
     from llama_jax.plan.program import FULL, QUICK, changed
     from llama_jax.plan.report import as_json, lines
-    from llama_jax.plan.search import fixed, search
+    from llama_jax.plan.search import search
 
     run = changed(presets.get(preset), sequence=args.sequence, remat=args.remat)
     sizes = None if mesh is None else fixed(mesh, topology)

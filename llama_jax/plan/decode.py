@@ -27,12 +27,12 @@ from llama_jax.generate.sample import Sampling
 from llama_jax.kernels.backends import lines, recording
 from llama_jax.models.decoder import DecoderLM
 from llama_jax.plan import network
+from llama_jax.plan.candidates import fixed
 from llama_jax.plan.chips import GIB
 from llama_jax.plan.environment import quiet
 from llama_jax.plan.hlo import collectives
 from llama_jax.plan.model import HALF, Shapes
 from llama_jax.plan.program import QUICK, Step, TooBig, changed, too_big
-from llama_jax.plan.search import fixed
 from llama_jax.plan.topology import Topology
 from llama_jax.train.flops import counted
 from llama_jax.weights.layers import one_by_one

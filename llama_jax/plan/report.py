@@ -5,9 +5,10 @@ from typing import Any
 
 from llama_jax.axes import FSDP_TENSOR_RESIDUAL
 from llama_jax.config import Run
+from llama_jax.plan.candidates import name
 from llama_jax.plan.chips import GIB
 from llama_jax.plan.program import stacks, tokens
-from llama_jax.plan.search import Found, Plan, name
+from llama_jax.plan.search import Found, Plan
 from llama_jax.plan.topology import Topology
 
 DAY = 86_400

@@ -1,28 +1,21 @@
-"""The search: every mesh, policy and batch is guessed from shapes, the best few are compiled."""
+"""The search: candidates are ranked by what shapes say of them, and the best few are compiled."""
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from llama_jax.config import Run
 from llama_jax.errors import UserError
 from llama_jax.plan import network
+from llama_jax.plan.candidates import SURELY, TRIED, frugal, guesses, name
 from llama_jax.plan.chips import GIB
 from llama_jax.plan.cost import OF_WEIGHTS, Cost, Sent, of
-from llama_jax.plan.model import Guess, Layout, Shapes
-from llama_jax.plan.program import QUICK, REMATS, Compiled, Step, TooBig, changed
+from llama_jax.plan.model import Guess, Shapes
+from llama_jax.plan.program import QUICK, Compiled, Step, TooBig, changed
+from llama_jax.plan.refusals import biggest, instead, nothing, too_big
 from llama_jax.plan.topology import Topology
 
-# Policies tried unasked: what offloading costs depends on the link to the host, which no table has.
-TRIED = tuple(remat for remat in REMATS if remat != "offload")
-# Rows of a device that shares them with no other.
-ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64)
 TRIES = 4  # candidates compiled before giving up
-# A guess of memory that is so much beyond what there is is not compiled.
-SURELY = 1.05
-# Plans so close are as fast: the one with fewer rows, or fewer axes, is taken.
-ALIKE = 0.98
 
 
 @dataclass(frozen=True)
@@ -66,52 +59,6 @@ class Found:
     best: list[Plan]
     failed: dict[str, str]
     tried: int
-
-
-def meshes(topology: Topology, run: Run, shapes: Shapes) -> Iterator[dict[str, int]]:
-    """The meshes that the weights and the sequence can be split over."""
-    chips, slices = topology.chips, topology.slices
-    for tensor in _powers(min(chips, 16)):
-        for context in _powers(min(chips // tensor, 8)):
-            if shapes.tokens % (2 * context):
-                continue
-            left = chips // (tensor * context)
-            if left * tensor * context != chips or left % slices:
-                continue
-            datas = {slices, 2 * slices, 4 * slices, left}
-            for data in sorted(d for d in datas if left % d == 0):
-                sizes = {"data": data, "fsdp": left // data, "context": context, "tensor": tensor}
-                if all(weight.ways(sizes, run.rules) for weight in shapes.weights):
-                    yield sizes
-
-
-def _powers(most: int) -> list[int]:
-    return [2**i for i in range(int(math.log2(most)) + 1)]
-
-
-def guesses(
-    topology: Topology,
-    shapes: Shapes,
-    devices: list[Any],
-    mesh: dict[str, int] | None = None,
-    remat: str | None = None,
-    rows: int | None = None,
-) -> list[Guess]:
-    """Every candidate, what was asked for held fixed, the fastest first."""
-    run, found = shapes.run, []
-    for sizes in [mesh] if mesh else meshes(topology, run, shapes):
-        here = changed(run, mesh=sizes).mesh.build(devices)
-        layout = Layout(shapes, topology, sizes, here)
-        batches = [rows] if rows else [n * layout.copies for n in ROWS]
-        for batch in batches:
-            if batch % layout.copies == 0:
-                found += [layout.guess(one, batch) for one in ([remat] if remat else shapes.row)]
-    return sorted(found, key=_order)
-
-
-def _order(guess: Guess) -> float:
-    """Fast ones first; each axis of a mesh costs something that is not in the estimate."""
-    return -guess.cost.rate * ALIKE ** sum(n > 1 for n in guess.mesh.values())
 
 
 def evaluate(
@@ -182,10 +129,14 @@ def search(
     """
     shapes = Shapes.of(run, (remat,) if remat else TRIED)
     every = guesses(topology, shapes, devices, mesh, remat, rows)
-    likely = _likely(topology, shapes, every, mesh, rows)
+    try:
+        likely = _likely(topology, shapes, every, mesh, rows)
+    except TooBig as error:
+        better = instead(topology, run, devices, mesh, remat, rows)
+        raise UserError(f"{error}; {better}") from None
     hbm, failed = topology.chip.hbm, {}
-    for guess in _frugal(every[: every.index(likely[0])])[:3]:
-        failed[name(guess)] = f"{_biggest(guess.hbm, guess.peak, hbm)} (from shapes)"
+    for guess in frugal(every[: every.index(likely[0])])[:3]:
+        failed[name(guess)] = f"{biggest(guess.hbm, guess.peak, hbm)} (from shapes)"
     best: list[Plan] = []
     for guess in likely[:TRIES] if mesh is None or rows is None else likely[:1]:
         say(
@@ -201,7 +152,8 @@ def search(
         break
     if not best:
         reasons = "; ".join(f"{k}: {v}" for k, v in failed.items())
-        raise UserError(f"no plan fits into {hbm / GIB:.1f} GiB a chip; tried {reasons[:600]}")
+        better = instead(topology, run, devices, mesh, remat, rows)
+        raise UserError(f"{reasons[:600]}, of {hbm / GIB:.1f} GiB a chip; {better}")
     others = [g for g in likely if name(g) not in failed and name(g) != name(best[0])]
     for guess in others[:4]:
         one = changed(run, mesh=guess.mesh, remat=guess.remat, batch=guess.rows)
@@ -215,7 +167,8 @@ def ranked(
     """The candidates that seem to fit, guessed from shapes, the best first.
 
     Raises:
-      UserError: none does.
+      UserError: nothing divides.
+      TooBig: none fits.
     """
     shapes = Shapes.of(run, TRIED)
     every = guesses(topology, shapes, devices, rows=rows)
@@ -227,75 +180,9 @@ def _likely(
 ) -> list[Guess]:
     """Those that may fit, one for each mesh and policy."""
     if not every:
-        raise UserError(_nothing(topology, shapes, mesh, rows))
+        raise UserError(nothing(topology, shapes, mesh, rows))
     found = [g for g in every if g.peak <= topology.chip.hbm * SURELY]
     if not found:
-        raise UserError(_too_big(topology, min(every, key=lambda g: g.peak), every))
-    return _frugal(found)
-
-
-def _frugal(found: list[Guess]) -> list[Guess]:
-    """One candidate for each mesh and policy: the fewest rows that are about as fast as can be."""
-    kept: dict[tuple[Any, ...], Guess] = {}
-    fastest: dict[tuple[Any, ...], float] = {}
-    for guess in found:
-        key = (*guess.mesh.items(), guess.remat)
-        fastest.setdefault(key, guess.cost.rate)
-        if guess.cost.rate >= ALIKE * fastest[key]:
-            kept[key] = min(guess, kept.get(key, guess), key=lambda g: g.rows)
-    return sorted(kept.values(), key=_order)
-
-
-def name(guess: Guess | Plan) -> str:
-    """A candidate in a few words: "fsdp=256 remat=block batch=1024"."""
-    mesh = " ".join(f"{axis}={n}" for axis, n in guess.mesh.items() if n > 1) or "data=1"
-    return f"{mesh} remat={guess.remat} batch={guess.rows}"
-
-
-def _biggest(parts: dict[str, float], peak: float, hbm: float) -> str:
-    part = max(parts, key=lambda k: parts[k])
-    return (
-        f"{peak / GIB:.1f} of {hbm / GIB:.1f} GiB a chip, {part} {parts[part] / GIB:.1f} GiB "
-        "the largest"
-    )
-
-
-def _too_big(topology: Topology, nearest: Guess, every: list[Guess]) -> str:
-    asked = every[0] if len({name(g) for g in every}) == 1 else nearest
-    return (
-        f"nothing fits on {topology}: the smallest, {name(asked)}, needs "
-        f"{_biggest(asked.hbm, asked.peak, topology.chip.hbm)}; take more chips, a shorter "
-        "--sequence, or leave --mesh, --remat and --batch to the search"
-    )
-
-
-def _nothing(topology: Topology, shapes: Shapes, mesh: Any, rows: int | None) -> str:
-    if mesh and rows:
-        copies = math.prod(mesh.get(axis, 1) for axis in ("data", "fsdp", "stage"))
-        return (
-            f"--batch {rows} rows cannot be shared by the {copies} devices of the mesh that have "
-            f"rows of their own; give a multiple, e.g. --batch {-(-rows // copies) * copies}"
-        )
-    if rows:
-        return f"--batch {rows} rows cannot be shared by any mesh of {topology.chips} chips"
-    return f"no mesh of the {topology.chips} chips of {topology} divides {shapes.run.name}"
-
-
-def fixed(mesh: dict[str, int], topology: Topology) -> dict[str, int]:
-    """A mesh as asked for, its -1 filled in.
-
-    Raises:
-      UserError: it does not multiply to the chips.
-    """
-    sizes = {"data": 1} | mesh
-    known = math.prod(n for n in sizes.values() if n > 0)
-    if list(sizes.values()).count(-1) == 1 and topology.chips % known == 0:
-        sizes = {a: topology.chips // known if n == -1 else n for a, n in sizes.items()}
-    product = math.prod(sizes.values())
-    if product != topology.chips or min(sizes.values()) < 1:
-        asked = ",".join(f"{a}={n}" for a, n in mesh.items())
-        raise UserError(
-            f"--mesh {asked} multiplies to {product}, {topology} has {topology.chips} chips; "
-            "give sizes whose product that is, or one -1"
-        )
-    return sizes
+        least = min(every, key=lambda g: g.peak)
+        raise TooBig(too_big(topology, least, every), least.peak)
+    return frugal(found)

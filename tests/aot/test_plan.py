@@ -10,10 +10,11 @@ from llama_jax import presets
 from llama_jax.__main__ import main
 from llama_jax.errors import UserError
 from llama_jax.layers.stack import Stack
+from llama_jax.plan.candidates import fixed, guesses
 from llama_jax.plan.model import Shapes
 from llama_jax.plan.program import changed, stacks
 from llama_jax.plan.report import as_json, launch, lines
-from llama_jax.plan.search import Found, evaluate, fixed, guesses, search
+from llama_jax.plan.search import Found, evaluate, search
 from llama_jax.plan.topology import parse
 
 # A gather of weights may be guessed wrong by this, for XLA keeps, repeats and splits some.
@@ -56,7 +57,8 @@ def test_a_plan_is_what_the_compiler_says_and_near_what_shapes_say(run, name):
 def test_what_does_not_fit_names_its_largest_part(run):
     topology = parse("v5e:2x2")
     mesh = fixed({"fsdp": -1}, topology)
-    with pytest.raises(UserError, match=r"of 15\.8 GiB a chip, activations .* the largest"):
+    said = r"of 15\.8 GiB a chip, activations .* the largest; the nearest that fits: --mesh fsdp=4 "
+    with pytest.raises(UserError, match=said + r"--remat none --batch \d+ \("):
         search(topology, run, topology.devices(), mesh, "none", 4096)
 
 

@@ -3,11 +3,12 @@
 import pytest
 
 from llama_jax.errors import UserError
+from llama_jax.plan.candidates import fixed, frugal, name
 from llama_jax.plan.chips import CHIPS
 from llama_jax.plan.command import mesh_of
 from llama_jax.plan.cost import Sent, of
 from llama_jax.plan.model import Guess
-from llama_jax.plan.search import _frugal, fixed, name
+from llama_jax.plan.refusals import likeness
 from llama_jax.plan.topology import parse
 
 
@@ -49,16 +50,23 @@ def test_a_mesh_that_does_not_multiply_to_the_chips_is_refused(mesh):
 
 def test_among_plans_about_as_fast_the_fewest_rows_win():
     fast, nearly, slow = guess(1000, rows=32), guess(990, rows=16), guess(900, rows=8)
-    assert _frugal([fast, nearly, slow]) == [nearly]
+    assert frugal([fast, nearly, slow]) == [nearly]
 
 
 def test_among_meshes_about_as_fast_the_one_with_fewer_axes_wins():
     plain, mixed = guess(1000, fsdp=256), guess(1010, fsdp=64, tensor=4)
-    assert _frugal([mixed, plain])[0] == plain
+    assert frugal([mixed, plain])[0] == plain
     much_faster = guess(1100, fsdp=64, tensor=4)
-    assert _frugal([much_faster, plain])[0] == much_faster
+    assert frugal([much_faster, plain])[0] == much_faster
 
 
 def test_a_candidate_is_named_by_what_is_above_one():
     assert name(guess(1, rows=16, fsdp=4)) == "fsdp=4 remat=block batch=16"
     assert name(guess(1, rows=2, remat="dots")) == "data=1 remat=dots batch=2"
+
+
+def test_a_plan_is_near_what_was_asked_for_if_it_has_much_of_it():
+    found = guess(1, rows=16, remat="dots", fsdp=4)
+    assert likeness(found, {"fsdp": 4}, "dots", 16) == 3
+    assert likeness(found, {"data": 1, "fsdp": 4, "tensor": 1}, "block", 32) == 1
+    assert likeness(found, None, None, None) == 0

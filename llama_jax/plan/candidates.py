@@ -1,0 +1,108 @@
+"""Candidates of the search: every mesh, policy and batch, guessed from shapes."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from llama_jax.config import Run
+from llama_jax.errors import UserError
+from llama_jax.plan.model import Guess, Layout, Shapes
+from llama_jax.plan.program import REMATS, changed
+from llama_jax.plan.topology import Topology
+
+# Policies tried unasked: what offloading costs depends on the link to the host, which no table has.
+TRIED = tuple(remat for remat in REMATS if remat != "offload")
+# Rows of a device that shares them with no other.
+ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64)
+# A guess of memory that is so much beyond what there is is not compiled.
+SURELY = 1.05
+# Plans so close are as fast: the one with fewer rows, or fewer axes, is taken.
+ALIKE = 0.98
+
+
+def fixed(mesh: dict[str, int], topology: Topology) -> dict[str, int]:
+    """A mesh as asked for, its -1 filled in.
+
+    Raises:
+      UserError: it does not multiply to the chips.
+    """
+    sizes = {"data": 1} | mesh
+    known = math.prod(n for n in sizes.values() if n > 0)
+    if list(sizes.values()).count(-1) == 1 and topology.chips % known == 0:
+        sizes = {a: topology.chips // known if n == -1 else n for a, n in sizes.items()}
+    product = math.prod(sizes.values())
+    if product != topology.chips or min(sizes.values()) < 1:
+        asked = ",".join(f"{a}={n}" for a, n in mesh.items())
+        raise UserError(
+            f"--mesh {asked} multiplies to {product}, {topology} has {topology.chips} chips; "
+            "give sizes whose product that is, or one -1"
+        )
+    return sizes
+
+
+def meshes(topology: Topology, run: Run, shapes: Shapes) -> Iterator[dict[str, int]]:
+    """The meshes that the weights and the sequence can be split over."""
+    chips, slices = topology.chips, topology.slices
+    for tensor in _powers(min(chips, 16)):
+        for context in _powers(min(chips // tensor, 8)):
+            if shapes.tokens % (2 * context):
+                continue
+            left = chips // (tensor * context)
+            if left * tensor * context != chips or left % slices:
+                continue
+            datas = {slices, 2 * slices, 4 * slices, left}
+            for data in sorted(d for d in datas if left % d == 0):
+                sizes = {"data": data, "fsdp": left // data, "context": context, "tensor": tensor}
+                if all(weight.ways(sizes, run.rules) for weight in shapes.weights):
+                    yield sizes
+
+
+def _powers(most: int) -> list[int]:
+    return [2**i for i in range(int(math.log2(most)) + 1)]
+
+
+def guesses(
+    topology: Topology,
+    shapes: Shapes,
+    devices: list[Any],
+    mesh: dict[str, int] | None = None,
+    remat: str | None = None,
+    rows: int | None = None,
+) -> list[Guess]:
+    """Every candidate, what was asked for held fixed, the fastest first."""
+    run, found = shapes.run, []
+    for sizes in [mesh] if mesh else meshes(topology, run, shapes):
+        here = changed(run, mesh=sizes).mesh.build(devices)
+        layout = Layout(shapes, topology, sizes, here)
+        batches = [rows] if rows else [n * layout.copies for n in ROWS]
+        for batch in batches:
+            if batch % layout.copies == 0:
+                found += [layout.guess(one, batch) for one in ([remat] if remat else shapes.row)]
+    return sorted(found, key=order)
+
+
+def order(guess: Guess) -> float:
+    """Fast ones first; each axis of a mesh costs something that is not in the estimate."""
+    return -guess.cost.rate * ALIKE ** sum(n > 1 for n in guess.mesh.values())
+
+
+def frugal(found: list[Guess]) -> list[Guess]:
+    """One candidate for each mesh and policy: the fewest rows that are about as fast as can be."""
+    kept: dict[tuple[Any, ...], Guess] = {}
+    fastest: dict[tuple[Any, ...], float] = {}
+    for guess in found:
+        key = (*guess.mesh.items(), guess.remat)
+        fastest.setdefault(key, guess.cost.rate)
+        if guess.cost.rate >= ALIKE * fastest[key]:
+            kept[key] = min(guess, kept.get(key, guess), key=lambda g: g.rows)
+    return sorted(kept.values(), key=order)
+
+
+def axes(mesh: dict[str, int], between: str = " ") -> str:
+    """The sizes above one: "fsdp=64 tensor=4"."""
+    return between.join(f"{axis}={n}" for axis, n in mesh.items() if n > 1) or "data=1"
+
+
+def name(guess: Any) -> str:
+    """A guess or a plan in a few words: "fsdp=256 remat=block batch=1024"."""
+    return f"{axes(guess.mesh)} remat={guess.remat} batch={guess.rows}"
