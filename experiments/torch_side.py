@@ -36,7 +36,8 @@ class TorchRun:
         self.optimizer = torch.optim.AdamW(
             groups, betas=(optimizer.b1, optimizer.b2), eps=optimizer.eps, fused=True
         )
-        self.clip, self.rate, self.done = optimizer.clip, optimizer.rate_at(run.steps), 0
+        self.clip, self.done = optimizer.clip, 0
+        self.rate: Any = optimizer.rate_at(run.steps)
 
     def step(self, batch: dict[str, np.ndarray]) -> float:
         """One step of training; the loss before it."""
