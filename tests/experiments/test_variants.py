@@ -16,7 +16,7 @@ from llama_jax.train.step import initializer
 FILES = sorted(
     path.stem
     for path in Path(experiments.__file__).parent.glob("*.py")
-    if path.stem not in ("__init__", "harness")
+    if path.stem not in ("__init__", "harness", "steps", "torch_side")  # what experiments share
 )
 # An experiment that trains nothing has no variants.
 CASES = [
