@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# Seconds that the others have to end by themselves after one has failed.
-GRACE = 10
+# Seconds that the others have to end by themselves after one has failed: a process in a collective
+# may learn of it from a heartbeat alone, which a rehearsal gives 10 s (`rehearse.HEARTBEAT`).
+GRACE = 30
 LAST_LINES = 15
 
 
