@@ -37,16 +37,16 @@ chat: $(smollm2)  ## Talk with SmolLM2-135M on this machine, without an account
 bench: $(call with,demo test parity) $(smollm2)  ## Time SmolLM2 beside transformers (4 minutes)
 	$(BIN)/python -m experiments.bench
 
-test: $(call with,demo test) $(smollm2)  ## Run the tests (8 minutes)
+test: $(call with,demo test) $(smollm2)  ## Run the tests (9 minutes)
 	$(PYTEST) $(SPREAD) -m "not kernels and not meshes" tests
 
-kernels: $(call with,demo test)  ## Attention by every backend, those for TPUs and GPUs interpreted (6 minutes)
+kernels: $(call with,demo test)  ## Attention by every backend, those for TPUs and GPUs interpreted (5 minutes)
 	$(PYTEST) $(STEAL) -m kernels tests/kernels
 
-meshes: $(call with,demo test)  ## The same run on every mesh, in stages, in micro-batches (3 minutes)
+meshes: $(call with,demo test)  ## The same run on every mesh, in stages, in micro-batches (2 minutes)
 	$(PYTEST) $(SPREAD) -m meshes tests/train tests/layers tests/evals
 
-chaos: $(call with,demo test)  ## Kill training at bad moments, and go on (2 minutes)
+chaos: $(call with,demo test)  ## Kill training at bad moments, alone and in two processes (4 minutes)
 	$(PYTEST) tests/chaos
 
 fuzz: $(call with,test)  ## Feed thousands of damaged files to every reader (3 minutes)
@@ -55,10 +55,10 @@ fuzz: $(call with,test)  ## Feed thousands of damaged files to every reader (3 m
 notebooks: $(call with,demo test) $(smollm2)  ## Run every notebook and the README's examples (2 minutes)
 	$(PYTEST) $(STEAL) tests/notebooks
 
-parity: $(call with,demo test parity) $(smollm2)  ## Compare with torch implementations (6 minutes)
+parity: $(call with,demo test parity) $(smollm2)  ## Compare with torch implementations (5 minutes)
 	OMP_NUM_THREADS=1 $(PYTEST) $(SPREAD) tests/parity
 
-aot: $(call with,demo test aot)  ## Compile for TPU and GPU without having either
+aot: $(call with,demo test aot)  ## Compile for TPU and GPU without having either (5 minutes)
 	$(PYTEST) $(STEAL) -rP tests/aot
 
 lint: $(call with,demo test)  ## Check format, style and types
