@@ -79,11 +79,10 @@ class Rules:
         if self.microbatches < 0:
             raise ValueError(f"microbatches={self.microbatches}: give a positive number, or 0")
 
-    @property
-    def axes(self) -> frozenset[str]:
-        """The mesh axes that split anything."""
+    def letters(self, axis: str) -> frozenset[str]:
+        """The letters that a mesh axis splits."""
         tables = self.weights + self.activations
-        return frozenset(axis for _, part in tables for axis in _tuple(part))
+        return frozenset(letter for letter, part in tables if axis in _tuple(part))
 
     def without(self, axis: str) -> "Rules":
         """The rules of code that sees its own part along `axis`: nothing is split over it."""
@@ -190,14 +189,19 @@ def _laid_out(sizes: list[int], devices: list[Any]) -> Any:
     slices = len({getattr(device, "slice_index", 0) or 0 for device in devices})
     # A torus axis may be cut in two for a logical one, rather than refuse the mesh.
     cut: Any = {"devices": devices, "allow_split_physical_axes": True}
+    # A cluster's nodes are slices to XLA, those of a topology to compile for only processes.
+    nodes = slices == 1 and devices[0].platform in ("gpu", "cuda")
+    islands = len({device.process_index for device in devices}) if nodes else slices
+    for axis in ACROSS_SLICES if islands > 1 else ():
+        where = MESH_AXES.index(axis)
+        if sizes[where] % islands == 0:
+            across = [islands if i == where else 1 for i in range(len(sizes))]
+            within = [size // n for size, n in zip(sizes, across, strict=True)]
+            return mesh_utils.create_hybrid_device_mesh(
+                within, across, process_is_granule=nodes, **cut
+            )
     if slices == 1:
         return mesh_utils.create_device_mesh(sizes, **cut)
-    for axis in ACROSS_SLICES:
-        where = MESH_AXES.index(axis)
-        if sizes[where] % slices == 0:
-            across = [slices if i == where else 1 for i in range(len(sizes))]
-            within = [size // n for size, n in zip(sizes, across, strict=True)]
-            return mesh_utils.create_hybrid_device_mesh(within, across, **cut)
     named = ", ".join(f"{axis}={sizes[MESH_AXES.index(axis)]}" for axis in ACROSS_SLICES)
     raise ValueError(
         f"the {len(devices)} devices are in {slices} slices and none of {named} is a multiple of "

@@ -115,8 +115,11 @@ def training_sample(stream: Stream, tokenizer: Vocabulary, rows: int) -> Iterato
     """About so many shuffled rows of the training data: what a baseline may know."""
     stream = dataclasses.replace(stream, batch=whole_batch(stream, 256))
     loader = Loader({"sample": stream}, tokenizer)
-    for step in range(-(-rows // stream.batch)):
-        yield loader.batch(step)["sample"]
+    try:
+        for _ in range(-(-rows // stream.batch)):
+            yield next(loader)["sample"]
+    finally:
+        loader.close()
 
 
 def whole_batch(stream: Stream, rows: int) -> int:

@@ -146,8 +146,11 @@ class StackModule(nn.Module):
             ctx, cache = _enter(ctx, cache)
         if cfg.bias is not None:
             bias = cfg.bias.build(name="bias")
-            q = ctx.positions[0, :, 0]
-            k = q if cache is None else jnp.arange(cache.slots, dtype=jnp.int32)
+            # Distances alone count, and within a document they are those of the places in the
+            # row (in the cache: of its slots), whatever is packed or padded before it.
+            q = k = jnp.arange(x.shape[1], dtype=jnp.int32)
+            if cache is not None and not ctx.fresh:
+                q, k = q + ctx.index, jnp.arange(cache.slots, dtype=jnp.int32)
             ctx = replace(ctx, bias=bias(q, k))
         period = Period
         if cfg.remat != "none":

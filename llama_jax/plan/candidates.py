@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from llama_jax.axes import ACROSS_SLICES
 from llama_jax.config import Run
 from llama_jax.errors import UserError
 from llama_jax.plan.model import Guess, Layout, Shapes
@@ -37,23 +38,38 @@ def fixed(mesh: dict[str, int], topology: Topology) -> dict[str, int]:
             f"--mesh {asked} multiplies to {product}, {topology} has {topology.chips} chips; "
             "give sizes whose product that is, or one -1"
         )
+    if not crosses(sizes, topology):
+        named = ", ".join(f"{axis}={sizes.get(axis, 1)}" for axis in ACROSS_SLICES)
+        raise UserError(
+            f"{topology} is {topology.islands} slices or nodes, and none of {named} is a multiple "
+            f"of that; only these cross them, so give e.g. data={topology.islands}"
+        )
     return sizes
+
+
+def crosses(sizes: dict[str, int], topology: Topology) -> bool:
+    """Whether one axis of the mesh can cross the slices, or nodes, as `make_mesh` lays it out."""
+    return any(sizes.get(axis, 1) % topology.islands == 0 for axis in ACROSS_SLICES)
 
 
 def meshes(topology: Topology, run: Run, shapes: Shapes) -> Iterator[dict[str, int]]:
     """The meshes that the weights and the sequence can be split over."""
-    chips, slices = topology.chips, topology.slices
+    chips, islands = topology.chips, topology.islands
     for tensor in _powers(min(chips, 16)):
         for context in _powers(min(chips // tensor, 8)):
-            if shapes.tokens % (2 * context):
+            # A model of several sequences has no one length to split.
+            if context > 1 and (shapes.stored or shapes.tokens % (2 * context)):
                 continue
             left = chips // (tensor * context)
-            if left * tensor * context != chips or left % slices:
+            if left * tensor * context != chips:
                 continue
-            datas = {slices, 2 * slices, 4 * slices, left}
+            # Between slices go sums of gradients alone; between nodes weights may go too.
+            least = 1 if topology.chip.gpu else islands
+            datas = {least, 2 * least, 4 * least, islands, left}
             for data in sorted(d for d in datas if left % d == 0):
                 sizes = {"data": data, "fsdp": left // data, "context": context, "tensor": tensor}
-                if all(weight.ways(sizes, run.rules) for weight in shapes.weights):
+                divided = all(weight.ways(sizes, run.rules) for weight in shapes.weights)
+                if divided and crosses(sizes, topology):
                     yield sizes
 
 
@@ -74,11 +90,20 @@ def guesses(
     for sizes in [mesh] if mesh else meshes(topology, run, shapes):
         here = changed(run, mesh=sizes).mesh.build(devices)
         layout = Layout(shapes, topology, sizes, here)
-        batches = [rows] if rows else [n * layout.copies for n in ROWS]
-        for batch in batches:
-            if batch % layout.copies == 0:
+        for batch in [rows] if rows else batches(shapes, layout.copies):
+            if shapes.divide(batch, layout.copies):
                 found += [layout.guess(one, batch) for one in ([remat] if remat else shapes.row)]
     return sorted(found, key=order)
+
+
+def batches(shapes: Shapes, copies: int) -> list[int]:
+    """Rows to try, if so many devices have rows of their own.
+
+    A preset whose objectives compare rows was made for its batch: of that the least multiple.
+    """
+    if shapes.least == 1:
+        return [n * copies for n in ROWS]
+    return [shapes.even(copies)]
 
 
 def order(guess: Guess) -> float:

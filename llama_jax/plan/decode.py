@@ -39,6 +39,7 @@ from llama_jax.weights.layers import one_by_one
 
 # Share of HBM's bandwidth that reading weights and caches reaches; an assumption, not fitted.
 READ = 0.8
+OF_REPLICAS = ("data", "tensor")
 # Of the memory that weights leave, for what is temporary.
 SPARE = 0.85
 STRIDE = 16  # tokens a dispatch
@@ -80,6 +81,11 @@ def command(preset: str, topology: Topology, args: argparse.Namespace) -> None:
     began = time.perf_counter()
     asked = mesh_of(args.mesh)
     sizes = None if asked is None else fixed(asked, topology)
+    if other := [axis for axis, n in (sizes or {}).items() if n > 1 and axis not in OF_REPLICAS]:
+        raise UserError(
+            f"--mesh {args.mesh}: decoding is planned over {' and '.join(OF_REPLICAS)}, not over "
+            f"{', '.join(other)}; give e.g. tensor=4,data=-1"
+        )
     slots = args.sequence or min(run.model.decoder.context or 8192, 8192)
     options = _options(run, topology, slots, sizes)
     fitting = [o for o in options if o.rows]

@@ -1,7 +1,8 @@
 """A step's memory and traffic from shapes alone: what the search ranks by before it compiles.
 
-Every figure is of one device. Weights are exact, by their letters; activations are those of a
-LLaMA block, as XLA keeps them under each remat policy. Compiled memory is what counts in the end.
+Every figure is of one device. Weights are exact, by their letters. Activations of a language model
+are those of a LLaMA block, as XLA keeps them under each remat policy; of any other model what its
+traced step leaves for the backward pass. Compiled memory is what counts in the end.
 """
 
 import dataclasses
@@ -13,10 +14,19 @@ import jax
 import numpy as np
 
 from llama_jax.axes import Rules, weight_spec
-from llama_jax.config import Run
+from llama_jax.config import Run, children
+from llama_jax.models.decoder import DecoderLM
 from llama_jax.plan import network
 from llama_jax.plan.cost import Cost, Sent, of
-from llama_jax.plan.program import Step, changed, model_work, stacks, tokens
+from llama_jax.plan.program import (
+    Step,
+    changed,
+    least,
+    model_work,
+    stacks,
+    tokens,
+    total_rows,
+)
 from llama_jax.plan.topology import Topology
 from llama_jax.train.optimizer import path_name
 
@@ -50,35 +60,59 @@ class Shapes:
       run: it; its mesh, remat, and batch are free.
       weights: all.
       moments: bytes of the optimizer for each byte of weights.
-      row: FLOPs of a row, done under each remat policy.
+      update: FLOPs of the optimizer.
+      row: FLOPs of a row beside them, done under each remat policy.
       model: FLOPs of a row of the model.
-      tokens: of a row.
+      tokens: of a row, on average if streams differ.
+      least: the fewest rows of a batch.
+      leading: of these rows, the sizes of all fields that rows are split by.
+      stored: bytes that a row leaves under each policy, if it is no language model; "none" is all
+        that a pass makes.
     """
 
     run: Run
     weights: tuple[Weight, ...]
     moments: float
+    update: float
     row: dict[str, float]
     model: float
-    tokens: int
+    tokens: float
+    least: int
+    leading: frozenset[int]
+    stored: dict[str, float]
 
     @classmethod
     def of(cls, run: Run, remats: tuple[str, ...]) -> "Shapes":
-        """Traces a step of one row on one device, for each policy."""
-        one = changed(run, mesh={}, remat=remats[0], batch=1)
-        step = Step.of(one, jax.devices("cpu")[:1])
-        row = {
-            remat: dataclasses.replace(step, run=changed(one, remat=remat)).work()
-            for remat in remats
-        }
+        """Traces a step of the fewest rows on one device, for each policy."""
+        one = changed(run, mesh={}, remat=remats[0], batch=least(run))
+        step, n = Step.of(one, jax.devices("cpu")[:1]), total_rows(one)
+        steps = {r: dataclasses.replace(step, run=changed(one, remat=r)) for r in remats}
+        update = step.update_work()
+        row = {remat: (other.work() - update) / n for remat, other in steps.items()}
+        stored = {}
+        if not isinstance(run.model, DecoderLM):
+            whole = dataclasses.replace(step, run=changed(one, remat="none"))
+            stored = {r: other.residuals() / n for r, other in (steps | {"none": whole}).items()}
+        leading = frozenset(f[0][0] for named in step.fields.values() for f in named.values())
         layout = step.layout
         leaves = jax.tree_util.tree_flatten_with_path(layout.abstract.params)[0]
         weights = [Weight(layout.letters[path_name(p)], x.shape) for p, x in leaves]
         held = [
             sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
-            for tree in (layout.abstract.params, layout.abstract.opt_state)
+            for tree in (layout.abstract.params, (layout.abstract.opt_state, layout.abstract.ema))
         ]
-        return cls(run, tuple(weights), held[1] / held[0], row, model_work(one), tokens(one))
+        moments, model = held[1] / held[0], model_work(one) / n
+        each = tokens(one) / n
+        return cls(run, tuple(weights), moments, update, row, model, each, n, leading, stored)
+
+    def divide(self, rows: int, copies: int) -> bool:
+        """Whether so many devices can share so many rows, and all that comes with them, evenly."""
+        return all(n * rows % (self.least * copies) == 0 for n in self.leading)
+
+    def even(self, copies: int) -> int:
+        """The fewest rows that so many devices can share evenly."""
+        every = range(self.least, self.least * copies + 1, self.least)
+        return next(rows for rows in every if self.divide(rows, copies))
 
 
 @dataclass(frozen=True)
@@ -147,28 +181,32 @@ class Layout:
         shapes, chips = self.shapes, self.topology.chips
         tensor, context = self.sizes.get("tensor", 1), self.sizes.get("context", 1)
         here = rows / self.copies * shapes.tokens / context  # tokens of a device's own
-        layers = saved = widest = keys = 0.0
-        stack = next(iter(stacks(shapes.run.model).values()))
-        width = shapes.run.model.decoder.width
-        # Of what passes between blocks, a device holds this much of D.
-        own = width / self._ways("D")
-        for block in stack.pattern:
-            each = elements(block, own, tensor)
-            saved += stack.repeats * stored(each, own, remat, stack.saved) * here * HALF
-            widest = max(widest, each["all"])
-            keys += stack.repeats * each["keys"]
-            layers += stack.repeats
-        layer = self.gathered / max(layers, 1)
-        logits = here * width * (WHOLE + WHOLE + HALF)
+        every = list(stacks(shapes.run.model).values())
+        layers = sum(len(stack.pattern) * stack.repeats for stack in every)
+        width = model_width(shapes.run.model)
+        keys = 0.0
+        if shapes.stored:
+            activations = shapes.stored[remat] * rows / self.copies
+            made = shapes.stored["none"] * rows / self.copies
+        else:
+            # Of what passes between blocks, a device holds this much of D.
+            stack, own = every[0], width / self._ways("D")
+            blocks = [elements(block, own, tensor) for block in stack.pattern]
+            saved = sum(stored(each, own, remat, stack.saved) for each in blocks)
+            widest = max(each["all"] for each in blocks)
+            keys = stack.repeats * sum(each["keys"] for each in blocks)
+            activations = (stack.repeats * saved + widest * len(blocks)) * here * HALF
+            activations += here * width * (WHOLE + WHOLE + HALF)  # the logits' chunks
+            made = layers * widest * here * HALF
         hbm = {
             "weights": WHOLE * self.held,
             "optimizer": WHOLE * self.held * shapes.moments,
             "gradients": WHOLE * self.held,
-            "activations": saved + widest * here * HALF * len(stack.pattern) + logits,
-            "gathered": HALF * layer,
+            "activations": activations,
+            "gathered": HALF * self.gathered / max(layers, 1),
         }
         again = 1 if remat in ("none", "dots") else 2
-        work = shapes.row[remat] * rows / chips
+        work = (shapes.row[remat] * rows + shapes.update) / chips
         # Weights are gathered for each pass over a layer, gradients summed once.
         passes = (1 + again) * HALF * self.gathered
         weights = self.seconds("all-gather", passes, "fsdp")
@@ -180,7 +218,7 @@ class Layout:
         hops = (4 + again) * (context - 1) * here * keys * HALF
         weights += hops / self.topology.chip.link
         moved = 2 * (passes + HALF * self.gathered)
-        moved += (2 + again) * 2 * layers * widest * here * HALF
+        moved += (2 + again) * 2 * made
         cost = of(
             self.topology.chip,
             work,
@@ -191,6 +229,11 @@ class Layout:
             Sent(weights, activations, passes + HALF * self.gathered + 2 * sums),
         )
         return Guess(self.sizes, remat, rows, hbm, cost)
+
+
+def model_width(model: Any) -> int:
+    """The width D of a model, which all its parts share."""
+    return next(part.width for part in children(model).values() if hasattr(part, "width"))
 
 
 def elements(block: Any, width: float, tensor: int) -> dict[str, float]:

@@ -91,6 +91,8 @@ def _sides(topology: Topology, extent: int) -> int:
     if chip.gpu:
         return 1
     closed = extent in topology.shape and extent % chip.wraps == 0
+    if len(topology.shape) == 3:  # optical switches join whole cubes
+        closed = closed and all(n % chip.wraps == 0 for n in topology.shape)
     return 2 if closed and extent > 2 else 1
 
 

@@ -5,7 +5,7 @@ what the run's streams would give. What XLA says of the result is in `Compiled`.
 """
 
 import dataclasses
-import functools
+import math
 import re
 import time
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from llama_jax.errors import UserError, nearest
 from llama_jax.kernels.backends import lines, recording
 from llama_jax.layers.linear import Lettered
 from llama_jax.layers.stack import Remat, Stack
+from llama_jax.models.decoder import DecoderLM
 from llama_jax.objectives.base import losses
 from llama_jax.plan.environment import quiet
 from llama_jax.plan.hlo import Collective, collectives
@@ -40,7 +41,7 @@ class Compiled:
 
     Attributes:
       weights: bytes of the parameters.
-      optimizer: bytes of its moments and counters.
+      optimizer: bytes of its moments and counters, and of the average of the weights.
       batch: bytes of its share of the batch.
       temporary: bytes beside these at the peak: gradients, activations, gathered weights.
       host: bytes that lie in the memory of its host.
@@ -91,10 +92,12 @@ def changed(
 ) -> Run:
     """The run with another mesh, remat policy, batch (rows of all devices) or sequence length.
 
-    With a tensor axis, the rules split what passes between blocks over it too.
+    With a tensor axis, the rules split what passes between blocks over it too. Of a run of several
+    streams the batch is that of all together, and each keeps its share.
 
     Raises:
-      UserError: a policy that there is not, or a length that the data or the model has not.
+      UserError: a policy that there is not, a length that the data or the model has not, or rows
+        that the streams cannot share.
     """
     if mesh is not None:
         run = edit(run, "mesh", dataclasses.replace(type(run.mesh)(), **mesh))
@@ -109,9 +112,10 @@ def changed(
             )
         for path in stacks(run.model):
             run = edit(run, f"{path}.remat", remat)
+    if batch is not None:
+        for stream, share in shared(run, batch).items():
+            run = edit(run, f"data.{stream}.batch", share)
     for stream in run.data:
-        if batch is not None:
-            run = edit(run, f"data.{stream}.batch", batch)
         if sequence is not None:
             if "length" not in children(run.data[stream].task):
                 raise UserError(f"stream {stream!r} of {run.name} has no length to set")
@@ -120,6 +124,37 @@ def changed(
     if sequence is not None and context is not None and sequence > context:
         raise UserError(f"--sequence {sequence} is beyond the context of {run.name}, {context}")
     return run
+
+
+def total_rows(run: Run) -> int:
+    """Rows of a step, of all its streams together."""
+    return sum(stream.batch for stream in run.data.values())
+
+
+def shared(run: Run, batch: int) -> dict[str, int]:
+    """What each stream has of so many rows, in the proportions that the run gives them.
+
+    Raises:
+      UserError: the proportions do not come out even.
+    """
+    total, batches = total_rows(run), {name: stream.batch for name, stream in run.data.items()}
+    if any(batch * one % total for one in batches.values()):
+        said = ", ".join(f"{name} {one}" for name, one in batches.items())
+        even = total // math.gcd(*batches.values())
+        raise UserError(
+            f"--batch {batch}: the streams of {run.name} have rows in the proportions {said}; give "
+            f"a multiple of {even}, e.g. --batch {-(-batch // even) * even}"
+        )
+    return {name: batch * one // total for name, one in batches.items()}
+
+
+def least(run: Run) -> int:
+    """The fewest rows that a plan gives a run.
+
+    Rows of a language model know nothing of each other. Elsewhere objectives compare them, or
+    share a picture among them: there the batch of the preset is the least.
+    """
+    return 1 if isinstance(run.model, DecoderLM) and len(run.data) == 1 else total_rows(run)
 
 
 def tokens(run: Run) -> int:
@@ -156,14 +191,15 @@ class Step:
         with using(mesh, run.rules):
             check_rows(fields, mesh, run.rules)
             init = initializer(build(run), losses(run.objectives), fields)
-            layout = plan(init, run.optimizer, run.steps, mesh, run.rules)
+            layout = plan(init, run.optimizer, run.steps, mesh, run.rules, run.ema is not None)
         return cls(run, mesh, layout, fields)
 
     def _parts(self) -> tuple[Any, Any]:
         run = self.run
         loss = bind(build(run), losses(run.objectives))
         rate = run.optimizer.rate_at(run.steps)
-        step = make_train_step(self.layout, loss, rate, run.objectives, run.accumulate)
+        micro = (run.objectives, run.accumulate, run.ema)
+        step = make_train_step(self.layout, loss, rate, *micro)
         rows = NamedSharding(self.mesh, activation_spec("B", run.rules))
         batch = {
             name: {k: jax.ShapeDtypeStruct(*field, sharding=rows) for k, field in stream.items()}
@@ -176,6 +212,32 @@ class Step:
         step, batch = self._parts()
         with using(self.mesh, self.run.rules):
             return counted(step, self.layout.abstract, batch)
+
+    def update_work(self) -> float:
+        """FLOPs of it that do not depend on the rows: the optimizer's (Muon has products)."""
+        state = self.layout.abstract
+        update = self.layout.transform.update
+        with using(self.mesh, self.run.rules):
+            return counted(update, state.params, state.opt_state, state.params)
+
+    def residuals(self) -> int:
+        """Bytes that the forward pass leaves for the backward one, of all devices together.
+
+        By shapes: what XLA computes again of its own accord, or shares, is not known to it.
+        """
+        loss = bind(build(self.run), losses(self.run.objectives))
+        key = jax.eval_shape(lambda: jax.random.key(0))
+
+        def left(params: Any, batch: Any, key: jax.Array) -> Any:
+            return jax.vjp(lambda params: loss(params, batch, key), params, has_aux=True)[1]
+
+        params = self.layout.abstract.params
+        with using(self.mesh, self.run.rules):
+            found = jax.eval_shape(left, params, self._parts()[1], key)
+        total, own = (
+            sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(t)) for t in (found, params)
+        )
+        return max(total - own, 0)
 
     def compiled(self, effort: float = FULL) -> Compiled:
         """Compiles it.
@@ -197,7 +259,8 @@ class Step:
                 raise too_big(error) from None
         stats = found.memory_analysis()
         assert stats is not None
-        weights, optimizer, rows = (_held(part) for part in (state.params, state.opt_state, batch))
+        kept = (state.opt_state, state.ema)
+        weights, optimizer, rows = (_held(part) for part in (state.params, kept, batch))
         peak = max(stats.peak_memory_in_bytes, stats.argument_size_in_bytes)
         if not tpu:
             # A GPU's runtime allocates all that is temporary at once.
@@ -237,7 +300,7 @@ def _held(tree: Any) -> int:
     total = 0
     for leaf in jax.tree.leaves(tree):
         shape = leaf.sharding.shard_shape(leaf.shape)
-        total += functools.reduce(lambda a, b: a * b, shape, 1) * leaf.dtype.itemsize
+        total += math.prod(shape) * leaf.dtype.itemsize
     return total
 
 

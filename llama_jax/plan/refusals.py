@@ -70,9 +70,10 @@ def nothing(topology: Topology, shapes: Shapes, mesh: Any, rows: int | None) -> 
     """Why there is no candidate at all."""
     if mesh and rows:
         copies = math.prod(mesh.get(axis, 1) for axis in ("data", "fsdp", "stage"))
+        even = shapes.even(copies)
         return (
             f"--batch {rows} rows cannot be shared by the {copies} devices of the mesh that have "
-            f"rows of their own; give a multiple, e.g. --batch {-(-rows // copies) * copies}"
+            f"rows of their own; give a multiple of {even}, e.g. --batch {-(-rows // even) * even}"
         )
     if rows:
         return f"--batch {rows} rows cannot be shared by any mesh of {topology.chips} chips"

@@ -3,13 +3,15 @@
 import shlex
 from typing import Any
 
+from llama_jax import presets
 from llama_jax.axes import FSDP_TENSOR_RESIDUAL
-from llama_jax.config import Run
+from llama_jax.config import Run, children
 from llama_jax.plan.candidates import name
 from llama_jax.plan.chips import GIB
-from llama_jax.plan.program import stacks, tokens
+from llama_jax.plan.program import least, stacks, tokens
 from llama_jax.plan.search import Found, Plan
 from llama_jax.plan.topology import Topology
+from llama_jax.presets.meshes import laid_out
 
 DAY = 86_400
 
@@ -46,11 +48,32 @@ def as_json(topology: Topology, preset: str, plan: Plan, seconds: float) -> dict
         "mesh": plan.mesh,
         "remat": plan.remat,
         "batch": plan.rows,
-        "sequence": tokens(plan.run) // plan.rows,
+        "sequence": tokens(plan.run) // plan.rows if least(plan.run) == 1 else None,
+        "streams": {name: stream.batch for name, stream in plan.run.data.items()},
         "compile_seconds": seconds,
         "backends": list(plan.compiled.receipts) if plan.compiled else [],
         "launch": launch(topology, preset, plan.run),
     }
+
+
+def batch(plan: Plan) -> str:
+    """The rows of all chips, stream by stream where there are several."""
+    rows = f"batch {plan.rows:,} rows of all chips"
+    if least(plan.run) > 1:
+        each = (f"{stream.batch:,} {name}" for name, stream in plan.run.data.items())
+        return f"{rows}: {', '.join(each)}"
+    return f"sequence {tokens(plan.run) // plan.rows:,}, {rows}"
+
+
+def scaled(largest: float, *units: tuple[float, str]) -> tuple[float, str]:
+    """Of units, the largest first, the first in which a number is one or more."""
+    return next((unit for unit in units if largest >= unit[0]), units[-1])
+
+
+def told(number: float, *units: tuple[float, str]) -> str:
+    """A number in the unit that suits it."""
+    per, unit = scaled(number, *units)
+    return f"{number / per:,.1f} {unit}"
 
 
 def sent(plan: Plan) -> float:
@@ -64,48 +87,54 @@ def sent(plan: Plan) -> float:
 
 def launch(topology: Topology, preset: str, run: Run) -> str:
     """The command that trains by a plan, once on every host."""
-    sets: dict[str, Any] = {}
-    for axis in ("data", "fsdp", "stage", "context", "tensor"):
-        size = getattr(run.mesh, axis, 1)
-        if size != 1 or axis in ("data", "fsdp"):
-            sets[f"mesh.{axis}"] = size
+    before = presets.get(preset)
+    wide = run.rules == FSDP_TENSOR_RESIDUAL != before.rules
+    was = laid_out(before, "residual").mesh if wide else before.mesh
+    sets: dict[str, Any] = {
+        f"mesh.{axis}": size
+        for axis, size in children(run.mesh).items()
+        if size != getattr(was, axis) or axis in ("data", "fsdp")
+    }
     sets |= {f"{path}.remat": stack.remat for path, stack in stacks(run.model).items()}
     for stream, data in run.data.items():
         sets[f"data.{stream}.batch"] = data.batch
         if hasattr(data.task, "length"):
             sets[f"data.{stream}.task.length"] = data.task.length
     words = ["llama-jax", "train", preset, "--run-dir", f"runs/{preset}"]
-    words += ["--mesh", "residual"] if run.rules == FSDP_TENSOR_RESIDUAL else []
+    words += ["--mesh", "residual"] if wide else []
     words += ["--distributed"] if topology.hosts > 1 else []
     words += [word for path, value in sets.items() for word in ("--set", f"{path}={value}")]
-    before = "XLA_PYTHON_CLIENT_MEM_FRACTION=.92 " if topology.chip.gpu else ""
-    return before + shlex.join(words)
+    memory = "XLA_PYTHON_CLIENT_MEM_FRACTION=.92 " if topology.chip.gpu else ""
+    return memory + shlex.join(words)
 
 
 def lines(topology: Topology, preset: str, found: Found, seconds: float) -> list[str]:
     """The report."""
     plan = found.best[0]
     cost, hbm = plan.cost, topology.chip.hbm
-    length = tokens(plan.run) // plan.rows
+    per, unit = scaled(plan.peak, (GIB, "GiB"), (2**20, "MiB"))
+    tick, s = scaled(cost.seconds, (1.0, "s"), (1e-3, "ms"), (1e-6, "us"))
+    work = told(cost.work, (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
+    received = told(sent(plan), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
     out = [
-        f"{preset} on {topology}: {topology.chips} chips of {topology.hosts} host(s), sequence "
-        f"{length:,}, batch {plan.rows:,} rows of all chips ({tokens(plan.run):,} tokens a step)",
+        f"{preset} on {topology}: {topology.chips} chips of {topology.hosts} host(s), "
+        f"{batch(plan)} ({tokens(plan.run):,} tokens a step)",
         f"plan: {name(plan)}, compiled in {seconds:.0f} s",
         "",
-        "HBM of a chip, GiB",
+        f"HBM of a chip, {unit}",
     ]
-    out += [f"  {part:12} {size / GIB:7.2f}" for part, size in plan.hbm.items()]
+    out += [f"  {part:12} {size / per:7.2f}" for part, size in plan.hbm.items()]
     out += [
-        f"  {'in all':12} {plan.peak / GIB:7.2f}   of {hbm / GIB:.2f}, "
-        f"{(hbm - plan.peak) / GIB:.2f} free",
+        f"  {'in all':12} {plan.peak / per:7.2f}   of {hbm / per:,.2f}, "
+        f"{(hbm - plan.peak) / per:,.2f} free",
         "",
         "a step of a chip",
-        f"  products     {cost.products:8.3f} s   {cost.work / 1e12:,.0f} TFLOP, recomputation too",
-        f"  memory       {cost.memory:8.3f} s   beside the products",
-        f"  update       {cost.update:8.3f} s   weights and moments",
-        f"  network      {cost.network:8.3f} s   {sent(plan) / 1e9:,.1f} GB received; "
-        f"{cost.exposed:.3f} s not hidden",
-        f"  in all       {cost.seconds:8.3f} s",
+        f"  products     {cost.products / tick:8.3f} {s}   {work}, recomputation too",
+        f"  memory       {cost.memory / tick:8.3f} {s}   beside the products",
+        f"  update       {cost.update / tick:8.3f} {s}   weights and moments",
+        f"  network      {cost.network / tick:8.3f} {s}   {received} received; "
+        f"{cost.exposed / tick:.3f} {s} not hidden",
+        f"  in all       {cost.seconds / tick:8.3f} {s}",
         "",
         f"{cost.rate:,.0f} tokens/s/chip, MFU {cost.mfu:.1%} (causal attention counted half), "
         f"{cost.rate * topology.chips * DAY / 1e9:,.1f} G tokens a day",

@@ -11,7 +11,7 @@ from llama_jax.plan.candidates import SURELY, TRIED, frugal, guesses, name
 from llama_jax.plan.chips import GIB
 from llama_jax.plan.cost import OF_WEIGHTS, Cost, Sent, of
 from llama_jax.plan.model import Guess, Shapes
-from llama_jax.plan.program import QUICK, Compiled, Step, TooBig, changed
+from llama_jax.plan.program import QUICK, Compiled, Step, TooBig, changed, shared
 from llama_jax.plan.refusals import biggest, instead, nothing, too_big
 from llama_jax.plan.topology import Topology
 
@@ -95,7 +95,8 @@ def weigh(topology: Topology, mesh: Any, compiled: Compiled) -> Sent:
     for one, there, seconds in network.total(topology, mesh, compiled.sent):
         received += one.bytes * one.times * (2 if one.kind == "all-reduce" else 1)
         ring = one.kind == "collective-permute"  # computes with one part while the next comes
-        if there.axes <= OF_WEIGHTS or ring:
+        # Gradients are summed over the parts of a sequence as well.
+        if ring or (there.axes & OF_WEIGHTS and there.axes <= OF_WEIGHTS | {"context"}):
             weights += seconds
         else:
             activations += seconds
@@ -127,6 +128,8 @@ def search(
     Raises:
       UserError: nothing fits; the nearest is named.
     """
+    if rows:
+        shared(run, rows)  # refuses rows that the streams cannot have
     shapes = Shapes.of(run, (remat,) if remat else TRIED)
     every = guesses(topology, shapes, devices, mesh, remat, rows)
     try:
@@ -135,7 +138,8 @@ def search(
         better = instead(topology, run, devices, mesh, remat, rows)
         raise UserError(f"{error}; {better}") from None
     hbm, failed = topology.chip.hbm, {}
-    for guess in frugal(every[: every.index(likely[0])])[:3]:
+    faster = [g for g in every[: every.index(likely[0])] if g.peak > hbm * SURELY]
+    for guess in frugal(faster)[:3]:
         failed[name(guess)] = f"{biggest(guess.hbm, guess.peak, hbm)} (from shapes)"
     best: list[Plan] = []
     for guess in likely[:TRIES] if mesh is None or rows is None else likely[:1]:

@@ -82,7 +82,12 @@ class Topology:
     @property
     def hosts(self) -> int:
         """Machines, each of which runs a process."""
-        return max(self.chips // self.chip.local, 1)
+        return self.shape[0] if self.chip.gpu else max(self.chips // self.chip.local, 1)
+
+    @property
+    def islands(self) -> int:
+        """Slices, or nodes of GPUs: one axis of a mesh alone crosses them (`axes.make_mesh`)."""
+        return self.shape[0] if self.chip.gpu else self.slices
 
     def devices(self) -> list[Any]:
         """jax's devices of it, to compile for.

@@ -43,6 +43,7 @@ class Log:
             self._heartbeat = Heartbeat(self._place.heartbeats / f"{jax.process_index()}.jsonl")
         if first():
             self._sinks.append(JsonLines(self._place.metrics, step))
+            self._rates.resume(self._place.metrics)
             self._sinks.append(TensorBoard(self._place.tensorboard, step))
             if self._more is not None:
                 self._sinks.append(self._more())
@@ -81,7 +82,7 @@ class Log:
 
     def begin(self, machine: Machine) -> None:
         """Begins to measure: what was before (compiling) says nothing about the speed."""
-        self._rates.begin(machine, self._place.metrics)
+        self._rates.begin(machine)
 
     def close(self) -> None:
         """Flushes and closes everything."""

@@ -197,18 +197,21 @@ def _train(
     for step in range(start + 1, run.steps + 1):
         # The step before is still at work on the device while the host makes this batch.
         batches = run.batches(step)
+        compiled = step == start + 1 or batches != run.batches(step - 1)
         with log.waiting():
             batch = joined([next(loader) for _ in range(batches)])
         if step == start + 1:
             check_divided(batch, part)
             ready()
+        if compiled and late is not None:  # no lap is of two sizes
+            _report(log, run, *late)
+            late = None
         tracer.before(step)
         with recording() as receipts, strictly(run.strict):
             state, metrics = train_step(batches)(state, put(batch, mesh, run.rules))
         if step == start + 1:
             place.write("receipts.txt", "\n".join(lines(receipts)) + "\n")
             log.say(f"computed by {summary(receipts)} (why: receipts.txt)")
-        compiled = step == start + 1 or batches != run.batches(step - 1)
         if compiled:  # that says nothing about the speed
             jax.block_until_ready(metrics)
             flops = of_step(init, loss, fields)
@@ -228,6 +231,7 @@ def _train(
         for name, evaluation in run.evaluations.items():
             every = evaluation.every or run.eval_every
             if last or (every and step % every == 0 and not ending):
+                jax.block_until_ready(metrics)  # the step's time is no part of the pause
                 with log.pause():
                     evaluations[name] = evaluation(model, state.best, tokenizer, run)
                 log.evaluation(step, name, evaluations[name])
@@ -268,7 +272,8 @@ def _begin(
 
 def _report(log: Log, run: Run, step: int, metrics: dict[str, Any]) -> None:
     """Waits for a step, in general the one before the one dispatched, and logs it if due."""
-    if step < run.steps and step % run.log_every:
+    grows = run.batches(step + 1) != run.batches(step)
+    if step < run.steps and step % run.log_every and not grows:
         jax.block_until_ready(metrics["loss"])
         return
     values = {name: value.item() for name, value in jax.device_get(metrics).items()}

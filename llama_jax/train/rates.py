@@ -77,18 +77,16 @@ class Rates:
         self._steps = self._rows = self._tokens = 0
         self._good = self._waited = self._skipped = 0.0
 
-    def begin(self, machine: Machine, metrics: Path) -> None:
-        """Begins to measure; what was until now (compiling) says nothing about the speed.
-
-        Args:
-          machine: what the run is on.
-          metrics: the file of its metrics, with those of earlier calls.
-        """
-        self._machine = machine
+    def resume(self, metrics: Path) -> None:
+        """Goes on from what earlier calls wrote to the file of the run's metrics."""
         lines = map(json.loads, metrics.read_text().splitlines()) if metrics.exists() else ()
         if before := [line for line in lines if "good_seconds" in line]:
             self._began = before[0]["time"] - before[0]["seconds"]
             self._good, self._skipped = before[-1]["good_seconds"], before[-1].get("skipped") or 0.0
+
+    def begin(self, machine: Machine) -> None:
+        """Begins a lap on a machine; what was until now (compiling) says nothing of the speed."""
+        self._machine = machine
         self._clear()
 
     def count(self, batch: Mapping[str, Mapping[str, Any]]) -> None:

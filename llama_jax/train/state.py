@@ -11,7 +11,7 @@ import optax
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from llama_jax.axes import Rules, weight_sharding
+from llama_jax.axes import LETTERS, Rules, weight_sharding
 from llama_jax.errors import UserError
 from llama_jax.layers.linear import Lettered
 from llama_jax.train.optimizer import Optimizer
@@ -49,6 +49,10 @@ class TrainState(struct.PyTreeNode):
         """The state with other weights to begin from."""
         ema = None if self.ema is None else jax.tree.map(jnp.copy, params)
         return self.replace(params=params, ema=ema)
+
+
+# Letters of a batch: rows, images, and lengths.
+OF_BATCHES = "BITS"
 
 
 @dataclass(frozen=True)
@@ -131,9 +135,28 @@ def plan(
     )
     boxes, _ = jax.tree_util.tree_flatten_with_path(boxed_params, is_leaf=_is_box)
     letters = {path_name(path): box.letters for path, box in boxes}
+    check_axes("".join(letters.values()), mesh, rules)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     place = jax.jit(lambda seed: nn.meta.unbox(init(seed)), out_shardings=shardings)
     return Plan(abstract, letters, transform, place)
+
+
+def check_axes(letters: str, mesh: Mesh, rules: Rules) -> None:
+    """Checks that every mesh axis splits something of a model with weights of these letters.
+
+    Raises:
+      UserError: one that splits nothing.
+    """
+    for axis, size in mesh.shape.items():
+        split = rules.letters(axis)
+        if size > 1 and not split & {*letters, *OF_BATCHES}:
+            what = ", ".join(f"{letter} ({LETTERS[letter]})" for letter in sorted(split))
+            but = f" but {what}, which the model has not" if split else ""
+            raise UserError(
+                f"the mesh has {axis}={size} and the rules split nothing over {axis!r}{but}, so "
+                f"these devices would all compute the same; give --mesh.{axis} 1, or rules that "
+                "name it"
+            )
 
 
 def _is_box(x: Any) -> bool:

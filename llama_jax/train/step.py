@@ -143,7 +143,7 @@ def initializer(
 
 
 def check_rows(fields: dict[str, Any], mesh: Mesh, rules: Rules) -> None:
-    """Checks that all devices have something to do, and an equal share of the rows.
+    """Checks that all devices have an equal share of the rows.
 
     Args:
       fields: (shape, dtype) of every field of the batch, by stream and name.
@@ -151,14 +151,8 @@ def check_rows(fields: dict[str, Any], mesh: Mesh, rules: Rules) -> None:
       rules: of the run.
 
     Raises:
-      UserError: a mesh axis over which nothing is split, or rows that cannot be shared.
+      UserError: rows that cannot be shared.
     """
-    for axis, size in mesh.shape.items():
-        if size > 1 and axis not in rules.axes:
-            raise UserError(
-                f"the mesh has {axis}={size} and the rules split nothing over {axis!r}, so these "
-                f"devices would all compute the same; give --mesh.{axis} 1, or rules that name it"
-            )
     ways = mesh.size // _by_row(mesh, rules).shard_shape((mesh.size,))[0]
     for stream, named in fields.items():
         for name, (shape, _) in named.items():

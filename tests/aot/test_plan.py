@@ -4,10 +4,12 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 
 from llama_jax import presets
 from llama_jax.__main__ import main
+from llama_jax.axes import MESH_AXES, make_mesh
 from llama_jax.errors import UserError
 from llama_jax.layers.stack import Stack
 from llama_jax.plan.candidates import fixed, guesses
@@ -16,6 +18,7 @@ from llama_jax.plan.program import changed, stacks
 from llama_jax.plan.report import as_json, launch, lines
 from llama_jax.plan.search import Found, evaluate, search
 from llama_jax.plan.topology import parse
+from tests.demo import small
 
 # A gather of weights may be guessed wrong by this, for XLA keeps, repeats and splits some.
 NETWORK = 0.5
@@ -79,3 +82,30 @@ def test_decoding_keeps_one_cache(run, monkeypatch, capsys):
     hbm = found["hbm_bytes_per_chip"]
     assert hbm["temporary"] < 0.2 * hbm["cache"]
     assert any("pallas_tpu_decode" in line for line in found["backends"])
+
+
+def test_decoding_over_an_axis_that_it_does_not_use_is_refused(capsys):
+    arguments = ["plan", "decode", "llama3_2_1b", "--topology", "v6e:2x4"]
+    assert main([*arguments, "--mesh", "data=2,fsdp=4"]) == 2
+    assert "over data and tensor, not over fsdp; give e.g. tensor=4" in capsys.readouterr().err
+
+
+def test_the_seeds_system_is_planned_with_the_batches_of_its_streams(monkeypatch, capsys):
+    pretrain = small.pretrain()
+    monkeypatch.setattr(presets, "get", lambda name: pretrain)
+    assert main(["plan", "small", "--topology", "v5e:2x2", "--remat", "block", "--json"]) == 0
+    out = capsys.readouterr().out
+    found = json.loads(out.splitlines()[-1])
+    assert found["streams"] == {name: stream.batch for name, stream in pretrain.data.items()}
+    assert found["batch"] == sum(found["streams"].values()) and found["sequence"] is None
+    assert found["hbm_bytes_per_chip"]["temporary"] > 0 < found["tokens_per_second_per_chip"]
+    assert " MiB" in out and "rows of all chips: " in out
+
+
+def test_the_nodes_of_a_gpu_topology_are_laid_out_as_those_of_a_cluster():
+    devices = parse("h100:2x8").devices()
+    grid = make_mesh(data=2, stage=2, tensor=4, devices=devices).devices
+    node = np.vectorize(lambda device: device.process_index)(grid)
+    across = MESH_AXES.index("data")
+    assert (np.ptp(node, axis=across) == 1).all()
+    assert np.ptp(np.take(node, 0, across)) == 0

@@ -9,6 +9,7 @@ import numpy as np
 from llama_jax.layers.attention import Attention
 from llama_jax.layers.block import Block
 from llama_jax.layers.mlp import SwiGLU
+from llama_jax.layers.positions import RelativeBias
 from llama_jax.layers.stack import Stack
 from llama_jax.models.decoder import Decoder, DecoderLM
 
@@ -57,3 +58,49 @@ def test_single_layers_decode_with_a_cache():
     found = np.concatenate([first, then], axis=1)
     np.testing.assert_allclose(found, expected, atol=TOLERANCE)
     assert len(cache.layers) == 6 and int(cache.index) == 5
+
+
+BIASED = replace(
+    STACKED,
+    decoder=replace(
+        STACKED.decoder,
+        stack=Stack(
+            (Block(Attention(4, 2, 4, rope=None, causal=True), SwiGLU(24)),),
+            bias=RelativeBias(4, distance=8, causal=True),
+        ),
+    ),
+)
+
+
+def test_a_relative_bias_is_that_of_each_document_of_a_packed_row():
+    model = BIASED.build()
+    params = unboxed(model.init(jax.random.key(0), IDS, method="decode"))
+    # The first row is two documents, the second one.
+    segments = jnp.array([[0, 0, 1, 1, 1], [0, 0, 0, 0, 0]])
+    positions = jnp.array([[0, 1, 0, 1, 2], [0, 1, 2, 3, 4]])
+    places = {"positions_BT": positions, "segments_BT": segments}
+    packed, _ = model.apply(params, IDS, **places, method="decode")
+    for row, start, end in ((0, 0, 2), (0, 2, 5), (1, 0, 5)):
+        alone, _ = model.apply(params, IDS[row : row + 1, start:end], method="decode")
+        np.testing.assert_allclose(packed[row, start:end], alone[0], atol=TOLERANCE)
+
+
+def test_a_relative_bias_does_not_see_the_padding_before_a_prompt():
+    model = BIASED.build()
+    params = unboxed(model.init(jax.random.key(0), IDS, method="decode"))
+    expected, _ = model.apply(params, IDS, method="decode")
+    padded = jnp.pad(IDS, ((0, 0), (2, 0)))
+    valid = jnp.arange(7) >= 2
+    for cut in (7, 4):  # in one piece, and the rest with what is in the cache
+        cache, found = BIASED.decoder.empty_cache(2, 9), []
+        for part in (slice(0, cut), slice(cut, 7)):
+            ids, real = padded[:, part], jnp.broadcast_to(valid[part], padded[:, part].shape)
+            if ids.shape[1]:
+                places = {
+                    "positions_BT": jnp.maximum(jnp.arange(7) - 2, 0)[None, part].repeat(2, 0)
+                }
+                logits, cache = model.apply(
+                    params, ids, cache=cache, valid_BT=real, **places, method="decode"
+                )
+                found.append(logits)
+        np.testing.assert_allclose(np.concatenate(found, 1)[:, 2:], expected, atol=TOLERANCE)

@@ -1,15 +1,23 @@
 """What the search is asked for, and what it takes among equals; AOT tests compile its plans."""
 
+import dataclasses
+
 import pytest
 
+from llama_jax import edit, presets
+from llama_jax.axes import FSDP_TENSOR_RESIDUAL
+from llama_jax.config import Mesh
 from llama_jax.errors import UserError
-from llama_jax.plan.candidates import fixed, frugal, name
+from llama_jax.plan.candidates import batches, fixed, frugal, meshes, name
 from llama_jax.plan.chips import CHIPS
 from llama_jax.plan.command import mesh_of
 from llama_jax.plan.cost import Sent, of
-from llama_jax.plan.model import Guess
+from llama_jax.plan.model import Guess, Shapes
+from llama_jax.plan.program import least, shared, total_rows
 from llama_jax.plan.refusals import likeness
+from llama_jax.plan.report import launch, told
 from llama_jax.plan.topology import parse
+from llama_jax.train.optimizer import Muon
 
 
 def guess(rate, rows=8, remat="block", **mesh):
@@ -70,3 +78,66 @@ def test_a_plan_is_near_what_was_asked_for_if_it_has_much_of_it():
     assert likeness(found, {"fsdp": 4}, "dots", 16) == 3
     assert likeness(found, {"data": 1, "fsdp": 4, "tensor": 1}, "block", 32) == 1
     assert likeness(found, None, None, None) == 0
+
+
+def test_streams_keep_their_proportions():
+    seed = presets.get("seed_demo")
+    assert {name: stream.batch for name, stream in seed.data.items()} == {
+        "documents": 32,
+        "captions": 128,
+    }
+    assert least(seed) == total_rows(seed) == 160
+    assert shared(seed, 320) == {"documents": 64, "captions": 256}
+    with pytest.raises(UserError, match="documents 32, captions 128; .* multiple of 5, .* 105"):
+        shared(seed, 101)
+    assert least(presets.get("tiny_decoder")) == 1
+
+
+def test_a_run_whose_objectives_compare_rows_keeps_its_batch_or_the_least_multiple_of_it():
+    shapes = Shapes.of(presets.get("seed_vqa"), ("block", "dots"))
+    assert shapes.least == 128 and shapes.leading == {128, 32}  # questions, and their pictures
+    assert [batches(shapes, copies) for copies in (1, 32, 64, 256)] == [[128], [128], [256], [1024]]
+    assert shapes.stored["none"] > shapes.stored["dots"] > shapes.stored["block"] > 0
+
+
+def test_one_axis_alone_crosses_the_nodes_of_gpus():
+    topology = parse("h100:2x8")
+    shapes = Shapes.of(presets.get("tiny_decoder"), ("none",))
+    found = list(meshes(topology, shapes.run, shapes))
+    assert {"data": 1, "fsdp": 16, "context": 1, "tensor": 1} in found
+    assert {"data": 2, "fsdp": 8, "context": 1, "tensor": 1} in found
+    assert all(mesh["data"] % 2 == 0 or mesh["fsdp"] % 2 == 0 for mesh in found)
+    with pytest.raises(UserError, match="h100:2x8 is 2 slices or nodes, .* data=2"):
+        fixed({"tensor": 16}, topology)
+
+
+def test_an_optimizer_with_products_of_its_own_and_an_average_of_the_weights_are_counted():
+    tiny = presets.get("tiny_decoder")
+    muon = dataclasses.replace(tiny, optimizer=Muon(), ema=0.99)
+    plain, more = (Shapes.of(run, ("none",)) for run in (tiny, muon))
+    assert plain.update == 0 < more.update
+    assert more.row["none"] == pytest.approx(plain.row["none"])
+    assert plain.moments == pytest.approx(2, rel=0.01)
+    with_average = Shapes.of(dataclasses.replace(tiny, ema=0.99), ("none",))
+    assert with_average.moments == pytest.approx(3, rel=0.01)
+
+
+def test_the_launch_line_sets_every_axis_that_is_not_the_presets():
+    run = edit(presets.get("tiny_decoder"), "mesh", Mesh(data=1, fsdp=2, stage=2, tensor=2))
+    said = launch(parse("v5e:2x4"), "tiny_decoder", run)
+    for part in ("mesh.data=1", "mesh.fsdp=2", "mesh.stage=2", "mesh.tensor=2", "--distributed"):
+        assert part in said
+    wide = dataclasses.replace(run, rules=FSDP_TENSOR_RESIDUAL)
+    said = launch(parse("v5e:2x4"), "tiny_decoder", wide)
+    # That mesh has a tensor axis of two by itself.
+    assert "--mesh residual" in said and "mesh.tensor" not in said and "mesh.stage=2" in said
+
+
+def test_numbers_come_in_the_unit_that_suits_them():
+    units = ((1e12, "TFLOP"), (1e9, "GFLOP"))
+    assert [told(n, *units) for n in (457e12, 1e12, 5e9, 2e8)] == [
+        "457.0 TFLOP",
+        "1.0 TFLOP",
+        "5.0 GFLOP",
+        "0.2 GFLOP",
+    ]

@@ -21,6 +21,7 @@ from llama_jax.plan.topology import Topology, parse
         ("v6e:16x16:4", 1024, 256),
         ("h100:8", 8, 1),
         ("h100:32x8", 256, 32),
+        ("h100:2x4", 8, 2),
     ],
 )
 def test_a_name_says_the_chips_and_reads_back(text, chips, hosts):
@@ -58,6 +59,13 @@ def test_a_part_of_an_axis_is_a_line_and_receives_from_one_side():
     assert seconds(v6e, "all-gather", 8e6, Span((8, 1), 1, frozenset())) == pytest.approx(
         7e6 / 90e9
     )
+
+
+def test_an_axis_of_a_slice_smaller_than_a_cube_is_a_line():
+    small, cubes = (Topology(CHIPS["v5p"], shape) for shape in ((2, 2, 4), (4, 4, 8)))
+    along = Span((1, 1, 4), 1, frozenset({"fsdp"}))
+    assert seconds(small, "all-gather", 4e9, along) == pytest.approx(3e9 / 90e9)
+    assert seconds(cubes, "all-gather", 4e9, along) == pytest.approx(3e9 / 180e9)
 
 
 def test_an_all_reduce_is_a_scatter_and_a_gather():

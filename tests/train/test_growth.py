@@ -1,5 +1,6 @@
 """A batch that grows and weights that are averaged: through the loop, a stop and what is read."""
 
+import dataclasses
 import functools
 import json
 
@@ -49,3 +50,32 @@ def test_an_older_run_json_without_a_new_field_is_the_same_run(text):
     now = json.loads(to_json(run))
     assert differences(old, now)
     assert differences(as_now(json.dumps(old), run), now) == []
+
+
+def test_the_step_before_a_batch_grows_is_logged_and_its_time_is_counted(tmp_path, text):
+    run = text_run(text, growth=((6, 2),), log_every=4, steps=9, save_every=100)
+    train(run, tmp_path, progress=False)
+    lines = list(map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()))
+    assert [line["step"] for line in lines] == [4, 6, 8, 9]
+    good = [line["good_seconds"] for line in lines]
+    assert good == sorted(good) and good[0] < good[1] < good[2]
+    assert all(line["seconds_per_step"] > 0 for line in lines)
+    rows = [line["examples_per_second"] * line["seconds_per_step"] for line in lines]
+    np.testing.assert_allclose(rows, [8, 8, 16, 16])
+
+
+@dataclasses.dataclass(frozen=True)
+class Idle:
+    """An evaluation that asks whether the step before it is done."""
+
+    every: int = 1
+
+    def __call__(self, model, params, tokenizer, run):
+        return {"done": float(all(x.is_ready() for x in jax.tree.leaves(params)))}
+
+
+def test_an_evaluation_begins_when_the_step_has_ended(tmp_path, text):
+    run = text_run(text, evaluations={"idle": Idle()}, steps=4)
+    train(run, tmp_path, progress=False)
+    lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert [line["idle/done"] for line in lines if "idle/done" in line] == [1.0] * 4

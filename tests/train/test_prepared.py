@@ -13,6 +13,7 @@ from llama_jax.config import BPE, File, from_json, to_json
 from llama_jax.data import LanguageModel, Mix, PlainText, Prepared, Stream, prepare
 from llama_jax.data.loader import Loader, merged
 from llama_jax.errors import UserError
+from llama_jax.evals import run_eval
 from llama_jax.text.files import open_any
 from llama_jax.train.loop import train
 from tests.train.tiny import losses, text_run
@@ -111,3 +112,10 @@ def test_two_processes_bring_their_states_together(folder, text, tmp_path):
         next(alone)
     assert states == [json.loads(json.dumps(merged([alone.state()])))] * 2
     alone.close()
+
+
+def test_a_run_over_packed_data_is_evaluated(folder, text, tmp_path, capsys):
+    train(run_of(folder, text, steps=1), tmp_path / "run", progress=False)
+    run_eval(tmp_path / "run", json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert any("perplexity" in json.dumps(row) for row in found["rows"])

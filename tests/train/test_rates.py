@@ -33,7 +33,8 @@ def test_a_chip_without_a_peak_and_a_model_without_a_count_have_no_mfu():
 
 def test_waiting_for_data_is_a_share_of_the_lap_and_a_pause_is_no_part_of_it(tmp_path):
     rates = Rates()
-    rates.begin(Machine(), tmp_path / "none")
+    rates.resume(tmp_path / "none")
+    rates.begin(Machine())
     rates.count(BATCH)
     with rates.waiting():
         time.sleep(0.05)
@@ -56,7 +57,8 @@ def test_goodput_leaves_out_skipped_steps_lost_steps_and_the_time_between_two_st
     ]
     metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
     rates = Rates()
-    rates.begin(Machine(), metrics)
+    rates.resume(metrics)
+    rates.begin(Machine())
     rates.count(BATCH)
     time.sleep(0.05)
     lap = rates.lap(skipped=3.0)  # the one step of the lap was skipped

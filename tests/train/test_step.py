@@ -4,6 +4,7 @@ import pytest
 
 from llama_jax.axes import DATA, FSDP_TENSOR
 from llama_jax.errors import UserError
+from llama_jax.train.state import check_axes
 from llama_jax.train.step import check_rows
 from tests.train.tiny import STEPS, batch_of, bits, training
 
@@ -98,6 +99,10 @@ def test_rows_that_the_devices_cannot_share_are_refused(mesh):
 
 
 def test_devices_that_would_all_compute_the_same_are_refused(mesh):
-    fields = {"text": {"ids": ((8, 4), "int32")}}
-    with pytest.raises(UserError, match="tensor=2 and the rules split nothing over 'tensor'"):
-        check_rows(fields, mesh(8, fsdp=4, tensor=2), DATA)
+    with pytest.raises(UserError, match="tensor=2 and the rules split nothing over 'tensor', so"):
+        check_axes("DF", mesh(8, fsdp=4, tensor=2), DATA)
+    said = r"over 'expert' but E \(experts\), which the model has not"
+    with pytest.raises(UserError, match=said):
+        check_axes("DF", mesh(8, fsdp=4, expert=2), FSDP_TENSOR)
+    check_axes("EDF", mesh(8, fsdp=4, expert=2), FSDP_TENSOR)
+    check_axes("DF", mesh(8, fsdp=4, context=2), FSDP_TENSOR)
