@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-from llama_jax.axes import activation_spec, check_divides, shard, weight_spec
+from llama_jax.axes import activation_spec, check_divides, weight_spec
 from llama_jax.kernels.target import platform
 
 # Below every finite logit: the largest of none.
@@ -251,7 +251,8 @@ def _over_tokens(how: How, x, w, bias, targets, weights, graded: bool):
         return _gathered(x[:, :share], rows, each)
 
     letters = how.w.lower()
-    w_cast = shard(w.astype(x.dtype), how.w)  # FSDP's shares of D are joined once
+    vocab = [lie.vocab if letter == "V" else () for letter in how.w]
+    w_cast = _place(w.astype(x.dtype), *vocab)  # FSDP's shares of D are joined once
     words = Words(jnp.arange(V, dtype=jnp.int32))
 
     def chunk(grads: Any, piece: Any) -> Any:
@@ -274,7 +275,6 @@ def _over_tokens(how: How, x, w, bias, targets, weights, graded: bool):
     grads: Any = None
     if graded:
         own = (math.prod(each),) if a else ()
-        vocab = [lie.vocab if letter == "V" else () for letter in how.w]
         dw = _place(jnp.zeros((*own, *w.shape), jnp.float32), *at, *vocab)
         grads = dw, None if bias is None else jnp.zeros((*own, V), jnp.float32)
     pieces = cut(x), cut(targets), cut(weights)

@@ -34,8 +34,11 @@ def fixed(mesh: dict[str, int], topology: Topology) -> dict[str, int]:
     product = math.prod(sizes.values())
     if product != topology.chips or min(sizes.values()) < 1:
         asked = ",".join(f"{a}={n}" for a, n in mesh.items())
+        free = list(mesh.values()).count(-1)
+        makes = f"leaves {free} sizes open" if free > 1 else f"multiplies to {known}"
+        makes += " and what is left" if free == 1 else ""
         raise UserError(
-            f"--mesh {asked} multiplies to {product}, {topology} has {topology.chips} chips; "
+            f"--mesh {asked} {makes}, {topology} has {topology.chips} chips; "
             "give sizes whose product that is, or one -1"
         )
     if not crosses(sizes, topology):

@@ -1,6 +1,7 @@
 """`llama-jax plan`: its options, and what it prints."""
 
 import argparse
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -35,13 +36,17 @@ def _plan(args: argparse.Namespace) -> None:
 
     topology = parse(args.topology)
     mesh = mesh_of(args.mesh)
-    decode = args.what[0] == "decode" and len(args.what) == 2
-    if not decode and len(args.what) != 1:
+    decode = args.what[0] == "decode"
+    if len(args.what) != 1 + decode:
         raise UserError(f"plan {' '.join(args.what)}: expected PRESET, or decode PRESET")
+    if decode and args.remat is not None:
+        raise UserError("--remat is for training: decoding has no backward pass; leave it out")
     for name in ("sequence", "batch"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name} {getattr(args, name)}: give 1 or more")
     set_environment(topology.chip.gpu)
+    # The report says who computes what, fallbacks too.
+    logging.getLogger("llama_jax.kernels.backends").setLevel(logging.ERROR)
     import jax
 
     # What is compiled for absent devices cannot be loaded again.
@@ -71,6 +76,8 @@ def mesh_of(text: str | None) -> dict[str, int] | None:
             raise UserError(
                 f"--mesh: no axis {axis!r}; there are {', '.join(AXES)}.{nearest(axis, AXES)}"
             )
+        if axis in sizes:
+            raise UserError(f"--mesh {text!r} gives {axis} twice")
         sizes[axis] = int(size)
     return sizes
 

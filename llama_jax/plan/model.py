@@ -13,8 +13,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from llama_jax.axes import Rules, weight_spec
+from llama_jax.axes import Rules, weight_sharding, weight_spec
 from llama_jax.config import Run, children
+from llama_jax.errors import UserError
 from llama_jax.models.decoder import DecoderLM
 from llama_jax.plan import network
 from llama_jax.plan.cost import Cost, Sent, of
@@ -150,6 +151,10 @@ class Layout:
         self.held = self.gathered = self.reduced = 0.0
         for weight in shapes.weights:
             size = math.prod(weight.shape)
+            try:
+                weight_sharding(weight.letters, weight.shape, mesh, rules)
+            except ValueError as error:
+                raise UserError(f"a weight of {shapes.run.name}: {error}") from None
             split = weight.ways(sizes, rules)
             self.held += size / split
             self.reduced += size / split

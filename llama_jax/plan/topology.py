@@ -22,6 +22,9 @@ KNOWN: dict[str, tuple[str, ...]] = {
     "a100": ("8", "2x8"),
 }
 
+# Chips along each axis of a whole pod: the compiler ends the process when it is asked for more.
+PODS: dict[str, tuple[int, ...]] = {"v5e": (16, 16), "v6e": (16, 16), "v5p": (16, 20, 28)}
+
 # What XLA's compiler asks for in place of a device: SXM modules with 80 GB.
 H100 = """
 gpu_device_info {
@@ -160,5 +163,11 @@ def parse(text: str) -> Topology:
         raise UserError(
             f"topology {text!r}: expected {expected}, such as "
             f"{', '.join(f'{name}:{known}' for known in KNOWN[name])}.{nearest(text, every)}"
+        )
+    if name in PODS and any(n > most for n, most in zip(sorted(shape), PODS[name], strict=True)):
+        pod = "x".join(map(str, PODS[name]))
+        raise UserError(
+            f"topology {text!r}: a pod of {name} is {pod} chips; more of them are several slices, "
+            f"e.g. {name}:{KNOWN[name][-1]}:2"
         )
     return Topology(chip, shape, slices)

@@ -1,9 +1,10 @@
 """Meshes by name: how a run is laid out on the devices that there are.
 
-    llama-jax train tiny_decoder --run-dir runs/x --mesh pipeline --mesh.stage 4
+    llama-jax train tiny_decoder --run-dir runs/x --mesh pipeline --mesh.data 4
     run = laid_out(presets.get("tiny_decoder"), "fsdp_tensor")
 
-All but `data` have the same rules: an axis of one device splits nothing, so any two may be mixed.
+All but `data` and `residual` have the same rules: an axis of one device splits nothing, so any two
+of them may be mixed.
 """
 
 import dataclasses

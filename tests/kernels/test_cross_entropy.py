@@ -153,17 +153,22 @@ def test_every_backend_gives_the_definition_and_its_gradients(backend, letters, 
 
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize(
-    "sizes",
-    [{"data": 2}, {"fsdp": 2, "tensor": 2}, {"data": 2, "context": 2, "tensor": 2}],
-    ids=["2", "4", "8"],
+    ("sizes", "rules"),
+    [
+        ({"data": 2}, axes.FSDP_TENSOR),
+        ({"fsdp": 2, "tensor": 2}, axes.FSDP_TENSOR),
+        ({"fsdp": 2, "tensor": 2}, axes.FSDP_TENSOR_RESIDUAL),
+        ({"data": 2, "context": 2, "tensor": 2}, axes.FSDP_TENSOR),
+    ],
+    ids=["2", "4", "residual", "8"],
 )
 @pytest.mark.parametrize("backend", CHUNKED)
-def test_devices_share_tokens_and_words_and_give_the_same(backend, sizes):
+def test_devices_share_tokens_and_words_and_give_the_same(backend, sizes, rules):
     x, w, bias, targets, weights = arrays()
     mesh = axes.make_mesh(**{"data": 1} | sizes, devices=jax.devices()[: math.prod(sizes.values())])
-    with axes.using(mesh):
+    with axes.using(mesh, rules):
         x = jax.device_put(x, jax.NamedSharding(mesh, axes.activation_spec("BTD")))
-        w = jax.device_put(w, axes.weight_sharding("VD", w.shape, mesh, axes.FSDP_TENSOR))
+        w = jax.device_put(w, axes.weight_sharding("VD", w.shape, mesh, rules))
         found = graded(backend)(x, w, bias, targets, weights)
         assert found[1][1].sharding.is_equivalent_to(w.sharding, 2)
     assert_near(found, reference(*arrays()))

@@ -2,13 +2,15 @@
 
 import dataclasses
 
+import jax
 import pytest
 
 from llama_jax import edit, presets
 from llama_jax.axes import FSDP_TENSOR_RESIDUAL
 from llama_jax.config import Mesh
 from llama_jax.errors import UserError
-from llama_jax.plan.candidates import batches, fixed, frugal, meshes, name
+from llama_jax.plan import search as searching
+from llama_jax.plan.candidates import batches, fixed, frugal, guesses, meshes, name
 from llama_jax.plan.chips import CHIPS
 from llama_jax.plan.command import mesh_of
 from llama_jax.plan.cost import Sent, of
@@ -16,6 +18,7 @@ from llama_jax.plan.model import Guess, Shapes
 from llama_jax.plan.program import least, shared, total_rows
 from llama_jax.plan.refusals import likeness
 from llama_jax.plan.report import launch, told
+from llama_jax.plan.search import Plan, search
 from llama_jax.plan.topology import parse
 from llama_jax.train.optimizer import Muon
 
@@ -43,6 +46,7 @@ def test_a_mesh_is_read_from_text():
         ("fsdp:64", "write AXIS=SIZE"),
         ("fdsp=64", "no axis 'fdsp'.*Did you mean 'fsdp'"),
         ("fsdp=", "write AXIS=SIZE"),
+        ("fsdp=8,fsdp=8", "gives fsdp twice"),
     ],
 )
 def test_a_mesh_in_another_form_is_refused(text, said):
@@ -54,6 +58,29 @@ def test_a_mesh_in_another_form_is_refused(text, said):
 def test_a_mesh_that_does_not_multiply_to_the_chips_is_refused(mesh):
     with pytest.raises(UserError, match="v6e:16x16 has 256 chips"):
         fixed(mesh, parse("v6e:16x16"))
+
+
+def test_a_mesh_of_an_open_size_is_told_what_the_others_make():
+    with pytest.raises(UserError, match="fsdp=-1,tensor=3 multiplies to 3 and what is left"):
+        fixed({"fsdp": -1, "tensor": 3}, parse("v6e:16x16"))
+    with pytest.raises(UserError, match="leaves 2 sizes open"):
+        fixed({"fsdp": -1, "tensor": -1}, parse("v6e:16x16"))
+
+
+def test_a_mesh_that_does_not_divide_a_weight_is_told_its_letter():
+    shapes, topology = Shapes.of(presets.get("tiny_decoder"), ("none",)), parse("v5e:2x4")
+    with pytest.raises(UserError, match=r"axis K \(key/value heads\) of length 2"):
+        guesses(topology, shapes, jax.devices(), {"data": 1, "tensor": 8}, "none", 8)
+
+
+def test_what_is_called_too_big_is_too_big(monkeypatch):
+    topology, run = parse("h100:1"), presets.get("tiny_decoder")
+
+    def compiled(topology, run, devices, shapes, guess, effort):
+        return Plan(run, guess.mesh, guess.remat, guess.rows, None, guess.hbm, guess.cost)
+
+    monkeypatch.setattr(searching, "evaluate", compiled)
+    assert search(topology, run, jax.devices()[:1]).failed == {}
 
 
 def test_among_plans_about_as_fast_the_fewest_rows_win():

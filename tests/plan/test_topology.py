@@ -38,6 +38,8 @@ def test_a_name_says_the_chips_and_reads_back(text, chips, hosts):
         ("v5p:8x8", "v5p:8x8x8"),
         ("h100:16", "at most 8 a node"),
         ("v6e:0x4", "expected two sizes"),
+        ("v5e:32x32", "a pod of v5e is 16x16 chips; .* v5e:16x16:2"),
+        ("v5p:4x4x64", "a pod of v5p is 16x20x28 chips"),
     ],
 )
 def test_a_name_that_is_none_is_told_what_there_is(text, said):
