@@ -2,6 +2,7 @@
 
 Command:  python -m experiments.plan_published              (from shapes, 2 minutes on two cores)
           python -m experiments.plan_published --compile  (the plans compiled, half a minute each)
+          python -m experiments.plan_published --left-out (each row predicted from the others)
 
 From shapes (23 CPU seconds for all rows):
 
@@ -42,8 +43,11 @@ performance); torchtitan's benchmark of Llama 3.1 8B on 8 H100; JAX-Toolbox's of
 """
 
 import argparse
+import dataclasses
+import statistics
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from llama_jax.plan.environment import set_environment
@@ -82,6 +86,12 @@ FIGURES = (
     Published("llama3_1_8b", "h100:8", 8192, 6667, "torchtitan, bfloat16, compiled"),
     Published("llama2_7b", "h100:8", 4096, 11_361, "JAX-Toolbox"),
 )
+# One constant a family: v5e and v5p have the same cores.
+FAMILIES = {"v5e": "v5", "v5p": "v5", "v6e": "v6e", "h100": "h100"}
+BETWEEN = 0.2, 1.0  # efficiencies tried
+LEFT_OUT = (
+    "| model | chips | published | efficiency that meets it | of the others | planned | error |"
+)
 HEAD = "| model | chips | published | planned | error | GiB | plan | CPU s | source |"
 
 
@@ -89,9 +99,15 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(prog="python -m experiments.plan_published")
     parser.add_argument("--compile", action="store_true", help="compile each row's best plan")
+    parser.add_argument("--left-out", action="store_true", help="fit on the other rows alone")
     parser.add_argument("--only", help="rows whose 'model topology' holds this text")
     args = parser.parse_args()
     set_environment()
+    if args.left_out:
+        print(LEFT_OUT, "|---|---|---|---|---|---|---|", sep="\n")
+        for text in left_out([f for f in FIGURES if not args.only or args.only in str(f[:2])]):
+            print(text, flush=True)
+        return
     print(HEAD, "|---|---|---|---|---|---|---|---|---|", sep="\n")
     for figure in FIGURES:
         if args.only and args.only not in f"{figure.preset} {figure.topology}":
@@ -105,8 +121,9 @@ def row(figure: Published, compiled: bool) -> str:
 
     from llama_jax import presets
     from llama_jax.errors import UserError
-    from llama_jax.plan.candidates import name
+    from llama_jax.plan.candidates import TRIED, name
     from llama_jax.plan.chips import GIB
+    from llama_jax.plan.model import Shapes
     from llama_jax.plan.program import TooBig, changed
     from llama_jax.plan.search import ranked, search
     from llama_jax.plan.topology import parse
@@ -120,7 +137,7 @@ def row(figure: Published, compiled: bool) -> str:
             say = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
             best = search(topology, run, topology.devices(), rows=figure.rows, say=say).best[0]
         else:
-            best = ranked(topology, run, topology.devices(), rows=figure.rows)[0]
+            best = ranked(topology, Shapes.of(run, TRIED), topology.devices(), figure.rows)[0]
     except (UserError, TooBig) as error:
         return f"{head} | | | {error} | | {figure.source} |"
     rate, seconds = best.cost.rate, time.process_time() - began
@@ -128,6 +145,52 @@ def row(figure: Published, compiled: bool) -> str:
         f"{head} {rate:,.0f} | {rate / figure.rate - 1:+.1%} | {best.peak / GIB:.1f} | "
         f"{name(best)} | {seconds:.0f} | {figure.source} |"
     )
+
+
+def left_out(figures: Sequence[Published]) -> Iterator[str]:
+    """A line for each figure, predicted with an efficiency that is fitted to the others alone.
+
+    The others are those of the same family of chips; the fit is the geometric mean of what each
+    would need to be met exactly, from shapes.
+    """
+    from scipy.optimize import brentq
+
+    rates = [planned(figure) for figure in figures]
+    families = [FAMILIES[figure.topology.partition(":")[0]] for figure in figures]
+    exact = [
+        float(brentq(lambda e, rate=rate, f=f: rate(e) - f.rate, *BETWEEN, xtol=2e-3))
+        for rate, f in zip(rates, figures, strict=True)
+    ]
+    for i, (figure, rate) in enumerate(zip(figures, rates, strict=True)):
+        others = [e for j, e in enumerate(exact) if j != i and families[j] == families[i]]
+        head = f"| {figure.preset} | {figure.topology} | {figure.rate:,.0f} | {exact[i]:.2f} |"
+        if not others:
+            yield f"{head} | | |"
+            continue
+        fitted = statistics.geometric_mean(others)
+        found = rate(fitted)
+        yield f"{head} {fitted:.2f} | {found:,.0f} | {found / figure.rate - 1:+.1%} |"
+
+
+def planned(figure: Published) -> Callable[[float], float]:
+    """Tokens/s/chip of the best plan from shapes, as a function of the efficiency."""
+    from llama_jax import presets
+    from llama_jax.plan.candidates import TRIED
+    from llama_jax.plan.model import Shapes
+    from llama_jax.plan.program import changed
+    from llama_jax.plan.search import ranked
+    from llama_jax.plan.topology import parse
+
+    topology = parse(figure.topology)
+    devices = topology.devices()
+    shapes = Shapes.of(changed(presets.get(figure.preset), sequence=figure.sequence), TRIED)
+
+    def rate(efficiency: float) -> float:
+        chip = dataclasses.replace(topology.chip, efficiency=efficiency)
+        there = dataclasses.replace(topology, chip=chip)
+        return ranked(there, shapes, devices, figure.rows)[0].cost.rate
+
+    return rate
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ def search(
 
 
 def ranked(
-    topology: Topology, run: Run, devices: list[Any], rows: int | None = None
+    topology: Topology, shapes: Shapes, devices: list[Any], rows: int | None = None
 ) -> list[Guess]:
     """The candidates that seem to fit, guessed from shapes, the best first.
 
@@ -174,7 +174,6 @@ def ranked(
       UserError: nothing divides.
       TooBig: none fits.
     """
-    shapes = Shapes.of(run, TRIED)
     every = guesses(topology, shapes, devices, rows=rows)
     return _likely(topology, shapes, every, None, rows)
 
