@@ -78,6 +78,9 @@ class Manifest:
     documents = property(lambda self: sum(shard.documents for shard in self.shards))
     tokens = property(lambda self: sum(shard.tokens for shard in self.shards))
     empty = property(lambda self: sum(shard.empty for shard in self.shards))
+    pairs = property(
+        lambda self: self.tokens - self.documents
+    )  # an id and the next: what rows hold
 
     @property
     def content(self) -> str:
