@@ -72,6 +72,7 @@ class Flow:
             part.check(tokenizer)
         self.shares = source.shares if isinstance(source, Mix) else (1.0,)
         self.lanes, self.of, self.length, self.fraction = lanes, of, length, fraction
+        self.pack = pack
         sources, weights = endless(self.parts, seed, fraction), weighed(self.parts, self.shares)
         dealt = [mixed(sources, weights, lane, of, seed) for lane in lanes]
         rows = [_packed(documents, length, pack, seed) for documents in dealt]
@@ -125,16 +126,17 @@ class Flow:
         facts = [part.manifest.content for part in self.parts], self.shares, self.fraction
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
-    def report(self, steps: int) -> str:
-        """Says what so many steps read of each source."""
-        rows = self.of * self.length * steps
+    def report(self, batches: int) -> str:
+        """Says what so many batches read of each source; if padding ends their rows, at most."""
+        pairs = self.of * self.length * batches
+        most = "at most " if self.pack == "fit" else ""
         said = []
         for part, share in zip(self.parts, self.shares, strict=True):
-            tokens = part.manifest.tokens * self.fraction
+            times = share * pairs / (part.manifest.pairs * self.fraction)
             weight = f"{share:.1%} of the tokens, " if len(self.parts) > 1 else ""
             said.append(
                 f"{part.name}: {weight}{part.manifest.documents:,} documents, "
-                f"{part.manifest.tokens:,} tokens, read {share * rows / tokens:.3g} times"
+                f"{part.manifest.tokens:,} tokens, read {most}{times:.3g} times"
             )
         return "; ".join(said)
 

@@ -185,10 +185,19 @@ def test_a_mix_reads_tokens_by_weight_whatever_the_length_of_documents(folders, 
         read = [documents[i]["tokens"] for i in range(1000)]
         first = sum(len(ids) for ids in read if ids.tobytes() in of_first)
         assert abs(first / sum(map(len, read)) - share) < 0.03  # single documents count
-    made = loader(Mix(tuple(folders), (3, 1)), words)
-    [said] = made.report(100)
-    tokens = parts[1].manifest.tokens
-    assert "75.0% of the tokens" in said and f"read {0.25 * 4 * T * 100 / tokens:.3g} times" in said
+
+
+def test_a_report_says_how_often_so_many_batches_read_a_source(folders, words):
+    mix, batches, read = Mix(tuple(folders), (3, 1)), 100, 4 * T * 100
+    [said] = loader(mix, words).report(batches)
+    pairs = mix.sources[1].open().manifest.pairs
+    assert "75.0% of the tokens" in said and f"read {0.25 * read / pairs:.3g} times" in said
+    made = loader(folders[0], words, "fit")
+    [said] = made.report(batches)
+    most = float(said.partition("read at most ")[2].removesuffix(" times"))
+    trained = sum(float(batch["target_weights"].sum()) for batch in take(made, batches))
+    times = trained / folders[0].open().manifest.pairs
+    assert 0.9 * most < times < most
 
 
 def test_a_smaller_fraction_is_part_of_a_larger_one(folders):
