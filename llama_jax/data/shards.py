@@ -11,6 +11,7 @@ prepared/kjv/
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -232,7 +233,7 @@ class Mix:
                 f"a mix of {len(self.sources)} sources has {len(self.weights)} weights; expected "
                 "one for each."
             )
-        if min(self.weights) <= 0:
+        if not all(0 < weight < math.inf for weight in self.weights):
             raise UserError(f"weights={self.weights}; expected numbers above 0.")
 
     @property

@@ -240,8 +240,9 @@ def test_what_only_packed_streams_can_do_is_refused_elsewhere(folders, words):
         LanguageModel(T, pack="fitt")
     with pytest.raises(UserError, match="2 sources has 1 weights"):
         Mix(tuple(folders), (1,))
-    with pytest.raises(UserError, match="expected numbers above 0"):
-        Mix(tuple(folders), (1, 0))
+    for weight in (0, float("nan"), float("inf")):
+        with pytest.raises(UserError, match="expected numbers above 0"):
+            Mix(tuple(folders), (1, weight))
 
 
 def test_a_damaged_shard_stops_a_running_stream_by_name(folders, words, tmp_path):
