@@ -156,7 +156,7 @@ class _Job:
         try:
             for texts in self._texts(rows):
                 for ids in words.encode_all(texts):
-                    document = np.array(bounded(ids, words), self.dtype)
+                    document = bounded(ids, words).astype(self.dtype)
                     if len(document) < 2:  # nothing to predict
                         continue
                     writer.write(document.tobytes())

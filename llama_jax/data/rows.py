@@ -13,6 +13,7 @@ from llama_jax.text.tokenizer import Tokenizer, Vocabulary
 
 Fields = dict[str, tuple[tuple[int, ...], str]]  # field -> shape, dtype
 Batch = dict[str, np.ndarray]
+Ids = Sequence[int] | np.ndarray  # of a text
 Make = Callable[[Sequence[int], Sequence[np.random.Generator]], Batch]
 
 
@@ -55,7 +56,7 @@ class Examples:
         return len(self.ids)
 
 
-def pad(texts: Sequence[Sequence[int] | np.ndarray], length: int, fill: int = 0) -> np.ndarray:
+def pad(texts: Sequence[Ids], length: int, fill: int = 0) -> np.ndarray:
     """Stacks texts to int32 [B, length], cut or padded at the end."""
     padded = np.full((len(texts), length), fill, np.int32)
     for row, text in zip(padded, texts, strict=True):
@@ -69,7 +70,7 @@ def framed(ids: Sequence[int], tokenizer: Tokenizer, length: int) -> list[int]:
     return [tokenizer.cls, *ids[: max(0, length - 2)], tokenizer.sep]
 
 
-def text_batch(texts: Sequence[Sequence[int] | np.ndarray], length: int) -> Batch:
+def text_batch(texts: Sequence[Ids], length: int) -> Batch:
     """Returns `text` and `text_valid`."""
     sizes = np.array([len(text) for text in texts])
     return {"text": pad(texts, length), "text_valid": np.arange(length) < sizes[:, None]}
@@ -80,19 +81,24 @@ def text_fields(batch: int, length: int) -> Fields:
     return {"text": ((batch, length), "int32"), "text_valid": ((batch, length), "bool")}
 
 
-def bounded(ids: Sequence[int], tokenizer: Vocabulary) -> list[int]:
-    """Returns `<bos> ids <eos>`; some tokenizers that come with weights add only one of them."""
-    ends = [[] if end is None else [end] for end in (tokenizer.bos, tokenizer.eos)]
-    return [*ends[0], *ids, *ends[1]]
+def bounded(ids: Ids, tokenizer: Vocabulary) -> np.ndarray:
+    """Returns `<bos> ids <eos>`, int32; some tokenizers that come with weights add only one."""
+    begin, end = ([] if id is None else [id] for id in (tokenizer.bos, tokenizer.eos))
+    return np.concatenate([np.asarray(part, np.int32) for part in (begin, ids, end)])
 
 
-def decoder_batch(answers: Sequence[Sequence[int]], length: int, tokenizer: Vocabulary) -> Batch:
+def decoder_batch(answers: Sequence[Ids], length: int, tokenizer: Vocabulary) -> Batch:
     """Returns `decoder_input` (`<bos>` first), `target` (`<eos>` last) and `target_weights`.
 
     An answer that is too long loses its end and its `<eos>`: the model must not learn to stop
     where a text was cut.
     """
-    texts = [bounded(answer, tokenizer)[: length + 1] for answer in answers]
+    return shifted([bounded(answer, tokenizer) for answer in answers], length)
+
+
+def shifted(texts: Sequence[Ids], length: int) -> Batch:
+    """Returns the fields of `decoder_batch` for texts with bounds; of each, length + 1 ids."""
+    texts = [text[: length + 1] for text in texts]
     targets = [text[1:] for text in texts]
     sizes = np.array([len(target) for target in targets])
     return {
