@@ -1,5 +1,7 @@
 """What the tasks share: fields and their shapes, framing and padding."""
 
+import sys
+import threading
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -10,6 +12,9 @@ from llama_jax.data import corrupt
 from llama_jax.data.corrupt import Masking, mask_tokens
 from llama_jax.data.sources import Rows
 from llama_jax.text.tokenizer import Tokenizer, Vocabulary
+
+MEMORY = 1 << 28  # bytes of ids that are kept, 67 million of them in long documents
+ENTRY = 256  # bytes that an array and its place in a dict take beside the ids
 
 Fields = dict[str, tuple[tuple[int, ...], str]]  # field -> shape, dtype
 Batch = dict[str, np.ndarray]
@@ -170,20 +175,32 @@ def framed_words(text_T2: np.ndarray, tokenizer: Tokenizer, length: int) -> np.n
 
 
 class Memory:
-    """A function's results by argument; for the few distinct captions, questions and answers."""
+    """The ids that a function gives, by argument, so that no text is tokenised in every epoch.
 
-    def __init__(self, function: Callable[[Any], Any], limit: int = 200_000):
-        """Remembers up to `limit` results of `function`."""
-        self.function, self.limit, self.known = function, limit, {}
+    They are kept as int32: lists of Python's numbers take nine times as much.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], limit: int = MEMORY):
+        """Remembers up to `limit` bytes of what `function` gives: the ids of a text, or a tuple."""
+        self.function, self.limit = function, limit
+        self.known: dict[Any, Any] = {}
+        self.held, self._lock = 0, threading.Lock()
 
     def __call__(self, argument: Any) -> Any:
-        """Returns function(argument)."""
-        result = self.known.get(argument)
-        if result is None:
-            if len(self.known) >= self.limit:
-                self.known = {}
-            result = self.known[argument] = self.function(argument)
-        return result
+        """Returns function(argument), as arrays."""
+        found = self.known.get(argument)
+        if found is None:
+            given = self.function(argument)
+            parts = given if isinstance(given, tuple) else (given,)
+            parts = tuple(np.asarray(ids, np.int32) for ids in parts)
+            found = parts if isinstance(given, tuple) else parts[0]
+            size = sys.getsizeof(argument) + sum(ENTRY + ids.nbytes for ids in parts)
+            with self._lock:  # the loader has several threads
+                if self.held + size > self.limit:
+                    self.known, self.held = {}, 0
+                self.known[argument] = found
+                self.held += size
+        return found
 
 
 def identity(text: str) -> int:
