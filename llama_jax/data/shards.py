@@ -61,6 +61,7 @@ class Manifest:
         source: The source that was read, as JSON.
         field: The field of its rows that held the text; None for "text" or "sentences".
         rows: Its rows.
+        files: Fingerprint of the files that it reads; None if it names none, or in older folders.
         shard_rows: Rows that a shard was made of.
         version: Of llama_jax.
         shards: The files, in the order of the source.
@@ -72,6 +73,7 @@ class Manifest:
     source: Mapping[str, Any]
     field: str | None
     rows: int
+    files: str | None
     shard_rows: int
     version: str
     shards: tuple[Shard, ...]
@@ -112,7 +114,7 @@ class Manifest:
                 )
             )
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
+            value = {"files": None} | json.loads(path.read_text(encoding="utf-8"))
             if value["format"] != FORMAT:
                 raise KeyError(value["format"])
             shards = tuple(Shard(**shard) for shard in value["shards"])

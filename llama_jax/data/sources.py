@@ -63,8 +63,8 @@ class JsonLines:
         Raises:
             UserError: If there is no such file; reading a row, if that line is no JSON object.
         """
-        parts = [Pieces(file, lines) for file in found(self.path)]
-        count, locate = joined(parts)
+        files = found(self.path)
+        count, locate = joined([Pieces(file, lines) for file in files])
 
         def read(index: int) -> dict[str, Any]:
             part, at = locate(index)
@@ -81,7 +81,7 @@ class JsonLines:
                 row[self.image] = part.path.parent / row[self.image]
             return row
 
-        return Rows(repr(self.path), count, read)
+        return Rows(repr(self.path), count, read, files)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,14 +102,14 @@ class Parquet:
         Raises:
             UserError: If there is no such file or column, or it is no Parquet.
         """
-        groups = [g for file in found(self.path) for g in row_groups(file, self.columns)]
-        count, locate = joined(groups)
+        files = found(self.path)
+        count, locate = joined([g for file in files for g in row_groups(file, self.columns)])
 
         def read(index: int) -> dict[str, Any]:
             group, at = locate(index)
             return group[at]
 
-        return Rows(repr(self.path), count, read)
+        return Rows(repr(self.path), count, read, files)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +135,7 @@ class PlainText:
             name = f"{part.path.name}:{at}"
             return {"document": name, "text": text, "sentences": split_sentences(text)}
 
-        return Rows(repr(self.path), count, read)
+        return Rows(repr(self.path), count, read, files)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,8 +164,9 @@ class ImageFolder:
             )
         classes = sorted({name.split("/")[0] for name in names if "/" in name})
         known, extra = set(names), {}
-        if (root / "captions.jsonl").exists():
-            for row in JsonLines(str(root / "captions.jsonl")).open():
+        captions = root / "captions.jsonl"
+        if captions.exists():
+            for row in JsonLines(str(captions)).open():
                 name = str(row.get("file"))
                 if name not in known:
                     raise UserError(
@@ -183,7 +184,7 @@ class ImageFolder:
                 row |= {"label": classes.index(group), "label_name": group}
             return row
 
-        return Rows(repr(self.path), len(files), read)
+        return Rows(repr(self.path), len(files), read, [captions] if captions.exists() else [])
 
 
 def get(row: dict[str, Any], field: str, where: str = "the source") -> Any:
