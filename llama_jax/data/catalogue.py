@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,12 +32,19 @@ class Rows(Sequence):
 
     Attributes:
         name: What to call it in a message.
+        files: Those that it reads, as far as they are ours to watch; see `lines.fingerprint`.
         memo: What was worked out from it (decoded images, tokens), by whoever worked it out.
     """
 
-    def __init__(self, name: str, count: int, read: Callable[[int], dict[str, Any]]):
+    def __init__(
+        self,
+        name: str,
+        count: int,
+        read: Callable[[int], dict[str, Any]],
+        files: Sequence[Path] = (),
+    ):
         """Wraps `read`, which must be a pure function of the index."""
-        self.name, self.total, self.read = name, count, read
+        self.name, self.total, self.read, self.files = name, count, read, files
         self.memo: dict[Any, Any] = {}
         if count == 0:
             raise UserError(f"{name} holds no example; expected at least one.")

@@ -25,7 +25,8 @@ class LanguageModel:
     later, anew in every epoch, so that its edges move. `segments` (1, 2, ...; 0 is padding) keep
     documents apart and `positions` start again with each. This reads the whole source on opening
     (8 bytes a token are kept). Of prepared data (`Prepared`, `Mix`) training reads no more than it
-    needs: see `packing.py`. Unpacked, a row is one document, or a random piece of a longer one.
+    needs: see `packing.py`. Unpacked, a row is one document, or a random piece of a longer one,
+    with `<bos>` and `<eos>` where they stand in the document.
 
     Attributes:
         length: T.
@@ -61,7 +62,9 @@ class LanguageModel:
 
         if isinstance(rows, Tokenised):
             rows.check(tokenizer)
-            return self._tokenised(rows, tokenizer, keep, once)
+            if self.packed:
+                return self._blocks([rows[i]["tokens"] for i in keep.tolist()], once)
+            return self._documents(lambda index: rows[index]["tokens"], keep, once)
 
         def text(index: int) -> str:
             return written(rows[index], self.field, f"{rows.name}, document {index}")
@@ -70,39 +73,25 @@ class LanguageModel:
             found = []
             for at in range(0, len(keep), AT_ONCE):
                 ids = tokenizer.encode_all([text(i) for i in keep[at : at + AT_ONCE].tolist()])
-                found += [np.array(r.bounded(one, tokenizer), np.int32) for one in ids]
+                found += [r.bounded(one, tokenizer) for one in ids]
             return self._blocks(found, once)
-        return self._documents(r.Memory(lambda i: tokenizer.encode(text(i))), tokenizer, keep, once)
-
-    def _tokenised(
-        self, rows: Tokenised, tokenizer: Vocabulary, keep: np.ndarray, once: bool
-    ) -> r.Examples:
-        if self.packed:
-            return self._blocks([rows[i]["tokens"] for i in keep.tolist()], once)
-        first, last = (0 if end is None else 1 for end in (tokenizer.bos, tokenizer.eos))
-
-        def known(index: int) -> list[int]:
-            ids = rows[index]["tokens"]
-            return ids[first : len(ids) - last].tolist()
-
-        return self._documents(known, tokenizer, keep, once)
+        known = r.Memory(lambda index: r.bounded(tokenizer.encode(text(index)), tokenizer))
+        return self._documents(known, keep, once)
 
     def _documents(
-        self,
-        known: Callable[[int], list[int]],
-        tokenizer: Vocabulary,
-        keep: np.ndarray,
-        once: bool,
+        self, known: Callable[[int], np.ndarray], keep: np.ndarray, once: bool
     ) -> r.Examples:
+        """Documents as they are `known`, by index and with their bounds."""
+
         def make(slots: Sequence[int], rngs: Sequence[np.random.Generator]) -> r.Batch:
             index_B = keep[np.asarray(slots)]
             texts = []
             for index, rng in zip(index_B.tolist(), rngs, strict=True):
-                ids = known(index)
-                spare = 0 if once else max(0, len(ids) - self.length)
+                ids, size = known(index), self.length + 1
+                spare = 0 if once else max(0, len(ids) - size)
                 start = int(rng.integers(spare + 1))
-                texts.append(ids[start:])
-            batch = r.decoder_batch(texts, self.length, tokenizer)
+                texts.append(ids[start : start + size])
+            batch = r.shifted(texts, self.length)
             return batch | {"id": index_B.astype(np.int32)}
 
         return r.Examples(keep, make)

@@ -6,6 +6,7 @@ random access: it is held whole, decompressed, and only the last few of them are
 
 import codecs
 import functools
+import hashlib
 import mmap
 import re
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 WILD = re.compile(r"[*?\[]")
 CHUNK = 1 << 24  # bytes looked at in one go
 BLANK = 16  # a line of so few bytes may be blank
+PIECE, PIECES = 1 << 16, 256  # bytes; of each file that a fingerprint takes
 
 
 def suffix(path: Path) -> str:
@@ -60,6 +62,26 @@ def existing(path: str, folder: bool = False) -> Path:
         what = "file or folder" if folder else "file"
         raise UserError(f"no {what} at {path!r}.{nearest(here.name, around)}")
     return here
+
+
+def fingerprint(files: Sequence[Path]) -> str:
+    """Returns a digest of files, in hex, by which a change of one is noticed in little time.
+
+    It takes the sizes, all of what is in files up to 16 MiB, and of a larger one pieces spread from
+    its begin to its end. Names and times, which copying changes, are left out.
+    """
+    found = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        found.update(size.to_bytes(8, "little"))
+        begins = range(0, size, PIECE)
+        if len(begins) > PIECES:
+            begins = np.linspace(0, size - PIECE, PIECES, dtype=np.int64).tolist()
+        with path.open("rb") as file:
+            for begin in begins:
+                file.seek(begin)
+                found.update(file.read(PIECE))
+    return found.hexdigest()
 
 
 def opened(path: Path) -> Any:

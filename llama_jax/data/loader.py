@@ -120,9 +120,9 @@ class Loader:
         """Returns the batch of any step, without moving; of streams that are not packed ahead."""
         return {name: feed(step) for name, feed in self._feeds.items()}
 
-    def report(self, steps: int) -> list[str]:
-        """Returns a line for each packed stream: what so many steps read of its sources."""
-        return [f"{name}: {flow.report(steps)}" for name, flow in self._flows.items()]
+    def report(self, batches: int) -> list[str]:
+        """Returns a line for each packed stream: what so many batches read of its sources."""
+        return [f"{name}: {flow.report(batches)}" for name, flow in self._flows.items()]
 
     def state(self) -> dict[str, Any]:
         """Returns what `restore` needs to go on after the last batch that was given out.

@@ -1,8 +1,7 @@
 """Packed rows out of prepared data, as an endless stream that stops and goes on to the token.
 
-    documents, in an order of each epoch's own       a  bb  cccccc  d  ee  ffff ...
-    dealt to lanes, one a row of the batch           lane 0: a cccccc ee ...   lane 1: bb d ffff ...
-    each lane packed into rows of T = 4              accc|ccce|...             bbdf|fff...
+    documents of a lane (`mixing.py`)      a  bb  cccccc  d  ee  ffff ...
+    packed into rows of T = 4              abbc|cccc|cdee|ffff|...
 
 A row of the batch is always filled by the same lane, and a process makes the lanes of its rows. So
 no document is read by two processes, the batches do not depend on how many processes there are, and
@@ -26,14 +25,14 @@ import grain
 import numpy as np
 from grain import experimental
 
-from llama_jax.data.shards import Mix, Prepared, TokenRows
+from llama_jax.data.mixing import SEEDS, endless, mixed, weighed
+from llama_jax.data.shards import Mix, Prepared
 from llama_jax.errors import UserError
 from llama_jax.text.tokenizer import Vocabulary
 
 BINS = 16  # rows that "fit" fills at a time; 2 to 3 % of padding with documents of web pages
 AHEAD = 4  # batches made in advance
 PAIR = "pair"
-SEEDS = 1 << 32  # grain's are below
 
 Batch = dict[str, np.ndarray]
 
@@ -73,8 +72,10 @@ class Flow:
             part.check(tokenizer)
         self.shares = source.shares if isinstance(source, Mix) else (1.0,)
         self.lanes, self.of, self.length, self.fraction = lanes, of, length, fraction
-        documents = mixed(self.parts, self.shares, seed, fraction)
-        rows = [_packed(documents[lane::of], length, pack, seed) for lane in lanes]
+        self.pack = pack
+        sources, weights = endless(self.parts, seed, fraction), weighed(self.parts, self.shares)
+        dealt = [mixed(sources, weights, lane, of, seed) for lane in lanes]
+        rows = [_packed(documents, length, pack, seed) for documents in dealt]
         self._data = experimental.ThreadPrefetchIterDataset(
             _Together(rows, lanes), prefetch_buffer_size=AHEAD
         )
@@ -125,16 +126,17 @@ class Flow:
         facts = [part.manifest.content for part in self.parts], self.shares, self.fraction
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
-    def report(self, steps: int) -> str:
-        """Says what so many steps read of each source."""
-        rows = self.of * self.length * steps
+    def report(self, batches: int) -> str:
+        """Says what so many batches read of each source; if padding ends their rows, at most."""
+        pairs = self.of * self.length * batches
+        most = "at most " if self.pack == "fit" else ""
         said = []
         for part, share in zip(self.parts, self.shares, strict=True):
-            tokens = part.manifest.tokens * self.fraction
+            times = share * pairs / (part.manifest.pairs * self.fraction)
             weight = f"{share:.1%} of the tokens, " if len(self.parts) > 1 else ""
             said.append(
                 f"{part.name}: {weight}{part.manifest.documents:,} documents, "
-                f"{part.manifest.tokens:,} tokens, read {share * rows / tokens:.3g} times"
+                f"{part.manifest.tokens:,} tokens, read {most}{times:.3g} times"
             )
         return "; ".join(said)
 
@@ -146,44 +148,6 @@ class Flow:
             if self._state is not None:
                 self._iterator.set_state(self._state)
         return self._iterator
-
-
-def mixed(
-    parts: Sequence[TokenRows], shares: Sequence[float], seed: int, fraction: float = 1.0
-) -> grain.MapDataset:
-    """Returns all documents, without an end, each epoch of each part in an order of its own.
-
-    Args:
-        parts: The sources.
-        shares: Of the tokens; a part of long documents gives fewer of them.
-        seed: Of the order.
-        fraction: Share of each part's documents to use.
-    """
-    endless = []
-    for number, part in enumerate(parts):
-        some = part if fraction == 1 else _Some(part, fraction, seed)
-        documents = grain.MapDataset.source(some).seed((seed + number) % SEEDS)
-        endless.append(documents.shuffle().repeat())
-    if len(endless) == 1:
-        return endless[0]
-    sizes = [part.manifest.tokens / part.manifest.documents for part in parts]
-    weights = [share / size for share, size in zip(shares, sizes, strict=True)]
-    return grain.MapDataset.mix(endless, weights)
-
-
-class _Some(Sequence):
-    """A share of the documents; a smaller one is part of a larger one."""
-
-    def __init__(self, documents: TokenRows, fraction: float, seed: int):
-        order = np.random.default_rng(seed).permutation(len(documents))
-        self.documents = documents
-        self.kept = np.sort(order[: max(1, round(fraction * len(order)))])
-
-    def __len__(self) -> int:
-        return len(self.kept)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.documents[int(self.kept[index])]
 
 
 def _packed(documents: grain.MapDataset, length: int, pack: str, seed: int) -> grain.IterDataset:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from llama_jax.data.catalogue import Rows, Source
+from llama_jax.data.lines import fingerprint
 from llama_jax.data.rows import bounded
 from llama_jax.data.shards import MANIFEST, Manifest, Shard, check_size, sha256
 from llama_jax.data.sources import get
@@ -62,7 +63,7 @@ def prepare(
 
     Raises:
         UserError: If the folder holds other data, is being prepared elsewhere, or cannot be
-            written, or the source cannot be read.
+            written, or the source cannot be read, or has changed since the folder was begun.
     """
     out, workers = Path(out), workers or os.cpu_count() or 1
     rows = source.open()
@@ -74,11 +75,12 @@ def prepare(
             source={"class": type(source).__name__, **_plain(source)},
             field=field,
             rows=len(rows),
+            files=fingerprint(rows.files) if rows.files else None,
             shard_rows=min(MOST, max(LEAST, -(-len(rows) // (PER_WORKER * workers)))),
             version=_version(),
             shards=(),
         )
-        manifest = _begun(out, wanted, say)
+        manifest = _begun(out, wanted, rows.name, say)
         for name, content in files.items():
             _write(out / name, content)
         for draft in out.glob("*.array_record.unfinished"):
@@ -156,7 +158,7 @@ class _Job:
         try:
             for texts in self._texts(rows):
                 for ids in words.encode_all(texts):
-                    document = np.array(bounded(ids, words), self.dtype)
+                    document = bounded(ids, words).astype(self.dtype)
                     if len(document) < 2:  # nothing to predict
                         continue
                     writer.write(document.tobytes())
@@ -236,7 +238,7 @@ def _work(job: _Job) -> Shard:
     return job.make(_here["rows"], _here["words"])
 
 
-def _begun(out: Path, wanted: Manifest, say: Say) -> Manifest:
+def _begun(out: Path, wanted: Manifest, source: str, say: Say) -> Manifest:
     """Returns what is done already, damaged shards left out.
 
     Raises:
@@ -253,6 +255,11 @@ def _begun(out: Path, wanted: Manifest, say: Say) -> Manifest:
                 f"{str(out)!r} was prepared with {name} {old}, not {new}; give the same to go on, "
                 "or another folder."
             )
+    if None not in (found.files, wanted.files) and found.files != wanted.files:
+        raise UserError(
+            f"{source} has changed since {str(out)!r} was prepared from it: as many rows, other "
+            "bytes; restore it to go on, or give another folder."
+        )
     good = []
     for shard in found.shards:
         try:

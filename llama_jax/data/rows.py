@@ -1,5 +1,7 @@
 """What the tasks share: fields and their shapes, framing and padding."""
 
+import sys
+import threading
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -11,8 +13,12 @@ from llama_jax.data.corrupt import Masking, mask_tokens
 from llama_jax.data.sources import Rows
 from llama_jax.text.tokenizer import Tokenizer, Vocabulary
 
+MEMORY = 1 << 28  # bytes of ids that are kept, 67 million of them in long documents
+ENTRY = 256  # bytes that an array and its place in a dict take beside the ids
+
 Fields = dict[str, tuple[tuple[int, ...], str]]  # field -> shape, dtype
 Batch = dict[str, np.ndarray]
+Ids = Sequence[int] | np.ndarray  # of a text
 Make = Callable[[Sequence[int], Sequence[np.random.Generator]], Batch]
 
 
@@ -55,7 +61,7 @@ class Examples:
         return len(self.ids)
 
 
-def pad(texts: Sequence[Sequence[int] | np.ndarray], length: int, fill: int = 0) -> np.ndarray:
+def pad(texts: Sequence[Ids], length: int, fill: int = 0) -> np.ndarray:
     """Stacks texts to int32 [B, length], cut or padded at the end."""
     padded = np.full((len(texts), length), fill, np.int32)
     for row, text in zip(padded, texts, strict=True):
@@ -69,7 +75,7 @@ def framed(ids: Sequence[int], tokenizer: Tokenizer, length: int) -> list[int]:
     return [tokenizer.cls, *ids[: max(0, length - 2)], tokenizer.sep]
 
 
-def text_batch(texts: Sequence[Sequence[int] | np.ndarray], length: int) -> Batch:
+def text_batch(texts: Sequence[Ids], length: int) -> Batch:
     """Returns `text` and `text_valid`."""
     sizes = np.array([len(text) for text in texts])
     return {"text": pad(texts, length), "text_valid": np.arange(length) < sizes[:, None]}
@@ -80,19 +86,24 @@ def text_fields(batch: int, length: int) -> Fields:
     return {"text": ((batch, length), "int32"), "text_valid": ((batch, length), "bool")}
 
 
-def bounded(ids: Sequence[int], tokenizer: Vocabulary) -> list[int]:
-    """Returns `<bos> ids <eos>`; some tokenizers that come with weights add only one of them."""
-    ends = [[] if end is None else [end] for end in (tokenizer.bos, tokenizer.eos)]
-    return [*ends[0], *ids, *ends[1]]
+def bounded(ids: Ids, tokenizer: Vocabulary) -> np.ndarray:
+    """Returns `<bos> ids <eos>`, int32; some tokenizers that come with weights add only one."""
+    begin, end = ([] if id is None else [id] for id in (tokenizer.bos, tokenizer.eos))
+    return np.concatenate([np.asarray(part, np.int32) for part in (begin, ids, end)])
 
 
-def decoder_batch(answers: Sequence[Sequence[int]], length: int, tokenizer: Vocabulary) -> Batch:
+def decoder_batch(answers: Sequence[Ids], length: int, tokenizer: Vocabulary) -> Batch:
     """Returns `decoder_input` (`<bos>` first), `target` (`<eos>` last) and `target_weights`.
 
     An answer that is too long loses its end and its `<eos>`: the model must not learn to stop
     where a text was cut.
     """
-    texts = [bounded(answer, tokenizer)[: length + 1] for answer in answers]
+    return shifted([bounded(answer, tokenizer) for answer in answers], length)
+
+
+def shifted(texts: Sequence[Ids], length: int) -> Batch:
+    """Returns the fields of `decoder_batch` for texts with bounds; of each, length + 1 ids."""
+    texts = [text[: length + 1] for text in texts]
     targets = [text[1:] for text in texts]
     sizes = np.array([len(target) for target in targets])
     return {
@@ -164,20 +175,32 @@ def framed_words(text_T2: np.ndarray, tokenizer: Tokenizer, length: int) -> np.n
 
 
 class Memory:
-    """A function's results by argument; for the few distinct captions, questions and answers."""
+    """The ids that a function gives, by argument, so that no text is tokenised in every epoch.
 
-    def __init__(self, function: Callable[[Any], Any], limit: int = 200_000):
-        """Remembers up to `limit` results of `function`."""
-        self.function, self.limit, self.known = function, limit, {}
+    They are kept as int32: lists of Python's numbers take nine times as much.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], limit: int = MEMORY):
+        """Remembers up to `limit` bytes of what `function` gives: the ids of a text, or a tuple."""
+        self.function, self.limit = function, limit
+        self.known: dict[Any, Any] = {}
+        self.held, self._lock = 0, threading.Lock()
 
     def __call__(self, argument: Any) -> Any:
-        """Returns function(argument)."""
-        result = self.known.get(argument)
-        if result is None:
-            if len(self.known) >= self.limit:
-                self.known = {}
-            result = self.known[argument] = self.function(argument)
-        return result
+        """Returns function(argument), as arrays."""
+        found = self.known.get(argument)
+        if found is None:
+            given = self.function(argument)
+            parts = given if isinstance(given, tuple) else (given,)
+            parts = tuple(np.asarray(ids, np.int32) for ids in parts)
+            found = parts if isinstance(given, tuple) else parts[0]
+            size = sys.getsizeof(argument) + sum(ENTRY + ids.nbytes for ids in parts)
+            with self._lock:  # the loader has several threads
+                if self.held + size > self.limit:
+                    self.known, self.held = {}, 0
+                self.known[argument] = found
+                self.held += size
+        return found
 
 
 def identity(text: str) -> int:

@@ -11,6 +11,7 @@ prepared/kjv/
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ class Manifest:
         source: The source that was read, as JSON.
         field: The field of its rows that held the text; None for "text" or "sentences".
         rows: Its rows.
+        files: Fingerprint of the files that it reads; None if it names none, or in older folders.
         shard_rows: Rows that a shard was made of.
         version: Of llama_jax.
         shards: The files, in the order of the source.
@@ -71,6 +73,7 @@ class Manifest:
     source: Mapping[str, Any]
     field: str | None
     rows: int
+    files: str | None
     shard_rows: int
     version: str
     shards: tuple[Shard, ...]
@@ -78,6 +81,9 @@ class Manifest:
     documents = property(lambda self: sum(shard.documents for shard in self.shards))
     tokens = property(lambda self: sum(shard.tokens for shard in self.shards))
     empty = property(lambda self: sum(shard.empty for shard in self.shards))
+    pairs = property(
+        lambda self: self.tokens - self.documents
+    )  # an id and the next: what rows hold
 
     @property
     def content(self) -> str:
@@ -108,7 +114,7 @@ class Manifest:
                 )
             )
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
+            value = {"files": None} | json.loads(path.read_text(encoding="utf-8"))
             if value["format"] != FORMAT:
                 raise KeyError(value["format"])
             shards = tuple(Shard(**shard) for shard in value["shards"])
@@ -229,7 +235,7 @@ class Mix:
                 f"a mix of {len(self.sources)} sources has {len(self.weights)} weights; expected "
                 "one for each."
             )
-        if min(self.weights) <= 0:
+        if not all(0 < weight < math.inf for weight in self.weights):
             raise UserError(f"weights={self.weights}; expected numbers above 0.")
 
     @property

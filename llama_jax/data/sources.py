@@ -6,6 +6,7 @@ Values are Python and NumPy: text is `str`, images are bytes, a path or an array
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from llama_jax.data.shards import MANIFEST, Mix, Prepared
 from llama_jax.errors import UserError, nearest
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+WEIGHED = re.compile(r"=[^/*?\[]*$")  # "a=3", also "a=x", but not "year=2024/x.txt" or "year=*"
 __all__ = [
     "ImageFolder",
     "JsonLines",
@@ -61,8 +63,8 @@ class JsonLines:
         Raises:
             UserError: If there is no such file; reading a row, if that line is no JSON object.
         """
-        parts = [Pieces(file, lines) for file in found(self.path)]
-        count, locate = joined(parts)
+        files = found(self.path)
+        count, locate = joined([Pieces(file, lines) for file in files])
 
         def read(index: int) -> dict[str, Any]:
             part, at = locate(index)
@@ -79,7 +81,7 @@ class JsonLines:
                 row[self.image] = part.path.parent / row[self.image]
             return row
 
-        return Rows(repr(self.path), count, read)
+        return Rows(repr(self.path), count, read, files)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,14 +102,14 @@ class Parquet:
         Raises:
             UserError: If there is no such file or column, or it is no Parquet.
         """
-        groups = [g for file in found(self.path) for g in row_groups(file, self.columns)]
-        count, locate = joined(groups)
+        files = found(self.path)
+        count, locate = joined([g for file in files for g in row_groups(file, self.columns)])
 
         def read(index: int) -> dict[str, Any]:
             group, at = locate(index)
             return group[at]
 
-        return Rows(repr(self.path), count, read)
+        return Rows(repr(self.path), count, read, files)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +135,7 @@ class PlainText:
             name = f"{part.path.name}:{at}"
             return {"document": name, "text": text, "sentences": split_sentences(text)}
 
-        return Rows(repr(self.path), count, read)
+        return Rows(repr(self.path), count, read, files)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,11 +163,12 @@ class ImageFolder:
                 f"{', '.join(PICTURES)}, in one subfolder a class."
             )
         classes = sorted({name.split("/")[0] for name in names if "/" in name})
-        extra: dict[str, dict[str, Any]] = {}
-        if (root / "captions.jsonl").exists():
-            for row in JsonLines(str(root / "captions.jsonl")).open():
+        known, extra = set(names), {}
+        captions = root / "captions.jsonl"
+        if captions.exists():
+            for row in JsonLines(str(captions)).open():
                 name = str(row.get("file"))
-                if name not in set(names):
+                if name not in known:
                     raise UserError(
                         f"captions.jsonl names {name!r}, which is not in {self.path!r}."
                         + nearest(name, names)
@@ -181,7 +184,7 @@ class ImageFolder:
                 row |= {"label": classes.index(group), "label_name": group}
             return row
 
-        return Rows(repr(self.path), len(files), read)
+        return Rows(repr(self.path), len(files), read, [captions] if captions.exists() else [])
 
 
 def get(row: dict[str, Any], field: str, where: str = "the source") -> Any:
@@ -225,27 +228,50 @@ def written(row: dict[str, Any], field: str | None = None, where: str = "the sou
 def named(text: str) -> Source:
     """Returns the source that a path, a pattern or a name stands for.
 
-    A folder with a manifest is `Prepared`, and several with weights, "a=3,b=1", a `Mix` of them;
-    files that end in .jsonl are `JsonLines`, in .parquet `Parquet`, a folder with pictures is an
-    `ImageFolder`, any other file or folder `PlainText`; what is no path is the name of a `Tfds`
-    data set. The names of ours, "kjv" and "easy_vqa", are never taken for paths.
+    A folder with a manifest is `Prepared`; files that end in .jsonl are `JsonLines`, in .parquet
+    `Parquet`, a folder with pictures is an `ImageFolder`, any other file or folder `PlainText`.
+    What is not there and has weights, "a=3,b=1", is a `Mix` of prepared folders; what is no path is
+    the name of a `Tfds` data set. The names of ours, "kjv" and "easy_vqa", are never taken for
+    paths.
+
+    Raises:
+        UserError: If a part of a mix is no folder with a weight.
     """
     if text in OURS:
         return Tfds(text)
     path = Path(text).expanduser()
     if (path / MANIFEST).exists():
         return Prepared(text)
-    if mixed := re.findall(r"([^=,]+)=([\d.]+)(?:,|$)", text):
-        return Mix(tuple(Prepared(p) for p, _ in mixed), tuple(float(w) for _, w in mixed))
     if suffix(path) == ".jsonl":
         return JsonLines(text)
     if suffix(path) == ".parquet":
         return Parquet(text)
     if path.is_dir() and any(file.suffix.lower() in PICTURES for file in path.rglob("*")):
         return ImageFolder(text)
-    if path.exists() or suffix(path) in (".txt", ".md") or text.startswith((".", "/", "~")):
+    if path.exists() or suffix(path) in (".txt", ".md"):
+        return PlainText(text)
+    if any(map(WEIGHED.search, text.split(","))):
+        return _mix(text)
+    if text.startswith((".", "/", "~")):
         return PlainText(text)
     return Tfds(text)
+
+
+def _mix(text: str) -> Mix:
+    folders, weights = [], []
+    for part in text.split(","):
+        folder, _, weight = (piece.strip() for piece in part.rpartition("="))
+        try:
+            weights.append(float(weight))
+        except ValueError:
+            weights.append(math.nan)
+        if not folder or not 0 < weights[-1] < math.inf:
+            raise UserError(
+                f"{part.strip()!r} in {text!r} is no folder with its weight, and nothing is there "
+                "under this name; expected numbers above 0, e.g. prepared/a=3,prepared/b=0.5."
+            )
+        folders.append(Prepared(folder))
+    return Mix(tuple(folders), tuple(weights))
 
 
 def texts(source: Source) -> Iterator[str]:

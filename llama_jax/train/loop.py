@@ -190,7 +190,7 @@ def _train(
 
     if reached is not None:
         loader.restore(reached)
-    for line in loader.report(run.steps):
+    for line in loader.report(sum(map(run.batches, range(1, run.steps + 1)))):
         log.say(line)
     stop = at_exit.enter_context(graceful())
     step, late, kind = start, None, mesh.devices.flat[0].device_kind

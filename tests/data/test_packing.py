@@ -16,7 +16,7 @@ from llama_jax.data import (
     prepare,
 )
 from llama_jax.data.loader import merged
-from llama_jax.data.packing import mixed
+from llama_jax.data.mixing import endless, mixed, weighed
 from llama_jax.errors import UserError
 from llama_jax.text import Tokenizer
 
@@ -84,7 +84,7 @@ def test_split_rows_are_the_documents_joined_and_cut(folders, words):
     """Against a plain loop over the lane's documents."""
     rows, of, made = 40, 4, loader(folders[0], words)
     batches, flow = take(made, rows), made._flows["text"]
-    documents = mixed(flow.parts, flow.shares, made_key(made))
+    [documents] = endless(flow.parts, made_key(made))
     for lane in range(of):
         joined, begins = [], []
         for row in itertools.islice((documents[i] for i in range(lane, 10**6, of)), 400):
@@ -150,12 +150,13 @@ def test_restoring_moves_a_running_stream_back(folders, words):
 
 @pytest.mark.parametrize("pack", ["split", "fit"])
 def test_any_number_of_processes_makes_the_same_batches_and_may_go_on(folders, words, pack):
-    alone = take(loader(folders[1], words, pack), 9)
-    hosts = [loader(folders[1], words, pack, i, 4) for i in range(4)]
+    mix = Mix(tuple(folders), (2.0, 1.0))
+    alone = take(loader(mix, words, pack), 9)
+    hosts = [loader(mix, words, pack, i, 4) for i in range(4)]
     assert same(join([take(host, 3) for host in hosts]), alone[:3])
     state = json.loads(json.dumps(merged([host.state() for host in hosts])))
     for count in (1, 2):
-        others = [loader(folders[1], words, pack, i, count) for i in range(count)]
+        others = [loader(mix, words, pack, i, count) for i in range(count)]
         for other in others:
             other.restore(state)
         assert same(join([take(other, 6) for other in others]), alone[3:])
@@ -169,7 +170,7 @@ def test_a_share_of_the_state_is_not_enough_for_all(folders, words):
 
 def test_an_epoch_has_every_document_once_and_the_next_another_order(folders):
     rows = folders[0].open()
-    documents = mixed([rows], [1.0], 3)
+    [documents] = endless([rows], 3)
     order = [documents[i]["tokens"].tobytes() for i in range(160)]
     every = sorted(row["tokens"].tobytes() for row in rows)
     assert sorted(order[:80]) == sorted(order[80:]) == every
@@ -180,21 +181,30 @@ def test_a_mix_reads_tokens_by_weight_whatever_the_length_of_documents(folders, 
     parts = [folder.open() for folder in folders]
     of_first = {row["tokens"].tobytes() for row in parts[0]}
     for share in (0.25, 0.8):
-        documents = mixed(parts, [share, 1 - share], 3)
+        documents = mixed(endless(parts, 3), weighed(parts, [share, 1 - share]), 0, 1, 3)
         read = [documents[i]["tokens"] for i in range(1000)]
         first = sum(len(ids) for ids in read if ids.tobytes() in of_first)
         assert abs(first / sum(map(len, read)) - share) < 0.03  # single documents count
-    made = loader(Mix(tuple(folders), (3, 1)), words)
-    [said] = made.report(100)
-    tokens = parts[1].manifest.tokens
-    assert "75.0% of the tokens" in said and f"read {0.25 * 4 * T * 100 / tokens:.3g} times" in said
+
+
+def test_a_report_says_how_often_so_many_batches_read_a_source(folders, words):
+    mix, batches, read = Mix(tuple(folders), (3, 1)), 100, 4 * T * 100
+    [said] = loader(mix, words).report(batches)
+    pairs = mix.sources[1].open().manifest.pairs
+    assert "75.0% of the tokens" in said and f"read {0.25 * read / pairs:.3g} times" in said
+    made = loader(folders[0], words, "fit")
+    [said] = made.report(batches)
+    most = float(said.partition("read at most ")[2].removesuffix(" times"))
+    trained = sum(float(batch["target_weights"].sum()) for batch in take(made, batches))
+    times = trained / folders[0].open().manifest.pairs
+    assert 0.9 * most < times < most
 
 
 def test_a_smaller_fraction_is_part_of_a_larger_one(folders):
     rows = folders[0].open()
 
     def some(fraction):
-        documents = mixed([rows], [1.0], 3, fraction)
+        [documents] = endless([rows], 3, fraction)
         return {documents[i]["tokens"].tobytes() for i in range(200)}
 
     assert some(0.1) < some(0.5) < some(1.0)
@@ -230,8 +240,9 @@ def test_what_only_packed_streams_can_do_is_refused_elsewhere(folders, words):
         LanguageModel(T, pack="fitt")
     with pytest.raises(UserError, match="2 sources has 1 weights"):
         Mix(tuple(folders), (1,))
-    with pytest.raises(UserError, match="expected numbers above 0"):
-        Mix(tuple(folders), (1, 0))
+    for weight in (0, float("nan"), float("inf")):
+        with pytest.raises(UserError, match="expected numbers above 0"):
+            Mix(tuple(folders), (1, weight))
 
 
 def test_a_damaged_shard_stops_a_running_stream_by_name(folders, words, tmp_path):

@@ -3,7 +3,18 @@ import shutil
 
 import pytest
 
-from llama_jax.data import JsonLines, LanguageModel, Loader, Prepared, Stream, prepare, sources
+from llama_jax.data import (
+    JsonLines,
+    LanguageModel,
+    Loader,
+    Parquet,
+    PlainText,
+    Prepared,
+    Stream,
+    lines,
+    prepare,
+    sources,
+)
 from llama_jax.errors import UserError
 from llama_jax.text import Tokenizer
 from llama_jax.text.digest import digest
@@ -145,6 +156,85 @@ def test_a_folder_of_other_data_is_left_alone(source, words, copy, tmp_path):
     with pytest.raises(UserError, match="was prepared with tokenizer"):
         make(source, copy, Tokenizer.train(TEXTS, 310))
     assert {p.name: p.read_bytes() for p in copy.iterdir()} == before
+
+
+def write_jsonl(path, texts):
+    path.write_text("\n".join(json.dumps({"text": text}) for text in texts))
+
+
+def write_plain(path, texts):
+    path.write_text("\n\n".join(texts))
+
+
+def write_parquet(path, texts):
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"text": texts}), path, row_group_size=7)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "write"),
+    [
+        (JsonLines, "x.jsonl", write_jsonl),
+        (PlainText, "x.txt", write_plain),
+        (Parquet, "x.parquet", write_parquet),
+    ],
+)
+def test_a_source_that_has_changed_is_refused_though_it_has_as_many_rows(
+    words, tmp_path, monkeypatch, kind, name, write
+):
+    path, source = tmp_path / name, kind(str(tmp_path / name))
+    write(path, TEXTS)
+    whole = make(source, tmp_path / "whole", words)
+    make_shard = prepare._Job.make
+
+    def stop_at_the_fourth(job, *args):
+        if job.start == 30:
+            raise KeyboardInterrupt
+        return make_shard(job, *args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(prepare._Job, "make", stop_at_the_fourth)
+        make(source, tmp_path / "begun", words)
+    write(path, [text.replace("land", "sand") for text in TEXTS])
+    for place in ("whole", "begun"):
+        before = {p.name: p.read_bytes() for p in (tmp_path / place).iterdir()}
+        said = f"{name}' has changed since '.*{place}' was prepared from it.*restore it"
+        with pytest.raises(UserError, match=said):
+            make(source, tmp_path / place, words)
+        assert {p.name: p.read_bytes() for p in (tmp_path / place).iterdir()} == before
+    write(path, TEXTS)  # at another time, which is no change
+    assert make(source, tmp_path / "begun", words) == whole
+
+
+def test_a_folder_that_was_prepared_before_files_were_noted_is_gone_on_with(source, words, copy):
+    manifest = json.loads((copy / "manifest.json").read_text())
+    assert manifest.pop("files")
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    assert len(Prepared(str(copy)).open()) == 60
+    assert make(source, copy, words).files is None
+
+
+@pytest.mark.parametrize(
+    ("size", "seen"), [(12, [*range(12)]), (40, [0, 1, 2, 3, 18, 19, 20, 21, 36, 37, 38, 39])]
+)
+def test_a_fingerprint_sees_all_of_a_small_file_and_pieces_of_a_large_one(
+    tmp_path, monkeypatch, size, seen
+):
+    monkeypatch.setattr(lines, "PIECE", 4)
+    monkeypatch.setattr(lines, "PIECES", 3)
+
+    def fingerprint(*contents):
+        files = [tmp_path / f"{i}" for i in range(len(contents))]
+        for file, content in zip(files, contents, strict=True):
+            file.write_bytes(content)
+        return lines.fingerprint(files)
+
+    data = bytes(size)
+    changed = [data[:at] + b"x" + data[at + 1 :] for at in range(size)]
+    assert [at for at in range(size) if fingerprint(changed[at]) != fingerprint(data)] == seen
+    assert fingerprint(data, b"ab") != fingerprint(data + b"a", b"b") != fingerprint(data)
 
 
 def test_rows_without_text_are_counted_and_a_source_without_any_is_refused(tmp_path, words):

@@ -238,3 +238,32 @@ def test_a_name_stands_for_patterns_tables_and_mixes(tmp_path, monkeypatch):
     assert named("x.parquet") == Parquet("x.parquet")
     assert named("books/*.txt.zst") == PlainText("books/*.txt.zst")
     assert named("a/b=3,c=0.5") == Mix((Prepared("a/b"), Prepared("c")), (3, 0.5))
+    assert named(" a=1e-3 , b = 1") == Mix((Prepared("a"), Prepared("b")), (1e-3, 1))
+    assert named("year=2024/*.parquet") == Parquet("year=2024/*.parquet")
+    (tmp_path / "corpus/year=2024").mkdir(parents=True)
+    assert named("corpus/year=2024") == PlainText("corpus/year=2024")
+    assert named("corpus/lang=de.jsonl") == JsonLines("corpus/lang=de.jsonl")
+    assert named("/corpus/a=3,~/b=1") == Mix((Prepared("/corpus/a"), Prepared("~/b")), (3, 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("a=3,b", "'b'"),
+        ("a,b=1", "'a'"),
+        ("a=3,b=-1", "'b=-1'"),
+        ("a=3, b=0", "'b=0'"),
+        ("a=3,b=1,", "''"),
+        ("a=three,b=1", "'a=three'"),
+        ("a=3,=1", "'=1'"),
+        ("a=nan,b=1", "'a=nan'"),
+        ("a=inf", "'a=inf'"),
+        ("a=", "'a='"),
+        ("corpus/lang=de", "'corpus/lang=de'"),
+    ],
+)
+def test_no_part_of_a_mix_is_left_out_in_silence(text, part):
+    with pytest.raises(
+        UserError, match=f"^{part} in .* is no folder with its weight, .*expected numbers"
+    ):
+        named(text)

@@ -248,8 +248,30 @@ def test_a_lone_document_begins_anew_where_it_wraps_round(tmp_path):
 
 
 def test_unpacked_rows_are_one_document_each(chapters, tokenizer):
-    b = first_batch(chapters, LanguageModel(32, packed=False), tokenizer, 4)
-    assert "segments" not in b and (b["decoder_input"][:, 0] == tokenizer.bos).all()
+    stream = Stream(chapters, LanguageModel(32, packed=False), 4)
+    assert "segments" not in first_batch(chapters, stream.task, tokenizer, 4)
+    rows = chapters.open()
+    for b in one_pass(stream, tokenizer):
+        for index, given in zip(b["id"].tolist(), b["decoder_input"].tolist(), strict=True):
+            text = " ".join(rows[index]["sentences"])
+            assert given == [tokenizer.bos, *tokenizer.encode(text)][:32]
+
+
+@pytest.mark.parametrize("spare", [0, 1, 3])
+def test_pieces_of_a_document_begin_and_end_as_it_does_and_nowhere_else(tmp_path, tokenizer, spare):
+    (tmp_path / "t.txt").write_text("the sea and the land")
+    source, t = PlainText(str(tmp_path / "t.txt")), tokenizer
+    whole = [t.bos, *t.encode("the sea and the land"), t.eos]
+    length = len(whole) - 1 - spare
+    loader = Loader({"x": Stream(source, LanguageModel(length, packed=False), 8)}, t)
+    found = set()
+    for step in range(8):
+        b = loader.batch(step)["x"]
+        for given, target in zip(b["decoder_input"].tolist(), b["target"].tolist(), strict=True):
+            assert given[1:] == target[:-1]
+            found.add((*given, target[-1]))
+        assert (b["target_weights"] == 1).all()
+    assert found == {tuple(whole[at : at + length + 1]) for at in range(spare + 1)}
 
 
 def test_denoising_rows_are_full_and_hide_a_span_for_each_sentinel(chapters, tokenizer):

@@ -47,6 +47,14 @@ def test_a_stopped_run_over_packed_data_ends_with_the_same_bits(folder, text, tm
     assert len(losses(tmp_path / "whole")) == 10
 
 
+def test_a_run_says_how_often_its_growing_batches_read_the_data(folder, text, tmp_path, capsys):
+    run = run_of(folder, text, pack="split", steps=3, growth=((1, 2),))
+    train(run, tmp_path)
+    assert run.data["text"].batch == 8 and run.data["text"].task.length == 16
+    times = 0.75 * (1 + 2 + 2) * 8 * 16 / Prepared(str(folder)).open().manifest.pairs
+    assert f"read {times:.3g} times; " in capsys.readouterr().err
+
+
 def test_a_run_does_not_go_on_over_other_documents(folder, text, tmp_path):
     run = run_of(folder, text, steps=1)
     train(run, tmp_path / "run", progress=False)

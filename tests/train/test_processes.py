@@ -77,6 +77,19 @@ def test_rows_must_differ_between_parts_and_agree_within_one(two):
         check_divided(batch, 0)
 
 
+def test_the_same_rows_under_other_numbers_are_the_same_rows(two):
+    """Rows of packed streams are numbered by their place in the batch of all processes."""
+    here, there = (
+        {"ids": np.arange(6).reshape(3, 2), "id": np.arange(3) + first} for first in (0, 3)
+    )
+    says = {"part": 1, "rows": {"text": processes._digest(there)}}
+    two.says = {"value": says, "error": None}
+    with pytest.raises(Together, match="'text': processes 0 and 1 read the same rows"):
+        check_divided({"text": here}, 0)
+    alike = {"ids": np.zeros((3, 2)), "id": np.arange(3)}
+    assert processes._digest(alike) is None
+
+
 class Device(NamedTuple):
     process_index: int
     id: int
