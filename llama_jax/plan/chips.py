@@ -27,6 +27,7 @@ class Chip:
       efficiency: share of the peak that matrix products reach inside a train step, all that is
         not a product or a network included; the one constant of a family, chosen beside published
         figures (`experiments/plan_published.py` has the errors that it leaves).
+      tile: rows and columns of its matrix unit, which smaller products leave idle; 1 of a GPU.
       wraps: a torus axis of so many chips, or a multiple, is closed to a ring; 0: no torus.
       local: chips of one host.
     """
@@ -38,6 +39,7 @@ class Chip:
     link: float
     dcn: float
     efficiency: float
+    tile: int
     wraps: int
     local: int
 
@@ -47,6 +49,10 @@ class Chip:
         found = peak(self.kind)
         assert found is not None, self.kind
         return found
+
+    def filled(self, head_dim: int) -> float:
+        """The share of its matrix unit that attention fills: both its products have a side H."""
+        return min(head_dim / self.tile, 1.0)
 
     @property
     def gpu(self) -> bool:
@@ -61,14 +67,14 @@ OVERLAP = 0.9
 
 CHIPS: dict[str, Chip] = {
     # The compilers leave 15.75, 31.25 and 95.74 GiB to a program.
-    "v5e": Chip("v5e", "TPU v5 lite", 15.75 * GIB, 819e9, 45e9, 6.25e9, 0.74, 16, 4),
-    "v5p": Chip("v5p", "TPU v5", 95.74 * GIB, 2765e9, 90e9, 6.25e9, 0.74, 4, 4),
-    "v6e": Chip("v6e", "TPU v6 lite", 31.25 * GIB, 1640e9, 90e9, 12.5e9, 0.50, 16, 4),
+    "v5e": Chip("v5e", "TPU v5 lite", 15.75 * GIB, 819e9, 45e9, 6.25e9, 0.74, 128, 16, 4),
+    "v5p": Chip("v5p", "TPU v5", 95.74 * GIB, 2765e9, 90e9, 6.25e9, 0.74, 128, 4, 4),
+    "v6e": Chip("v6e", "TPU v6 lite", 31.25 * GIB, 1640e9, 90e9, 12.5e9, 0.50, 256, 16, 4),
     # 92 % of the memory, as XLA_PYTHON_CLIENT_MEM_FRACTION in the launch line says.
     "h100": Chip(
-        "h100", "NVIDIA H100 80GB HBM3", 0.92 * 84978434048, 3352e9, 370e9, 50e9, 0.45, 0, 8
+        "h100", "NVIDIA H100 80GB HBM3", 0.92 * 84978434048, 3352e9, 370e9, 50e9, 0.45, 1, 0, 8
     ),
     "a100": Chip(
-        "a100", "NVIDIA A100-SXM4-80GB", 0.92 * 85174714368, 2039e9, 240e9, 25e9, 0.50, 0, 8
+        "a100", "NVIDIA A100-SXM4-80GB", 0.92 * 85174714368, 2039e9, 240e9, 25e9, 0.50, 1, 0, 8
     ),
 }

@@ -1,6 +1,7 @@
 """Seconds of a step from what it computes, moves and sends: a roofline of one chip.
 
-    products   FLOPs of the jaxpr, loops and recomputation counted / (peak x efficiency)
+    products   FLOPs of the jaxpr, loops and recomputation counted / (peak x efficiency),
+               those of attention divided by the share of the matrix unit that heads fill too
     memory     weights, moments and activations that must pass through HBM / bandwidth
     network    every collective of the compiled program, alone on its links
     step     = max(products, memory) + update + what of the network nothing hides
@@ -13,6 +14,7 @@ errors are no prediction's; and the share of the network that is hidden, assumed
 from dataclasses import dataclass
 
 from llama_jax.plan.chips import OVERLAP, Chip
+from llama_jax.train.flops import Work
 
 # Mesh axes whose collectives carry weights and their gradients.
 OF_WEIGHTS = frozenset({"data", "fsdp", "stage"})
@@ -80,7 +82,8 @@ class Cost:
 
 def of(
     chip: Chip,
-    work: float,
+    work: Work,
+    head_dim: int,
     model: float,
     tokens: float,
     parameters: float,
@@ -92,17 +95,19 @@ def of(
     Args:
       chip: which.
       work: FLOPs done, with what is computed again.
+      head_dim: H of attention's heads.
       model: FLOPs of the model.
       tokens: of a step.
       parameters: that it keeps and updates.
       moved: bytes through HBM in the passes.
       sent: what it sends.
     """
-    products = work / (chip.flops * chip.efficiency)
+    idle = work.attention * (1 / chip.filled(head_dim) - 1)
+    products = (work.total + idle) / (chip.flops * chip.efficiency)
     memory = moved / chip.bandwidth
     update = UPDATE * parameters / chip.bandwidth
     hidden = min(OVERLAP * sent.weights, max(products, memory))
     network = sent.weights + sent.activations
     return Cost(
-        products, memory, update, network, network - hidden, work, model, tokens, chip.flops
+        products, memory, update, network, network - hidden, work.total, model, tokens, chip.flops
     )

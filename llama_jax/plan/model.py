@@ -16,6 +16,7 @@ import numpy as np
 from llama_jax.axes import Rules, weight_sharding, weight_spec
 from llama_jax.config import Run, children
 from llama_jax.errors import UserError
+from llama_jax.layers.attention import Attention
 from llama_jax.models.decoder import DecoderLM
 from llama_jax.plan import network
 from llama_jax.plan.cost import Cost, Sent, of
@@ -29,6 +30,7 @@ from llama_jax.plan.program import (
     total_rows,
 )
 from llama_jax.plan.topology import Topology
+from llama_jax.train.flops import Work
 from llama_jax.train.optimizer import path_name
 
 HALF, WHOLE = 2, 4  # bytes of bfloat16 and float32
@@ -75,7 +77,7 @@ class Shapes:
     weights: tuple[Weight, ...]
     moments: float
     update: float
-    row: dict[str, float]
+    row: dict[str, Work]
     model: float
     tokens: float
     least: int
@@ -89,7 +91,8 @@ class Shapes:
         step, n = Step.of(one, jax.devices("cpu")[:1]), total_rows(one)
         steps = {r: dataclasses.replace(step, run=changed(one, remat=r)) for r in remats}
         update = step.update_work()
-        row = {remat: (other.work() - update) / n for remat, other in steps.items()}
+        work = {remat: other.work() for remat, other in steps.items()}
+        row = {r: Work((all - update) / n, part / n) for r, (all, part) in work.items()}
         stored = {}
         if not isinstance(run.model, DecoderLM):
             whole = dataclasses.replace(step, run=changed(one, remat="none"))
@@ -211,7 +214,8 @@ class Layout:
             "gathered": HALF * self.gathered / max(layers, 1),
         }
         again = 1 if remat in ("none", "dots") else 2
-        work = (shapes.row[remat] * rows + shapes.update) / chips
+        total, part = shapes.row[remat]
+        work = Work((total * rows + shapes.update) / chips, part * rows / chips)
         # Weights are gathered for each pass over a layer, gradients summed once.
         passes = (1 + again) * HALF * self.gathered
         weights = self.seconds("all-gather", passes, "fsdp")
@@ -227,6 +231,7 @@ class Layout:
         cost = of(
             self.topology.chip,
             work,
+            head_dim(shapes.run.model),
             shapes.model * rows / chips,
             shapes.tokens * rows / chips,
             self.held,
@@ -239,6 +244,13 @@ class Layout:
 def model_width(model: Any) -> int:
     """The width D of a model, which all its parts share."""
     return next(part.width for part in children(model).values() if hasattr(part, "width"))
+
+
+def head_dim(model: Any) -> int:
+    """The smallest H of its attention."""
+    blocks = [block for stack in stacks(model).values() for block in stack.pattern]
+    parts = [part for block in blocks for part in children(block).values()]
+    return min(part.head_dim for part in parts if isinstance(part, Attention))
 
 
 def elements(block: Any, width: float, tensor: int) -> dict[str, float]:

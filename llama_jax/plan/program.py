@@ -24,7 +24,7 @@ from llama_jax.models.decoder import DecoderLM
 from llama_jax.objectives.base import losses
 from llama_jax.plan.environment import quiet
 from llama_jax.plan.hlo import Collective, collectives
-from llama_jax.train.flops import counted, model_flops
+from llama_jax.train.flops import Work, counted, model_flops, work
 from llama_jax.train.load import build
 from llama_jax.train.state import Plan, plan
 from llama_jax.train.step import bind, check_rows, initializer, make_train_step
@@ -207,11 +207,11 @@ class Step:
         }
         return step, batch
 
-    def work(self) -> float:
+    def work(self) -> Work:
         """FLOPs of the step of all devices, with what is computed again."""
         step, batch = self._parts()
         with using(self.mesh, self.run.rules):
-            return counted(step, self.layout.abstract, batch)
+            return work(step, self.layout.abstract, batch)
 
     def update_work(self) -> float:
         """FLOPs of it that do not depend on the rows: the optimizer's (Muon has products)."""

@@ -10,10 +10,11 @@ from llama_jax.plan import network
 from llama_jax.plan.candidates import SURELY, TRIED, frugal, guesses, name
 from llama_jax.plan.chips import GIB
 from llama_jax.plan.cost import OF_WEIGHTS, Cost, Sent, of
-from llama_jax.plan.model import Guess, Shapes
+from llama_jax.plan.model import Guess, Shapes, head_dim
 from llama_jax.plan.program import QUICK, Compiled, Step, TooBig, changed, shared
 from llama_jax.plan.refusals import biggest, instead, nothing, too_big
 from llama_jax.plan.topology import Topology
+from llama_jax.train.flops import Work
 
 TRIES = 4  # candidates compiled before giving up
 
@@ -84,8 +85,10 @@ def evaluate(
     sent = weigh(topology, step.mesh, compiled)
     old = guess.cost
     moved, held = old.memory * topology.chip.bandwidth, compiled.weights / 4
-    work = step.work() / topology.chips
-    cost = of(topology.chip, work, old.model, old.tokens, held, moved, sent)
+    total, part = step.work()
+    work = Work(total / topology.chips, part / topology.chips)
+    heads = head_dim(run.model)
+    cost = of(topology.chip, work, heads, old.model, old.tokens, held, moved, sent)
     return Plan(run, guess.mesh, guess.remat, guess.rows, compiled, hbm, cost)
 
 

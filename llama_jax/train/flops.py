@@ -16,15 +16,19 @@ arXiv:2204.02311, appendix B; there attention is counted in full).
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from llama_jax.axes import make_mesh, using
 from llama_jax.kernels import counted as stand_in
+
+# What an operation adds to [all, those of attention].
+NONE, ALL, OF_ATTENTION = np.array([0.0, 0.0]), np.array([1.0, 0.0]), np.array([1.0, 1.0])
 
 
 def of_step(
@@ -66,6 +70,18 @@ def model_flops(loss: Callable[..., Any], *args: Any) -> float:
     return 3 * counted(loss, *args, what="model")
 
 
+class Work(NamedTuple):
+    """FLOPs of a program, of all devices together.
+
+    Attributes:
+      total: all of them.
+      attention: of attention's two products (five, backward), which are in `total`.
+    """
+
+    total: float
+    attention: float
+
+
 def counted(fn: Callable[..., Any], *args: Any, what: stand_in.What = "work") -> float:
     """FLOPs of `fn(*args)`, of all devices together; nothing is computed.
 
@@ -77,10 +93,16 @@ def counted(fn: Callable[..., Any], *args: Any, what: stand_in.What = "work") ->
     Raises:
       UnknownError: a `while` loop with products in it, for nobody knows how often it runs.
     """
+    return work(fn, *args, what=what).total
+
+
+def work(fn: Callable[..., Any], *args: Any, what: stand_in.What = "work") -> Work:
+    """As `counted`, attention apart."""
     with stand_in.counting(what):
         # A function of its own: jax must not find in its cache what was traced without counting.
         closed = jax.make_jaxpr(lambda *args: fn(*args))(*args)
-    return _of(_used(closed.jaxpr))
+    total, attention = _of(_used(closed.jaxpr)).tolist()
+    return Work(total, attention)
 
 
 def _used(jaxpr: Jaxpr) -> Jaxpr:
@@ -88,33 +110,34 @@ def _used(jaxpr: Jaxpr) -> Jaxpr:
     return dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
 
 
-def _of(jaxpr: Jaxpr) -> float:
-    return math.fsum(_equation(eqn) for eqn in jaxpr.eqns)
+def _of(jaxpr: Jaxpr) -> np.ndarray:
+    """[2]: all, and those of attention."""
+    return sum((_equation(eqn) for eqn in jaxpr.eqns), NONE)
 
 
-def _equation(eqn: Any) -> float:
+def _equation(eqn: Any) -> np.ndarray:
     name, params = eqn.primitive.name, eqn.params
     if name in ("dot_general", "conv_general_dilated", "ragged_dot_general"):
-        return _PRODUCTS[name](eqn)
+        return _PRODUCTS[name](eqn) * ALL
     called = params.get("name")
     if isinstance(called, str) and called.startswith(stand_in.NAME + "_"):
-        return stand_in.cost(called, eqn.invars[0].aval)
+        return stand_in.cost(called, eqn.invars[0].aval) * OF_ATTENTION
     if name == "pallas_call":
         return _pallas(params)
     inner = [_of(part) for part in _inside(params)]
     if name == "scan":
-        return params["length"] * sum(inner)
+        return params["length"] * sum(inner, NONE)
     if name == "cond":  # the dearest branch
-        return max(inner, default=0)
-    if name == "while" and sum(inner):
+        return max(inner, key=lambda branch: branch[0], default=NONE)
+    if name == "while" and any(part[0] for part in inner):
         raise UnknownError(
             "a `while` loop with matrix products: how often it runs is not known before it does; "
             "use a scan or a fori_loop with fixed bounds"
         )
     if name == "shard_map":  # its body has the shapes of one device
         axes = params["newly_manual_axes"]
-        return sum(inner) * math.prod(params["mesh"].shape[axis] for axis in axes)
-    return sum(inner)
+        return sum(inner, NONE) * math.prod(params["mesh"].shape[axis] for axis in axes)
+    return sum(inner, NONE)
 
 
 def _inside(params: dict[str, Any]) -> list[Jaxpr]:
@@ -129,12 +152,12 @@ def _inside(params: dict[str, Any]) -> list[Jaxpr]:
     return found
 
 
-def _pallas(params: dict[str, Any]) -> float:
+def _pallas(params: dict[str, Any]) -> np.ndarray:
     estimate = params.get("cost_estimate")
     if estimate is not None:
-        return float(estimate.flops)
+        return estimate.flops * ALL
     steps = math.prod(params["grid_mapping"].grid)
-    return steps * sum(_of(part) for part in _inside(params))
+    return steps * sum((_of(part) for part in _inside(params)), NONE)
 
 
 def _dot(eqn: Any) -> float:

@@ -20,13 +20,14 @@ from llama_jax.plan.refusals import likeness
 from llama_jax.plan.report import launch, told
 from llama_jax.plan.search import Plan, search
 from llama_jax.plan.topology import parse
+from llama_jax.train.flops import Work
 from llama_jax.train.optimizer import Muon
 
 
 def guess(rate, rows=8, remat="block", **mesh):
     chip = CHIPS["v5e"]
     work = chip.flops * chip.efficiency
-    cost = of(chip, work, work, rate, 0.0, 0.0, Sent(0.0, 0.0, 0.0))
+    cost = of(chip, Work(work, 0.0), 128, work, rate, 0.0, 0.0, Sent(0.0, 0.0, 0.0))
     return Guess({"data": 1} | mesh, remat, rows, {"weights": 1.0}, cost)
 
 
@@ -144,6 +145,7 @@ def test_an_optimizer_with_products_of_its_own_and_an_average_of_the_weights_are
     plain, more = (Shapes.of(run, ("none",)) for run in (tiny, muon))
     assert plain.update == 0 < more.update
     assert more.row["none"] == pytest.approx(plain.row["none"])
+    assert 0 < plain.row["none"].attention < plain.row["none"].total
     assert plain.moments == pytest.approx(2, rel=0.01)
     with_average = Shapes.of(dataclasses.replace(tiny, ema=0.99), ("none",))
     assert with_average.moments == pytest.approx(3, rel=0.01)

@@ -4,13 +4,16 @@ import pytest
 
 from llama_jax.plan.chips import CHIPS, OVERLAP
 from llama_jax.plan.cost import UPDATE, Sent, of
+from llama_jax.train.flops import Work
 
 CHIP = CHIPS["v5p"]
+H = 64
 SECOND = CHIP.flops * CHIP.efficiency  # FLOPs that take one
 
 
-def cost(work=SECOND, moved=0.0, weights=0.0, activations=0.0):
-    return of(CHIP, work, work / 2, 1000.0, 1e9, moved, Sent(weights, activations, 0.0))
+def cost(work=SECOND, moved=0.0, weights=0.0, activations=0.0, attention=0.0):
+    sent = Sent(weights, activations, 0.0)
+    return of(CHIP, Work(work, attention), H, work / 2, 1000.0, 1e9, moved, sent)
 
 
 def test_products_alone_take_their_time_and_the_update_its_own():
@@ -31,3 +34,8 @@ def test_gathers_of_weights_hide_behind_products_and_sums_of_activations_do_not(
     assert cost(activations=0.5).exposed == pytest.approx(0.5)
     # No more can be hidden than there is to hide it behind.
     assert cost(weights=3.0).exposed == pytest.approx(3.0 - 1)
+
+
+def test_heads_that_fill_half_of_the_matrix_unit_take_attention_twice_as_long():
+    assert cost(attention=SECOND / 4).products == pytest.approx(1 + 1 / 4)
+    assert [CHIPS[name].filled(128) for name in ("v5p", "v6e", "h100")] == [1.0, 0.5, 1.0]

@@ -8,7 +8,7 @@ from llama_jax import presets
 from llama_jax.kernels import Mask, attention
 from llama_jax.kernels.counted import counting, pairs
 from llama_jax.objectives.base import losses
-from llama_jax.train.flops import counted, model_flops
+from llama_jax.train.flops import counted, model_flops, work
 from llama_jax.train.load import build
 from llama_jax.train.step import bind, initializer
 
@@ -87,6 +87,7 @@ def test_attention_counts_alike_whichever_backend_computes_it(backend):
         return jnp.sum(out(*args))
 
     assert counted(jax.grad(loss, (0, 1, 2)), q, k, k) == 3.5 * forward
+    assert work(lambda q, k, w: out(q, k, k) @ w, q, k, f32(q.shape[-1], 3)).attention == forward
     again = jax.checkpoint(lambda *args: jnp.sum(jnp.sin(out(*args))))
     assert counted(jax.value_and_grad(again, (0, 1, 2)), q, k, k) == 4.5 * forward
 
