@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_jax.errors import UserError, nearest
+from llama_jax.errors import Stopped, UserError, nearest
 from llama_jax.generate.commands import add as commands_of_weights
 from llama_jax.plan.command import add as plan_command
 from llama_jax.verify.command import add as verify_command
@@ -37,9 +37,16 @@ LARGE_PAGES = "glibc.malloc.hugetlb=1"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0 done, 1 a failed check, 2 a mistake, 130 interrupted."""
+    """Runs the command line.
+
+    Returns:
+      0 done, 1 a failed check, 2 a mistake, 130 interrupted; of training that a signal ended, with
+      its state saved, 128 and the signal's number: `train ... && eval ...` must not go on.
+    """
     try:
         return _main(sys.argv[1:] if argv is None else list(argv))
+    except Stopped as stopped:  # training has said so
+        return stopped.status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -224,7 +231,9 @@ def _train(args: argparse.Namespace) -> None:
     with member(cluster) if args.distributed else contextlib.nullcontext():
         from llama_jax.train.loop import train
 
-        train(run, args.run_dir, None, not args.quiet, profile, args.wandb)
+        result = train(run, args.run_dir, None, not args.quiet, profile, args.wandb)
+    if result.stopped:
+        raise Stopped(result.stopped)
 
 
 def _prepare(args: argparse.Namespace) -> None:

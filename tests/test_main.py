@@ -13,7 +13,7 @@ import pytest
 from llama_jax import presets
 from llama_jax.__main__ import main
 from llama_jax.data import JsonLines
-from llama_jax.errors import UserError
+from llama_jax.errors import Stopped, UserError
 from tests.train.tiny import write_text
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +35,12 @@ def trained(monkeypatch):
     """Collects the runs that would be trained."""
     runs = []
     loop = importlib.import_module("llama_jax.train.loop")
-    monkeypatch.setattr(loop, "train", lambda run, place, *rest: runs.append((run, place)))
+
+    def train(run, place, *rest):
+        runs.append((run, place))
+        return loop.Result(place, 0, {}, {}, 0, 0.0)
+
+    monkeypatch.setattr(loop, "train", train)
     return runs
 
 
@@ -138,6 +143,8 @@ def failing(error):
     [
         (UserError("a\nb"), 2, "llama-jax: a b\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
+        (Stopped("SIGINT"), 130, ""),
+        (Stopped("SIGTERM"), 143, ""),
         (ModuleNotFoundError("no", name="easy_vqa.x"), 2, "pip install 'llama-jax[demo]'"),
         (ModuleNotFoundError("no", name="some_thing"), 2, "pip install some-thing"),
     ],
@@ -172,7 +179,7 @@ def test_the_doctor_names_versions_devices_and_data(capsys):
     assert "large pages: " in out or sys.platform != "linux"
 
 
-def test_sigterm_in_the_middle_is_status_0_and_the_run_goes_on(tiny, tmp_path):
+def test_sigterm_in_the_middle_is_status_143_and_the_run_goes_on(tiny, tmp_path):
     place = tmp_path / "run"
     code = (
         "import sys; from llama_jax import presets; from llama_jax.__main__ import main\n"
@@ -190,9 +197,21 @@ def test_sigterm_in_the_middle_is_status_0_and_the_run_goes_on(tiny, tmp_path):
     assert main(args) == 2
     os.kill(child.pid, signal.SIGTERM)
     _, err = child.communicate(timeout=60)
-    assert child.returncode == 0
+    assert child.returncode == 128 + signal.SIGTERM
     assert "SIGTERM: saved step" in err and "give the same command to go on" in err
     assert any(path.name.isdigit() for path in (place / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_command_whose_training_was_stopped_does_not_count_as_done(
+    tiny, monkeypatch, tmp_path, name
+):
+    loop = importlib.import_module("llama_jax.train.loop")
+    result = loop.Result(tmp_path, 3, {}, {}, 0, 0.0, stopped=name)
+    monkeypatch.setattr(loop, "train", lambda *rest: result)
+    assert main(["train", tiny, "--run-dir", str(tmp_path)]) == 128 + signal.Signals[name]
+    monkeypatch.setattr("llama_jax.demo.train", lambda *rest: result)
+    assert main(["demo", "--run-dir", str(tmp_path)]) == 128 + signal.Signals[name]
 
 
 def test_a_mesh_goes_by_its_name_and_then_by_its_sizes(tiny, trained, capsys):
