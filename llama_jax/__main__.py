@@ -228,6 +228,8 @@ def _train(args: argparse.Namespace) -> None:
     if cluster != Cluster() and not args.distributed:
         raise UserError("options of several processes without --distributed; add it")
     profile = Profile.parse(args.profile) if args.profile else None
+    if profile and profile.start > run.steps:
+        raise UserError(f"profile {args.profile!r}: there are {run.steps} steps; give earlier ones")
     with member(cluster) if args.distributed else contextlib.nullcontext():
         from llama_jax.train.loop import train
 
@@ -290,20 +292,32 @@ def _override(run: "Run", args: list[str]) -> "Run":
 
     import tyro
 
-    known = [f"--{path}" for path, _ in _leaves(run)]
-    for arg in args:
+    leaves = {f"--{path}": value for path, value in _leaves(run)}
+    known = list(leaves)
+    for arg, after in zip(args, [*args[1:], ""], strict=True):
         name = arg.partition("=")[0].replace("-", "_").replace("__", "--", 1)
         if arg.startswith("--") and name not in known and f"--{name[5:]}" not in known:
+            inner = [path for path in known if path.startswith(f"{name}.")]
+            if inner:
+                value = arg.partition("=")[2] or after
+                value = "NAME" if value.startswith("--") or not value else value
+                raise UserError(
+                    f"{name} has parts, such as {inner[0]}; to replace all of it: "
+                    f"--set {name[2:]}={value}"
+                )
             raise UserError(f"unknown option {arg.partition('=')[0]!r}.{nearest(name, known)}")
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
             return tyro.cli(type(run), default=run, args=args, config=(tyro.conf.AvoidSubcommands,))
     except SystemExit:
-        # Tyro draws a box; the one line that says what is wrong is taken out of it.
+        # Tyro draws a box of a title, what is wrong, and help; each ends with a line.
         words = re.sub(r"\x1b\[[0-9;]*m|[^\x20-\x7e]", " ", said.getvalue())
-        line = re.search(r"Error parsing (.*?)\s*(-{9,}|$)", " ".join(words.split()))
-        raise UserError(line[1] if line else words) from None
+        line = re.split(r"-{9,}", " ".join(words.split()))[1:2] or [words]
+        reason = line[0].strip().removeprefix("Error parsing ").partition(" Got errors:")[0]
+        if missing := re.match(r"Missing value for argument '(--.*?)'", reason):
+            reason = f"{missing[1]} has no value; the preset's is {leaves.get(missing[1])!r}"
+        raise UserError(reason) from None
     except ValueError as error:
         raise UserError(str(error)) from None
 

@@ -76,7 +76,33 @@ def test_help_answers_at_once_and_imports_no_jax():
             ["train", "tiny_text", "--run-dir", "x", "--optimizer.rat", "1"],
             "unknown option '--optimizer.rat'. Did you mean '--optimizer.rate'?",
         ),
-        (["train", "tiny_text", "--run-dir", "x", "--optimizer.rate", "fast"], "optimizer.rate"),
+        (
+            ["train", "tiny_text", "--run-dir", "x", "--optimizer.rate", "fast"],
+            "llama-jax: --optimizer.rate: could not convert string to float: 'fast'\n",
+        ),
+        (
+            ["train", "tiny_text", "--run-dir", "x", "--optimizer.rate"],
+            "llama-jax: --optimizer.rate has no value; the preset's is 0.01\n",
+        ),
+        (
+            ["train", "tiny_text", "--run-dir", "x", "--optimizer.rate", "1", "word"],
+            "llama-jax: Unrecognized options: word\n",
+        ),
+        (
+            ["train", "tiny_text", "--run-dir", "x", "--optimizer", "muon"],
+            "--optimizer has parts, such as --optimizer.rate; to replace all of it: "
+            "--set optimizer=muon",
+        ),
+        (["train", "tiny_text", "--run-dir", "x", "--optimizer.rate", "-1"], "rate=-1.0: give 0"),
+        (["train", "tiny_text", "--run-dir", "x", "--ema", "hello"], "['hello'].\n"),
+        (
+            ["train", "tiny_text", "--run-dir", "x", "--steps", "2", "--profile", "5:9"],
+            "profile '5:9': there are 2 steps",
+        ),
+        (
+            ["train", "tiny_text", "--run-dir", "x", "--distributed", "--join-timeout", "0"],
+            "a join timeout of 0 s: expected 1 or more",
+        ),
         (["train", "tiny_text", "--run-dir", "x", "--set", "seed"], "has no '='"),
         (["train", "tiny_text", "--run-dir", "x", "--mesh", "fdsp"], "Did you mean 'fsdp'?"),
         (["train", "tiny_text", "--run-dir", "x", "--mesh.stag", "2"], "'--mesh.stage'?"),
