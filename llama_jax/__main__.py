@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,19 @@ def _main(argv: list[str]) -> int:
     if not os.environ.get("LLAMA_JAX_DEBUG"):
         # Orbax writes pages of tracebacks there before our one line.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
+        logging.getLogger("jax._src.xla_bridge").addFilter(_in_one_line)
     return args.run(args) or 0
+
+
+def _in_one_line(record: logging.LogRecord) -> bool:
+    """Says why a plugin of jax does not start, such as CUDA's without cuDNN; not its traceback."""
+    error = record.exc_info and record.exc_info[1]
+    if not error:
+        return True
+    reason = str(error).strip().partition("\n")[0]
+    plugin = record.args[0] if isinstance(record.args, tuple) and record.args else "a plugin of jax"
+    print(f"llama-jax: {plugin} does not start ({reason}); going on without it", file=sys.stderr)
+    return False
 
 
 def _one_command(argv: list[str]) -> list[str]:
@@ -230,12 +242,29 @@ def _train(args: argparse.Namespace) -> None:
     profile = Profile.parse(args.profile) if args.profile else None
     if profile and profile.start > run.steps:
         raise UserError(f"profile {args.profile!r}: there are {run.steps} steps; give earlier ones")
-    with member(cluster) if args.distributed else contextlib.nullcontext():
+    with contextlib.ExitStack() as joined:
+        if args.distributed:
+            joined.enter_context(_stdout_as_stderr())
+            joined.enter_context(member(cluster))
         from llama_jax.train.loop import train
 
         result = train(run, args.run_dir, None, not args.quiet, profile, args.wandb)
     if result.stopped:
         raise Stopped(result.stopped)
+
+
+@contextlib.contextmanager
+def _stdout_as_stderr() -> Iterator[None]:
+    """For what Gloo, which joins processes on CPUs, prints from C++; training prints nothing."""
+    sys.stdout.flush()
+    before = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(before, 1)
+        os.close(before)
 
 
 def _prepare(args: argparse.Namespace) -> None:

@@ -1,6 +1,8 @@
+import contextlib
 import dataclasses
 import importlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -190,6 +192,42 @@ def test_a_traceback_is_shown_if_asked_for_and_for_bugs(monkeypatch):
     monkeypatch.setenv("LLAMA_JAX_DEBUG", "1")
     with pytest.raises(UserError):
         main(["presets"])
+
+
+def test_a_plugin_of_jax_that_does_not_start_is_one_line(monkeypatch, capsys):
+    log = logging.getLogger("jax._src.xla_bridge")
+    monkeypatch.setattr(log, "filters", [])
+    monkeypatch.delenv("LLAMA_JAX_DEBUG", raising=False)
+    assert main(["presets"]) == 0
+    try:
+        raise RuntimeError("Unable to load cuDNN. Is it installed?\nTraceback")
+    except RuntimeError:
+        log.exception("Exception when calling %s.initialize()", "jax_plugins.xla_cuda13")
+    assert capsys.readouterr().err == (
+        "llama-jax: jax_plugins.xla_cuda13 does not start (Unable to load cuDNN. Is it "
+        "installed?); going on without it\n"
+    )
+    record = logging.LogRecord(log.name, logging.WARNING, "", 0, "a GPU may be here", (), None)
+    assert log.filter(record)  # what has no traceback stays as it is
+    monkeypatch.setattr(log, "filters", [])
+    monkeypatch.setenv("LLAMA_JAX_DEBUG", "1")
+    assert main(["presets"]) == 0 and not log.filters
+
+
+def test_what_libraries_print_among_several_processes_is_no_output(
+    tiny, trained, monkeypatch, capfd
+):
+    cluster = importlib.import_module("llama_jax.train.cluster")
+
+    @contextlib.contextmanager
+    def member(cluster):
+        os.write(1, b"[Gloo] Rank 0 is connected\n")
+        yield
+
+    monkeypatch.setattr(cluster, "member", member)
+    assert main(["train", tiny, "--run-dir", "x", "--distributed", "--steps", "2"]) == 0
+    os.write(1, b"after\n")
+    assert capfd.readouterr() == ("after\n", "[Gloo] Rank 0 is connected\n")
 
 
 def test_presets_are_listed_with_a_line_each(capsys):
