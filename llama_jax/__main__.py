@@ -316,25 +316,14 @@ def _override(run: "Run", args: list[str]) -> "Run":
     """Applies options such as `--optimizer.rate 3e-4`, typed and checked by tyro."""
     if not args:
         return run
-    import contextlib
     import io
 
     import tyro
 
     leaves = {f"--{path}": value for path, value in _leaves(run)}
-    known = list(leaves)
     for arg, after in zip(args, [*args[1:], ""], strict=True):
-        name = arg.partition("=")[0].replace("-", "_").replace("__", "--", 1)
-        if arg.startswith("--") and name not in known and f"--{name[5:]}" not in known:
-            inner = [path for path in known if path.startswith(f"{name}.")]
-            if inner:
-                value = arg.partition("=")[2] or after
-                value = "NAME" if value.startswith("--") or not value else value
-                raise UserError(
-                    f"{name} has parts, such as {inner[0]}; to replace all of it: "
-                    f"--set {name[2:]}={value}"
-                )
-            raise UserError(f"unknown option {arg.partition('=')[0]!r}.{nearest(name, known)}")
+        if arg.startswith("--"):
+            _check_option(arg, after, leaves)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
@@ -343,12 +332,34 @@ def _override(run: "Run", args: list[str]) -> "Run":
         # Tyro draws a box of a title, what is wrong, and help; each ends with a line.
         words = re.sub(r"\x1b\[[0-9;]*m|[^\x20-\x7e]", " ", said.getvalue())
         line = re.split(r"-{9,}", " ".join(words.split()))[1:2] or [words]
-        reason = line[0].strip().removeprefix("Error parsing ").partition(" Got errors:")[0]
+        reason = line[0].strip().removeprefix("Error parsing ").removeprefix("Run: ")
+        reason = reason.partition(" Got errors:")[0]
         if missing := re.match(r"Missing value for argument '(--.*?)'", reason):
-            reason = f"{missing[1]} has no value; the preset's is {leaves.get(missing[1])!r}"
+            value = leaves.get(_underscored(missing[1]))
+            reason = f"{missing[1]} has no value; the preset's is {value!r}"
         raise UserError(reason) from None
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def _underscored(option: str) -> str:
+    return "--" + option[2:].replace("-", "_")
+
+
+def _check_option(arg: str, after: str, leaves: dict[str, Any]) -> None:
+    """Checks that an option, "--path" or "--path=value", is one of a plain value."""
+    option, _, value = arg.partition("=")
+    name = _underscored(option)
+    # Tyro has --no-strict beside --strict.
+    if name in leaves or f"--{name.removeprefix('--no_')}" in leaves:
+        return
+    parts = [path for path in leaves if path.startswith(f"{name}.")]
+    if not parts:
+        raise UserError(f"unknown option {option!r}.{nearest(name, leaves)}")
+    value = value or ("NAME" if after.startswith("--") or not after else after)
+    raise UserError(
+        f"{option} has parts, such as {parts[0]}; to replace all of it: --set {name[2:]}={value}"
+    )
 
 
 def _leaves(config: Any, path: str = "") -> list[tuple[str, Any]]:

@@ -263,6 +263,9 @@ def _fits(value: Any, hint: Any) -> bool:
     kind = origin or hint
     if kind in PLAIN:
         return type(value) is kind or (kind is float and type(value) is int)
+    if kind is tuple and type(value) is tuple:
+        each = inner[:1] * len(value) if inner[1:] == (...,) else inner
+        return all(map(_fits, value, each))
     made_of_parts = kind in (tuple, dict) or dataclasses.is_dataclass(kind)
     return not (made_of_parts and type(value) in PLAIN)
 

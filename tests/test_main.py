@@ -98,6 +98,10 @@ def test_help_answers_at_once_and_imports_no_jax():
         (["train", "tiny_text", "--run-dir", "x", "--optimizer.rate", "-1"], "rate=-1.0: give 0"),
         (["train", "tiny_text", "--run-dir", "x", "--ema", "hello"], "['hello'].\n"),
         (
+            ["train", "tiny_text", "--run-dir", "x", "--dtype", "fp8"],
+            "llama-jax: dtype='fp8': give",
+        ),
+        (
             ["train", "tiny_text", "--run-dir", "x", "--steps", "2", "--profile", "5:9"],
             "profile '5:9': there are 2 steps",
         ),
