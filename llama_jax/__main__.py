@@ -10,11 +10,11 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_jax.errors import UserError, nearest
+from llama_jax.errors import Stopped, UserError, nearest
 from llama_jax.generate.commands import add as commands_of_weights
 from llama_jax.plan.command import add as plan_command
 from llama_jax.verify.command import add as verify_command
@@ -37,9 +37,16 @@ LARGE_PAGES = "glibc.malloc.hugetlb=1"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0 done, 1 a failed check, 2 a mistake, 130 interrupted."""
+    """Runs the command line.
+
+    Returns:
+      0 done, 1 a failed check, 2 a mistake, 130 interrupted; of training that a signal ended, with
+      its state saved, 128 and the signal's number: `train ... && eval ...` must not go on.
+    """
     try:
         return _main(sys.argv[1:] if argv is None else list(argv))
+    except Stopped as stopped:  # training has said so
+        return stopped.status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -67,7 +74,19 @@ def _main(argv: list[str]) -> int:
     if not os.environ.get("LLAMA_JAX_DEBUG"):
         # Orbax writes pages of tracebacks there before our one line.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
+        logging.getLogger("jax._src.xla_bridge").addFilter(_in_one_line)
     return args.run(args) or 0
+
+
+def _in_one_line(record: logging.LogRecord) -> bool:
+    """Says why a plugin of jax does not start, such as CUDA's without cuDNN; not its traceback."""
+    error = record.exc_info and record.exc_info[1]
+    if not error:
+        return True
+    reason = str(error).strip().partition("\n")[0]
+    plugin = record.args[0] if isinstance(record.args, tuple) and record.args else "a plugin of jax"
+    print(f"llama-jax: {plugin} does not start ({reason}); going on without it", file=sys.stderr)
+    return False
 
 
 def _one_command(argv: list[str]) -> list[str]:
@@ -221,10 +240,31 @@ def _train(args: argparse.Namespace) -> None:
     if cluster != Cluster() and not args.distributed:
         raise UserError("options of several processes without --distributed; add it")
     profile = Profile.parse(args.profile) if args.profile else None
-    with member(cluster) if args.distributed else contextlib.nullcontext():
+    if profile and profile.start > run.steps:
+        raise UserError(f"profile {args.profile!r}: there are {run.steps} steps; give earlier ones")
+    with contextlib.ExitStack() as joined:
+        if args.distributed:
+            joined.enter_context(_stdout_as_stderr())
+            joined.enter_context(member(cluster))
         from llama_jax.train.loop import train
 
-        train(run, args.run_dir, None, not args.quiet, profile, args.wandb)
+        result = train(run, args.run_dir, None, not args.quiet, profile, args.wandb)
+    if result.stopped:
+        raise Stopped(result.stopped)
+
+
+@contextlib.contextmanager
+def _stdout_as_stderr() -> Iterator[None]:
+    """For what Gloo, which joins processes on CPUs, prints from C++; training prints nothing."""
+    sys.stdout.flush()
+    before = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(before, 1)
+        os.close(before)
 
 
 def _prepare(args: argparse.Namespace) -> None:
@@ -276,27 +316,50 @@ def _override(run: "Run", args: list[str]) -> "Run":
     """Applies options such as `--optimizer.rate 3e-4`, typed and checked by tyro."""
     if not args:
         return run
-    import contextlib
     import io
 
     import tyro
 
-    known = [f"--{path}" for path, _ in _leaves(run)]
-    for arg in args:
-        name = arg.partition("=")[0].replace("-", "_").replace("__", "--", 1)
-        if arg.startswith("--") and name not in known and f"--{name[5:]}" not in known:
-            raise UserError(f"unknown option {arg.partition('=')[0]!r}.{nearest(name, known)}")
+    leaves = {f"--{path}": value for path, value in _leaves(run)}
+    for arg, after in zip(args, [*args[1:], ""], strict=True):
+        if arg.startswith("--"):
+            _check_option(arg, after, leaves)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
             return tyro.cli(type(run), default=run, args=args, config=(tyro.conf.AvoidSubcommands,))
     except SystemExit:
-        # Tyro draws a box; the one line that says what is wrong is taken out of it.
+        # Tyro draws a box of a title, what is wrong, and help; each ends with a line.
         words = re.sub(r"\x1b\[[0-9;]*m|[^\x20-\x7e]", " ", said.getvalue())
-        line = re.search(r"Error parsing (.*?)\s*(-{9,}|$)", " ".join(words.split()))
-        raise UserError(line[1] if line else words) from None
+        line = re.split(r"-{9,}", " ".join(words.split()))[1:2] or [words]
+        reason = line[0].strip().removeprefix("Error parsing ").removeprefix("Run: ")
+        reason = reason.partition(" Got errors:")[0]
+        if missing := re.match(r"Missing value for argument '(--.*?)'", reason):
+            value = leaves.get(_underscored(missing[1]))
+            reason = f"{missing[1]} has no value; the preset's is {value!r}"
+        raise UserError(reason) from None
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def _underscored(option: str) -> str:
+    return "--" + option[2:].replace("-", "_")
+
+
+def _check_option(arg: str, after: str, leaves: dict[str, Any]) -> None:
+    """Checks that an option, "--path" or "--path=value", is one of a plain value."""
+    option, _, value = arg.partition("=")
+    name = _underscored(option)
+    # Tyro has --no-strict beside --strict.
+    if name in leaves or f"--{name.removeprefix('--no_')}" in leaves:
+        return
+    parts = [path for path in leaves if path.startswith(f"{name}.")]
+    if not parts:
+        raise UserError(f"unknown option {option!r}.{nearest(name, leaves)}")
+    value = value or ("NAME" if after.startswith("--") or not after else after)
+    raise UserError(
+        f"{option} has parts, such as {parts[0]}; to replace all of it: --set {name[2:]}={value}"
+    )
 
 
 def _leaves(config: Any, path: str = "") -> list[tuple[str, Any]]:

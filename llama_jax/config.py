@@ -12,13 +12,16 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from llama_jax.axes import FSDP_TENSOR, Rules, make_mesh
 from llama_jax.errors import UserError, nearest
 from llama_jax.train.optimizer import AdamW, Optimizer, Schedule
 from llama_jax.train.optimizer import named as optimizer_named
 
+DTYPES = ("float32", "bfloat16")
+PLAIN = (bool, int, float, str, NoneType)  # values without parts
 # Goes up when an older run.json can no longer be read; a new field with a default is no reason.
 VERSION = 1
 
@@ -158,6 +161,8 @@ class Run:
         }.items():
             if getattr(self, name) < least:
                 raise UserError(f"{name}={getattr(self, name)}: give {least} or more")
+        if self.dtype not in DTYPES:
+            raise UserError(f"dtype={self.dtype!r}: give {' or '.join(DTYPES)}")
         stages = [*self.growth]
         if stages != sorted(set(stages)) or any(len(s) != 2 or min(s) < 1 for s in stages):
             raise UserError(
@@ -211,14 +216,58 @@ def _edit(here: Any, parts: list[str], value: Any, path: str) -> Any:
             f"{', '.join(inside) or 'no fields'}." + nearest(part, inside)
         )
     new = _edit(inside[part], rest, value, path)
+    if not rest:
+        _check_declared(here, part, new, path)
     if isinstance(here, Mapping):
         return {**here, part: new}
     if isinstance(here, tuple):
         return here[: int(part)] + (new,) + here[int(part) + 1 :]
     try:
         return dataclasses.replace(here, **{part: new})
-    except ValueError as error:
-        raise UserError(f"{path}={value!r}: {error}") from None
+    except (ValueError, TypeError) as error:
+        name, said = path.rpartition(".")[2], str(error)
+        if said.startswith(f"{name}="):  # the check of its own class says all but where
+            raise UserError(path.removesuffix(name) + said) from None
+        raise UserError(f"{path}={value!r}: {said}") from None
+
+
+def _check_declared(config: Any, name: str, value: Any, path: str) -> None:
+    """Checks a value against what the field is declared as, as far as that is plain."""
+    if not dataclasses.is_dataclass(config):
+        return
+    try:
+        hint = get_type_hints(type(config)).get(name, Any)
+    except NameError:  # declared by a name for type checkers alone
+        return
+    if _fits(value, hint):
+        return
+    if get_origin(hint) is Literal:
+        choices = get_args(hint)
+        raise UserError(
+            f"{path}={value!r} is not one of {', '.join(choices)}.{nearest(str(value), choices)}"
+        )
+    what = str(hint) if get_origin(hint) else hint.__name__
+    raise UserError(
+        f"{path}={value!r} is of type {type(value).__name__}; {what} was expected, e.g. "
+        f"{getattr(config, name)!r}"
+    )
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a declared type; where that cannot be told, it is."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, one) for one in inner)
+    if origin is Literal:
+        return value in inner
+    kind = origin or hint
+    if kind in PLAIN:
+        return type(value) is kind or (kind is float and type(value) is int)
+    if kind is tuple and type(value) is tuple:
+        each = inner[:1] * len(value) if inner[1:] == (...,) else inner
+        return all(map(_fits, value, each))
+    made_of_parts = kind in (tuple, dict) or dataclasses.is_dataclass(kind)
+    return not (made_of_parts and type(value) in PLAIN)
 
 
 def children(config: Any) -> dict[str, Any]:

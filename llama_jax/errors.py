@@ -1,6 +1,10 @@
-"""Errors that a user can cause: one line that says what came, what was expected, what to try."""
+"""Ends that a user can cause: a mistake, or a signal.
+
+A mistake is one line that says what came, what was expected, what to try.
+"""
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -16,3 +20,16 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 
 class FormatError(UserError):
     """A file that is not what it should be: the message names it and what is wrong."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal told training to end; what it had done is saved.
+
+    Args:
+      name: of the signal, e.g. "SIGTERM".
+    """
+
+    def __init__(self, name: str):
+        super().__init__(name)
+        # As a shell says it of a process that a signal ended: 130 for SIGINT, 143 for SIGTERM.
+        self.status = 128 + signal.Signals[name]

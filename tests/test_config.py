@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -55,12 +56,49 @@ def test_edit_takes_a_string_for_a_source_or_a_tokenizer():
         ("optimizer.schedule", "wsdd", "unknown schedule 'wsdd'.*Did you mean 'wsd'"),
         ("objectives.lm", "lm", r"'lm' is of type str; a value such as Goal\(\.\.\.\)"),
         ("growth", ((5, 2), (3, 4)), r"growth=\(\(5, 2\), \(3, 4\)\): give \(step, times\)"),
-        ("ema", 1.0, "ema=1.0: give a decay between 0 and 1"),
+        (
+            "growth",
+            ((1, "x"),),
+            r"^growth=\(\(1, 'x'\),\) is of .* tuple\[tuple\[int, int\], ...\]",
+        ),
+        ("growth", (1, 2), r"^growth=\(1, 2\) is of type tuple"),
+        ("data.text.sizes.0", "x", "^data.text.sizes.0='x' is of type str; int was expected"),
+        ("optimizer.groups", ((1,),), r"^optimizer.groups=\(\(1,\),\): group 1: path and letters"),
+        ("optimizer.groups", (("*", "x"),), r"^optimizer.groups=\(\('\*', 'x'\),\): "),
+        ("growth", 3, "growth=3 is of type int; tuple was expected"),
+        ("ema", 1.0, "^ema=1.0: give a decay between 0 and 1"),
+        ("ema", "hello", r"^ema='hello' is of type str; float \| None was expected, e.g. None"),
+        ("steps", None, "^steps=None is of type NoneType; int was expected, e.g. 1000"),
+        ("steps", -3, "^steps=-3: give 0 or more"),
+        ("dtype", "float23", "^dtype='float23': give float32 or bfloat16"),
+        ("optimizer.clip", "no", "^optimizer.clip='no' is of type str"),
+        ("optimizer.clip", -1, "^optimizer.clip=-1.0: give more than 0"),
+        ("optimizer.rate", -1, "^optimizer.rate=-1.0: give 0 or more"),
+        ("optimizer.rate", math.nan, "^optimizer.rate=nan: give 0 or more"),
+        ("optimizer.b2", 1.5, "^optimizer.b2=1.5: give a number from 0 to 1"),
+        ("optimizer.schedule.warmup", -5, "^optimizer.schedule.warmup=-5: give 0 or more"),
+        ("optimizer.schedule.floor", 2, "^optimizer.schedule.floor=2.0: give a number from 0 to 1"),
+        ("optimizer.schedule", None, "^optimizer.schedule=None is of type NoneType"),
+        ("init_from", 3, r"^init_from=3 is of type int; str \| None was expected"),
     ],
 )
 def test_edit_says_what_is_wrong(run, path, value, message):
     with pytest.raises(UserError, match=message):
         edit(run, path, value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("repeats", 0, r"^model.decoder.stack.repeats=0: give 1 or more"),
+        ("pattern", (), r"^model.decoder.stack.pattern=\(\): give at least one block"),
+        ("remat", "blok", r"remat='blok' is not one of none, block, .* Did you mean 'block'"),
+        ("bias", "x", r"^model.decoder.stack.bias='x' is of type str"),
+    ],
+)
+def test_a_stack_without_layers_is_refused_before_anything_is_made(path, value, message):
+    with pytest.raises(UserError, match=message):
+        edit(presets.get("tiny_decoder"), f"model.decoder.stack.{path}", value)
 
 
 def test_a_run_survives_json(run):

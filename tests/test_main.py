@@ -1,6 +1,8 @@
+import contextlib
 import dataclasses
 import importlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -13,7 +15,7 @@ import pytest
 from llama_jax import presets
 from llama_jax.__main__ import main
 from llama_jax.data import JsonLines
-from llama_jax.errors import UserError
+from llama_jax.errors import Stopped, UserError
 from tests.train.tiny import write_text
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +37,12 @@ def trained(monkeypatch):
     """Collects the runs that would be trained."""
     runs = []
     loop = importlib.import_module("llama_jax.train.loop")
-    monkeypatch.setattr(loop, "train", lambda run, place, *rest: runs.append((run, place)))
+
+    def train(run, place, *rest):
+        runs.append((run, place))
+        return loop.Result(place, 0, {}, {}, 0, 0.0)
+
+    monkeypatch.setattr(loop, "train", train)
     return runs
 
 
@@ -71,7 +78,37 @@ def test_help_answers_at_once_and_imports_no_jax():
             ["train", "tiny_text", "--run-dir", "x", "--optimizer.rat", "1"],
             "unknown option '--optimizer.rat'. Did you mean '--optimizer.rate'?",
         ),
-        (["train", "tiny_text", "--run-dir", "x", "--optimizer.rate", "fast"], "optimizer.rate"),
+        (
+            ["train", "tiny_text", "--run-dir", "x", "--optimizer.rate", "fast"],
+            "llama-jax: --optimizer.rate: could not convert string to float: 'fast'\n",
+        ),
+        (
+            ["train", "tiny_text", "--run-dir", "x", "--optimizer.rate"],
+            "llama-jax: --optimizer.rate has no value; the preset's is 0.01\n",
+        ),
+        (
+            ["train", "tiny_text", "--run-dir", "x", "--optimizer.rate", "1", "word"],
+            "llama-jax: Unrecognized options: word\n",
+        ),
+        (
+            ["train", "tiny_text", "--run-dir", "x", "--optimizer", "muon"],
+            "--optimizer has parts, such as --optimizer.rate; to replace all of it: "
+            "--set optimizer=muon",
+        ),
+        (["train", "tiny_text", "--run-dir", "x", "--optimizer.rate", "-1"], "rate=-1.0: give 0"),
+        (["train", "tiny_text", "--run-dir", "x", "--ema", "hello"], "['hello'].\n"),
+        (
+            ["train", "tiny_text", "--run-dir", "x", "--dtype", "fp8"],
+            "llama-jax: dtype='fp8': give",
+        ),
+        (
+            ["train", "tiny_text", "--run-dir", "x", "--steps", "2", "--profile", "5:9"],
+            "profile '5:9': there are 2 steps",
+        ),
+        (
+            ["train", "tiny_text", "--run-dir", "x", "--distributed", "--join-timeout", "0"],
+            "a join timeout of 0 s: expected 1 or more",
+        ),
         (["train", "tiny_text", "--run-dir", "x", "--set", "seed"], "has no '='"),
         (["train", "tiny_text", "--run-dir", "x", "--mesh", "fdsp"], "Did you mean 'fsdp'?"),
         (["train", "tiny_text", "--run-dir", "x", "--mesh.stag", "2"], "'--mesh.stage'?"),
@@ -138,6 +175,8 @@ def failing(error):
     [
         (UserError("a\nb"), 2, "llama-jax: a b\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
+        (Stopped("SIGINT"), 130, ""),
+        (Stopped("SIGTERM"), 143, ""),
         (ModuleNotFoundError("no", name="easy_vqa.x"), 2, "pip install 'llama-jax[demo]'"),
         (ModuleNotFoundError("no", name="some_thing"), 2, "pip install some-thing"),
     ],
@@ -159,6 +198,42 @@ def test_a_traceback_is_shown_if_asked_for_and_for_bugs(monkeypatch):
         main(["presets"])
 
 
+def test_a_plugin_of_jax_that_does_not_start_is_one_line(monkeypatch, capsys):
+    log = logging.getLogger("jax._src.xla_bridge")
+    monkeypatch.setattr(log, "filters", [])
+    monkeypatch.delenv("LLAMA_JAX_DEBUG", raising=False)
+    assert main(["presets"]) == 0
+    try:
+        raise RuntimeError("Unable to load cuDNN. Is it installed?\nTraceback")
+    except RuntimeError:
+        log.exception("Exception when calling %s.initialize()", "jax_plugins.xla_cuda13")
+    assert capsys.readouterr().err == (
+        "llama-jax: jax_plugins.xla_cuda13 does not start (Unable to load cuDNN. Is it "
+        "installed?); going on without it\n"
+    )
+    record = logging.LogRecord(log.name, logging.WARNING, "", 0, "a GPU may be here", (), None)
+    assert log.filter(record)  # what has no traceback stays as it is
+    monkeypatch.setattr(log, "filters", [])
+    monkeypatch.setenv("LLAMA_JAX_DEBUG", "1")
+    assert main(["presets"]) == 0 and not log.filters
+
+
+def test_what_libraries_print_among_several_processes_is_no_output(
+    tiny, trained, monkeypatch, capfd
+):
+    cluster = importlib.import_module("llama_jax.train.cluster")
+
+    @contextlib.contextmanager
+    def member(cluster):
+        os.write(1, b"[Gloo] Rank 0 is connected\n")
+        yield
+
+    monkeypatch.setattr(cluster, "member", member)
+    assert main(["train", tiny, "--run-dir", "x", "--distributed", "--steps", "2"]) == 0
+    os.write(1, b"after\n")
+    assert capfd.readouterr() == ("after\n", "[Gloo] Rank 0 is connected\n")
+
+
 def test_presets_are_listed_with_a_line_each(capsys):
     assert main(["presets"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -172,7 +247,7 @@ def test_the_doctor_names_versions_devices_and_data(capsys):
     assert "large pages: " in out or sys.platform != "linux"
 
 
-def test_sigterm_in_the_middle_is_status_0_and_the_run_goes_on(tiny, tmp_path):
+def test_sigterm_in_the_middle_is_status_143_and_the_run_goes_on(tiny, tmp_path):
     place = tmp_path / "run"
     code = (
         "import sys; from llama_jax import presets; from llama_jax.__main__ import main\n"
@@ -190,9 +265,21 @@ def test_sigterm_in_the_middle_is_status_0_and_the_run_goes_on(tiny, tmp_path):
     assert main(args) == 2
     os.kill(child.pid, signal.SIGTERM)
     _, err = child.communicate(timeout=60)
-    assert child.returncode == 0
+    assert child.returncode == 128 + signal.SIGTERM
     assert "SIGTERM: saved step" in err and "give the same command to go on" in err
     assert any(path.name.isdigit() for path in (place / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_command_whose_training_was_stopped_does_not_count_as_done(
+    tiny, monkeypatch, tmp_path, name
+):
+    loop = importlib.import_module("llama_jax.train.loop")
+    result = loop.Result(tmp_path, 3, {}, {}, 0, 0.0, stopped=name)
+    monkeypatch.setattr(loop, "train", lambda *rest: result)
+    assert main(["train", tiny, "--run-dir", str(tmp_path)]) == 128 + signal.Signals[name]
+    monkeypatch.setattr("llama_jax.demo.train", lambda *rest: result)
+    assert main(["demo", "--run-dir", str(tmp_path)]) == 128 + signal.Signals[name]
 
 
 def test_a_mesh_goes_by_its_name_and_then_by_its_sizes(tiny, trained, capsys):

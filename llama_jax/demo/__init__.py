@@ -15,6 +15,7 @@ from pathlib import Path
 
 from llama_jax import presets
 from llama_jax.config import Run
+from llama_jax.errors import Stopped
 from llama_jax.evals import Row, evaluate, show
 from llama_jax.train.checkpoint import saved_steps
 from llama_jax.train.console import duration
@@ -40,7 +41,7 @@ def main(
 
     Raises:
       UserError: anything that the user can mend; nothing saved before is lost.
-      KeyboardInterrupt: training was told to stop; it has saved its state.
+      Stopped: training was told to stop; it has saved its state.
     """
     from llama_jax.demo.report import next_steps, write_report
 
@@ -79,7 +80,7 @@ def _train(run: Run, place: Path) -> None:
         return
     result = train(run, place)
     if result.stopped:
-        raise KeyboardInterrupt
+        raise Stopped(result.stopped)
     print(f"     {result.step} steps in {duration(result.seconds)}, in {place}")
 
 

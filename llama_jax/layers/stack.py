@@ -51,6 +51,10 @@ class Stack:
     saved: tuple[str, ...] = ("attention",)
 
     def __post_init__(self):
+        if not self.pattern:
+            raise UserError("pattern=(): give at least one block")
+        if self.repeats < 1:
+            raise UserError(f"repeats={self.repeats}: give 1 or more")
         if self.remat not in get_args(Remat):
             raise UserError(
                 f"remat={self.remat!r} is not one of {', '.join(get_args(Remat))}."

@@ -57,12 +57,15 @@ class Cluster:
             raise UserError(
                 f"process id {self.process} of {self.processes}: they are counted from 0"
             )
+        for name, seconds in {"join": self.timeout, "heartbeat": self.heartbeat}.items():
+            if seconds is not None and seconds < 1:
+                raise UserError(f"a {name} timeout of {seconds} s: expected 1 or more")
 
     def completed(self) -> "Cluster":
         """With what is None taken from the environment, and the time-outs from here.
 
         Raises:
-          UserError: a variable that is no number.
+          UserError: a variable that is no number, or none that can be.
         """
         found = {}
         for field, variable in ENVIRONMENT.items():
@@ -73,6 +76,7 @@ class Cluster:
                 raise UserError(f"{variable}={text!r}: expected a whole number")
             found[field] = text if field == "coordinator" else int(text)
         full = replace(self, **found)
+        # Neither is 0 here: that is refused above.
         return replace(full, timeout=full.timeout or 300, heartbeat=full.heartbeat or 100)
 
 

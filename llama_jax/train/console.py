@@ -29,12 +29,9 @@ class Console:
         if self._bar is not None:
             self._bar.update(0, completed=step, note=line)
         elif self._show:
-            left = (self._steps - step) * (values["seconds_per_step"] or 0)
-            print(
-                f"step {step}/{self._steps}  {line}  left {duration(left)}",
-                file=sys.stderr,
-                flush=True,
-            )
+            pace = values["seconds_per_step"]  # None until a step was measured
+            left = f"  left {duration((self._steps - step) * pace)}" if pace else ""
+            print(f"step {step}/{self._steps}  {line}{left}", file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
         """A line for people."""

@@ -23,7 +23,7 @@ from llama_jax.train.parameters import (
     path_name,
     scale_by_group,
 )
-from llama_jax.train.schedules import WSD, Constant, Cosine, Linear, Schedule
+from llama_jax.train.schedules import WSD, Constant, Cosine, Linear, Schedule, check_limits
 
 __all__ = [
     "SGD",
@@ -63,6 +63,7 @@ class Optimizer:
     groups: tuple[Group, ...] = ()
 
     def __post_init__(self):
+        check_limits(self)
         if self.clip is not None and not self.clip > 0:
             raise UserError(f"clip={self.clip}: give more than 0, or None not to clip")
         given: tuple[Any, ...] = self.groups

@@ -38,6 +38,10 @@ class Group:
     letters: str = ""
 
     def __post_init__(self):
+        if not (isinstance(self.path, str) and isinstance(self.letters, str)):
+            raise UserError(
+                f"group {self.path!r}: path and letters are texts, e.g. ('text/*', 0.1)"
+            )
         if not self.rate >= 0:
             raise UserError(f"group {self.path!r}: rate={self.rate}; give 0 (frozen) or more")
 

@@ -1,5 +1,6 @@
 """`--profile 10:13`: a trace of these steps for XProf or TensorBoard's profile tab."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import jax
 
 from llama_jax.errors import UserError
+from llama_jax.train.processes import first
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,12 @@ class Tracer:
 
     def __init__(self, profile: Profile | None, place: Path, say: Callable[[str], None]):
         self._profile, self._place, self._say = profile, place, say
-        self._on = False
+        self._on = self._written = False
+        self._first = self._last = 0  # of the steps that this call did
 
     def before(self, step: int) -> None:
         """To be called before a step is dispatched."""
+        self._first, self._last = self._first or step, step
         if self._profile and self._profile.start <= step < self._profile.stop and not self._on:
             jax.profiler.start_trace(str(self._place))
             self._on = True
@@ -52,8 +56,14 @@ class Tracer:
             self.close()
 
     def close(self) -> None:
-        """Writes what was traced."""
+        """Writes what was traced; if that is nothing, says so even to who wants no progress."""
         if self._on:
             jax.profiler.stop_trace()
-            self._on = False
+            self._on, self._written = False, True
             self._say(f"profile in {self._place} (xprof {self._place})")
+        elif self._profile and self._last and not self._written and first():
+            print(
+                f"no profile: steps {self._first} to {self._last} were done here, and "
+                f"{self._profile.start}:{self._profile.stop} has none of them",
+                file=sys.stderr,
+            )

@@ -1,8 +1,8 @@
 """`llama-jax rehearse`: the command of a pod, run here by a few processes with simulated devices.
 
 Each process runs the very command; `on_stage` then puts this machine's coordinator, a scratch run
-directory and a few steps in the place of what the command says. The same steps on one process with
-as many devices must give the same losses.
+directory and a few steps in the place of what each `llama-jax train` of it says. The same steps on
+one process with as many devices must give the same losses.
 """
 
 import json
@@ -25,6 +25,7 @@ VARIABLE = "LLAMA_JAX_REHEARSAL"
 TOLERANCE = 1e-5
 # A dead process is noticed at once here, and there is no network to be slow.
 HEARTBEAT, JOIN = 10, 60
+REFUSAL = "llama-jax: "  # how `main` begins the line of a UserError
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Part:
       coordinator: on this machine; empty if the process is alone.
       processes: how many there are.
       process: which this is.
-      run_dir: a scratch one.
+      folder: a scratch one, in which every run directory that the command names has its own.
       steps: so few.
       settings: "path=value" as of `--set`.
     """
@@ -43,9 +44,34 @@ class Part:
     coordinator: str
     processes: int
     process: int
-    run_dir: str
+    folder: str
     steps: int
     settings: list[str] = field(default_factory=list)
+
+    def places(self) -> dict[str, Path]:
+        """The run directories that this process was told of so far, and where they are.
+
+        They go by their number: a name may have the time in it, and differ from process to process.
+        """
+        path = self._listing()
+        named = json.loads(path.read_text()) if path.exists() else []
+        return {name: Path(self.folder, f"run-{i}") for i, name in enumerate(named)}
+
+    def place(self, run_dir: Path) -> Path:
+        """Where a run directory of the command is."""
+        name, known = str(run_dir.absolute()), self.places()
+        if name not in known:
+            self._listing().write_text(json.dumps([*known, name]))
+        return self.places()[name]
+
+    def moved(self, text: str) -> str:
+        """An option or setting, with the place of the run directory that it names."""
+        start, equals, value = text.rpartition("=")
+        place = self.places().get(str(Path(value).absolute()))
+        return text if place is None else f"{start}{equals}{place}"
+
+    def _listing(self) -> Path:
+        return Path(self.folder, f"run-dirs-{self.process}.json")
 
 
 def on_stage(args: Any) -> None:
@@ -56,15 +82,17 @@ def on_stage(args: Any) -> None:
     args.processes = part.processes if part.coordinator else None
     args.process_id = part.process if part.coordinator else None
     args.join_timeout = JOIN if part.coordinator else None
-    args.run_dir, args.steps = Path(part.run_dir), part.steps
+    args.run_dir, args.steps = part.place(args.run_dir), part.steps
     args.wandb = args.profile = None
-    args.set = [*args.set, *part.settings]
+    # A run may begin with the weights of one before it.
+    args.overrides = [part.moved(text) for text in args.overrides]
+    args.set = [*map(part.moved, args.set), *part.settings]
 
 
 def rehearse(
     command: str, processes: int, devices: int, steps: int, timeout: float, settings: Sequence[str]
 ) -> int:
-    """Runs the command both ways and prints a table; returns 0 if they agree, else 1.
+    """Runs the command both ways and prints the losses; returns 0 if they agree, else 1.
 
     Args:
       command: a shell script's path, or the words of a train command.
@@ -75,7 +103,7 @@ def rehearse(
       settings: "path=value", for what does not fit on this machine.
 
     Raises:
-      UserError: there is nothing to run.
+      UserError: there is nothing to run, it does not run undivided either, or it trains nothing.
     """
     if min(processes, devices, steps) < 1 or processes < 2:
         raise UserError(
@@ -91,17 +119,36 @@ def rehearse(
             place.mkdir()
             ended = _run(words, count, devices * processes // count, steps, place, timeout, forced)
             name = f"{count} process{'es' * (count > 1)} x {devices * processes // count} devices"
+            if count == 1:
+                _check_mistake(ended)
             if any(one.status != 0 for one in ended):
                 return _failed(name, ended, timeout)
-            found.append((name, losses(place / "run")))
+            runs = Part("", count, 0, str(place), steps).places()
+            if count == 1 and not any(map(losses, runs.values())):
+                raise UserError(
+                    f"{command!r} ended well and trained nothing; expected a llama-jax train in "
+                    f"it, which reads {VARIABLE}"
+                )
+            found.append((name, {run_dir: losses(run) for run_dir, run in runs.items()}))
         return _compared(found, steps)
+
+
+def _check_mistake(ended: Sequence[Ended]) -> None:
+    """Raises the one line by which a command of ours refused to run."""
+    for one in ended:
+        said = [line for line in one.said.splitlines() if line.startswith(REFUSAL)]
+        if one.status == 2 and said:
+            raise UserError(said[-1].removeprefix(REFUSAL))
 
 
 def _words(command: str) -> list[str]:
     """How to run it; our own command by this interpreter, whatever is on the path."""
     if Path(command).is_file():
         return ["bash", command]
-    words = shlex.split(command)
+    try:
+        words = shlex.split(command)
+    except ValueError:  # a quote that does not end
+        words = []
     words = words[1:] if words[:1] == ["llama-jax"] else words
     if words[:1] != ["train"]:
         raise UserError(
@@ -121,9 +168,8 @@ def _run(
     settings: list[str],
 ) -> list[Ended]:
     address = f"127.0.0.1:{_free_port()}" if processes > 1 else ""
-    run_dir = str(place / "run")
     commands = [
-        (words, environment(Part(address, processes, i, run_dir, steps, settings), devices))
+        (words, environment(Part(address, processes, i, str(place), steps, settings), devices))
         for i in range(processes)
     ]
     with crew(commands, place) as running:
@@ -170,16 +216,21 @@ def _failed(name: str, ended: Sequence[Ended], timeout: float) -> int:
     return 1
 
 
-def _compared(found: Sequence[tuple[str, dict[int, float]]], steps: int) -> int:
+def _compared(found: Sequence[tuple[str, dict[str, dict[int, float]]]], steps: int) -> int:
+    """Prints a table for each run directory; those of both runs are paired in their order."""
     (one, alone), (other, divided) = found
-    print(f"| step | {one} | {other} | difference |\n|---|---|---|---|")
-    good = set(alone) == set(divided) == set(range(1, steps + 1))
-    for step in sorted(alone.keys() | divided.keys()):
-        a, b = alone.get(step, math.nan), divided.get(step, math.nan)
-        # NaN compares false, so a loss that is not finite or not there fails.
-        good = good and abs(a - b) <= TOLERANCE * max(1, abs(a))
-        print(f"| {step} | {a:.7f} | {b:.7f} | {abs(a - b):.1e} |")
-    if not alone or not divided:
-        print(f"no losses were written; does the command run llama-jax train with {VARIABLE}?")
+    good = len(alone) == len(divided)
+    if not good:
+        print(f"{one}: {len(alone)} run directories; {other}: {len(divided)}")
+    for (run_dir, left), right in zip(alone.items(), divided.values(), strict=False):
+        if len(alone) > 1:
+            print(f"\n{run_dir}\n")
+        print(f"| step | {one} | {other} | difference |\n|---|---|---|---|")
+        good = good and set(left) == set(right) == set(range(1, steps + 1))
+        for step in sorted(left.keys() | right.keys()):
+            a, b = left.get(step, math.nan), right.get(step, math.nan)
+            # NaN compares false, so a loss that is not finite or not there fails.
+            good = good and abs(a - b) <= TOLERANCE * max(1, abs(a))
+            print(f"| {step} | {a:.7f} | {b:.7f} | {abs(a - b):.1e} |")
     print("passed" if good else f"failed: losses are not within {TOLERANCE:g} of each other")
     return 0 if good else 1

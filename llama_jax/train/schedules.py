@@ -1,8 +1,37 @@
 """Schedules: how the learning rate moves over the steps, made by optax."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
+from typing import Any
 
 import optax
+
+from llama_jax.errors import UserError
+
+# The least and the most that fields of schedules and optimizers may be, by their names.
+LIMITS = {
+    "rate": (0, math.inf),
+    "weight_decay": (0, math.inf),
+    "b1": (0, 1),
+    "b2": (0, 1),
+    "momentum": (0, 1),
+    "warmup": (0, math.inf),
+    "floor": (0, 1),
+    "decay_share": (0, 1),
+}
+
+
+def check_limits(config: Any) -> None:
+    """Checks the fields that `LIMITS` has.
+
+    Raises:
+      UserError: one is out of them.
+    """
+    for name in LIMITS.keys() & {field.name for field in fields(config)}:
+        (least, most), value = LIMITS[name], getattr(config, name)
+        if not (math.isfinite(value) and least <= value <= most):
+            what = f"{least} or more" if most == math.inf else f"a number from {least} to {most}"
+            raise UserError(f"{name}={value}: give {what}")
 
 
 @dataclass(frozen=True)
@@ -10,6 +39,8 @@ class Constant:
     """The peak rate after a linear warmup of so many steps."""
 
     warmup: int = 0
+
+    __post_init__ = check_limits
 
     def build(self, rate: float, steps: int) -> optax.Schedule:
         """Step -> rate."""
@@ -22,6 +53,8 @@ class Cosine:
 
     warmup: int = 100
     floor: float = 0.1
+
+    __post_init__ = check_limits
 
     def build(self, rate: float, steps: int) -> optax.Schedule:
         """Step -> rate."""
@@ -36,6 +69,8 @@ class Linear:
 
     warmup: int = 100
     floor: float = 0.0
+
+    __post_init__ = check_limits
 
     def build(self, rate: float, steps: int) -> optax.Schedule:
         """Step -> rate."""
@@ -54,6 +89,8 @@ class WSD:
     warmup: int = 100
     decay_share: float = 0.2
     floor: float = 0.0
+
+    __post_init__ = check_limits
 
     def build(self, rate: float, steps: int) -> optax.Schedule:
         """Step -> rate."""

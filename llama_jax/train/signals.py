@@ -1,4 +1,6 @@
-"""SIGTERM and SIGINT: the step is finished, the state is saved, the process exits with 0.
+"""SIGTERM and SIGINT: the step is finished, the state is saved, `train` returns.
+
+`llama-jax train` then exits with 128 and the signal's number.
 
 Several processes must end after the same step, whichever of them was told to. jax's preemption
 service hears SIGTERM in one of them and agrees with the others on a step that none has passed.

@@ -76,15 +76,15 @@ class WandB:
     """
 
     def __init__(self, project: str, place: Path, run: str):
+        try:
+            wandb = importlib.import_module("wandb")
+        except ModuleNotFoundError:
+            raise UserError("--wandb needs the package wandb; try: pip install wandb") from None
         offline = os.environ.get("WANDB_MODE") in ("offline", "disabled")
         if not offline and not os.environ.get("WANDB_API_KEY"):
             raise UserError(
                 "W&B needs its key in the environment: set WANDB_API_KEY, or WANDB_MODE=offline"
             )
-        try:
-            wandb = importlib.import_module("wandb")
-        except ModuleNotFoundError:
-            raise UserError("--wandb needs the package wandb; try: pip install wandb") from None
         config = json.loads(run)
         self._run = wandb.init(
             project=project,

@@ -177,6 +177,27 @@ def test_a_rehearsal_runs_the_script_of_a_pod_on_this_machine(tmp_path, text, ca
     assert "| 2 | " in out and out.endswith("passed\n")
 
 
+TWICE = """
+set -e
+few="--set data.text.source={text} --set data.text.task.length=16 --set tokenizer.vocab=300
+  --set model.decoder.vocab=300 --set model.decoder.width=32"
+llama-jax train tiny_decoder --run-dir runs/first-$(date +%N) $few
+llama-jax train tiny_decoder --run-dir runs/same $few
+llama-jax train tiny_decoder --run-dir runs/next $few --init-from runs/same --optimizer.rate 1e-4
+"""
+
+
+def test_every_run_of_a_script_is_rehearsed_in_a_directory_of_its_own(tmp_path, text, capfd):
+    script = tmp_path / "pod.sh"
+    script.write_text(TWICE.format(text=text))
+    assert main(["rehearse", str(script), "--devices", "1", "--steps", "2"]) == 0
+    _, first, same, after = re.split(r"\n.*/runs/.*\n", capfd.readouterr().out)
+    assert first.strip() == same.strip() and "| 2 | " in after
+    lines = [table.splitlines()[3] for table in (same, after)]
+    assert lines[0] != lines[1]  # the last begins where the one before it ended
+    assert after.endswith("passed\n")
+
+
 def test_a_rehearsal_finds_data_that_are_not_divided(tmp_path, text, capfd):
     program, script = tmp_path / "faulty.py", tmp_path / "pod.sh"
     program.write_text(UNDIVIDED)
@@ -205,11 +226,6 @@ def ends(group: int, seconds: float) -> bool:
             return True
         time.sleep(0.1)
     return False
-
-
-def test_a_rehearsal_of_nothing_is_a_mistake(capsys):
-    assert main(["rehearse", "--", "eval", "x"]) == 2
-    assert "neither a file nor a train command" in capsys.readouterr().err
 
 
 def test_the_two_processes_of_the_readme_train(tmp_path):

@@ -11,7 +11,7 @@ from llama_jax.demo import main
 from llama_jax.demo.examples import Example
 from llama_jax.demo.figures import picture
 from llama_jax.demo.report import KEYS, page, report, seconds_spent
-from llama_jax.errors import UserError
+from llama_jax.errors import Stopped, UserError
 from llama_jax.evals import Row
 from llama_jax.generate.answer import Answer
 from tests.demo import small
@@ -105,11 +105,11 @@ def test_an_interrupted_stage_ends_the_demo_and_the_next_call_goes_on(tmp_path, 
         return type("Result", (), {"stopped": stopped, "step": 1, "seconds": 1.0})
 
     monkeypatch.setattr(package, "train", train)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped):
         main(tmp_path, small.pretrain(), small.finetune())
     assert trained == ["pretrain", "vqa"] and not (tmp_path / "report.json").exists()
     (tmp_path / "pretrain/checkpoints/2").mkdir(parents=True)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped):
         main(tmp_path, small.pretrain(), small.finetune())
     assert trained == ["pretrain", "vqa", "vqa"]
 

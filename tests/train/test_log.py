@@ -45,12 +45,24 @@ def test_metrics_go_to_json_lines_and_tensorboard_and_plain_lines(tmp_path, caps
     assert first["mlm/loss"] is None  # JSON has no NaN
     assert first["examples_per_second"] > 0
     assert first["tokens_per_second"] == pytest.approx(3 * first["examples_per_second"])
-    assert second == {"step": 1, "vqa/accuracy": 0.25}
     assert last_metrics(tmp_path / "metrics.jsonl") == first
+    assert second == {"step": 1, "vqa/accuracy": 0.25}
     assert any((tmp_path / "tensorboard").iterdir())
     out = capsys.readouterr()
     assert out.out == ""
     assert "step 1/20  loss 1.5" in out.err and "vqa at step 1: accuracy 0.25" in out.err
+
+
+def test_the_time_left_is_shown_once_a_speed_is_known(tmp_path, capsys):
+    log = Log(RunDir(tmp_path), steps=20)
+    log.start(0)
+    log.metrics(1, {"loss": 1.5})
+    log.begin(Machine())
+    log.count(BATCH)
+    log.metrics(2, {"loss": 1.25})
+    log.close()
+    compiled, measured = capsys.readouterr().err.splitlines()
+    assert "left" not in compiled and "left 0:" in measured
 
 
 def test_nothing_is_shown_if_progress_is_not_wanted(tmp_path, capsys):

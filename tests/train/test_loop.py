@@ -144,6 +144,15 @@ def test_a_profile_leaves_a_trace_of_its_steps(tmp_path, text, capsys):
     assert "profile in" in capsys.readouterr().err
 
 
+def test_a_profile_of_steps_that_were_not_done_is_missed_even_in_a_quiet_run(
+    tmp_path, text, capsys
+):
+    train(text_run(text, steps=2), tmp_path, progress=False, profile=Profile(5, 9))
+    assert capsys.readouterr().err == (
+        "no profile: steps 1 to 2 were done here, and 5:9 has none of them\n"
+    )
+
+
 @pytest.mark.parametrize("wrong", ["10", "13:10", "0:3", "a:b"])
 def test_a_profile_that_is_no_range_of_steps_is_refused(wrong):
     with pytest.raises(UserError, match="expected START:STOP"):

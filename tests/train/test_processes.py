@@ -142,6 +142,10 @@ def test_a_cluster_is_completed_from_the_environment(monkeypatch):
     monkeypatch.setenv("LLAMA_JAX_PROCESSES", "four")
     with pytest.raises(UserError, match="LLAMA_JAX_PROCESSES='four'"):
         Cluster().completed()
+    monkeypatch.setenv("LLAMA_JAX_PROCESSES", "4")
+    monkeypatch.setenv("LLAMA_JAX_JOIN_TIMEOUT", "0")
+    with pytest.raises(UserError, match="a join timeout of 0 s: expected 1 or more"):
+        Cluster().completed()
 
 
 @pytest.mark.parametrize(
@@ -150,6 +154,8 @@ def test_a_cluster_is_completed_from_the_environment(monkeypatch):
         ({"coordinator": "10.0.0.1"}, "expected HOST:PORT"),
         ({"processes": 0}, "expected 1 or more"),
         ({"processes": 2, "process": 2}, "counted from 0"),
+        ({"timeout": 0}, "a join timeout of 0 s: expected 1 or more"),
+        ({"heartbeat": -1}, "a heartbeat timeout of -1 s"),
     ],
 )
 def test_a_cluster_that_cannot_be_is_refused(fields, reason):

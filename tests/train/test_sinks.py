@@ -34,12 +34,12 @@ def test_wandb_gets_what_is_finite_and_never_the_key(tmp_path, wandb):
     assert wandb["init"][1]["id"] == given["id"]  # a restart goes on in the same run
 
 
-def test_wandb_without_a_key_or_without_the_package_is_one_line(tmp_path, monkeypatch):
+def test_wandb_without_the_package_or_without_a_key_is_one_line(tmp_path, monkeypatch, wandb):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     with pytest.raises(UserError, match="set WANDB_API_KEY"):
         WandB("lambs", tmp_path, "{}")
-    monkeypatch.setenv("WANDB_MODE", "offline")
+    # Who has neither is told of the package first.
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="pip install wandb"):
         WandB("lambs", tmp_path, "{}")
