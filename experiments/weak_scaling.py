@@ -6,19 +6,19 @@ Command:  python -m experiments.weak_scaling --compile 8 64 256 --plot weak.svg 
 
 | chips | topology | mesh | GiB | tokens/s/chip | of 8 chips | network s | of the step |
 |---|---|---|---|---|---|---|---|
-| 8 | v6e:2x4 | fsdp=8 | 19.6 | 6,683 | 100.0% | 0.312, 0.031 not hidden | 2.5% |
-| 8 | v6e:2x4, compiled | fsdp=8 | 18.8 | 6,590 | 98.6% | 0.487, 0.049 not hidden | 3.9% |
-| 16 | v6e:4x4 | fsdp=16 | 12.1 | 6,718 | 100.5% | 0.335, 0.033 not hidden | 2.7% |
-| 32 | v6e:4x8 | fsdp=32 | 8.4 | 6,736 | 100.8% | 0.346, 0.035 not hidden | 2.8% |
-| 64 | v6e:8x8 | fsdp=64 | 6.5 | 6,744 | 100.9% | 0.351, 0.035 not hidden | 2.9% |
-| 64 | v6e:8x8, compiled | fsdp=64 | 5.6 | 6,739 | 100.8% | 0.361, 0.036 not hidden | 3.0% |
-| 128 | v6e:8x16 | fsdp=128 | 5.6 | 6,815 | 102.0% | 0.236, 0.024 not hidden | 2.0% |
-| 256 | v6e:16x16 | fsdp=256 | 5.1 | 6,851 | 102.5% | 0.178, 0.018 not hidden | 1.5% |
-| 256 | v6e:16x16, compiled | fsdp=256 | 4.2 | 6,847 | 102.4% | 0.185, 0.019 not hidden | 1.6% |
-| 512 | v6e:16x16:2 | data=2 fsdp=256 | 5.1 | 6,846 | 102.4% | 0.188, 0.019 not hidden | 1.6% |
-| 1,024 | v6e:16x16:4 | data=4 fsdp=256 | 5.1 | 6,843 | 102.4% | 0.193, 0.019 not hidden | 1.6% |
-| 2,048 | v6e:16x16:8 | data=8 fsdp=256 | 5.1 | 6,841 | 102.4% | 0.195, 0.020 not hidden | 1.6% |
-| 4,096 | v6e:16x16:16 | data=16 fsdp=256 | 5.1 | 6,841 | 102.4% | 0.197, 0.020 not hidden | 1.6% |
+| 8 | v6e:2x4 | fsdp=8 | 19.6 | 6,535 | 100.0% | 0.312, 0.031 not hidden | 2.5% |
+| 8 | v6e:2x4, compiled | fsdp=8 | 18.8 | 6,445 | 98.6% | 0.487, 0.049 not hidden | 3.8% |
+| 16 | v6e:4x4 | fsdp=16 | 12.1 | 6,568 | 100.5% | 0.335, 0.033 not hidden | 2.7% |
+| 32 | v6e:4x8 | fsdp=32 | 8.4 | 6,585 | 100.8% | 0.346, 0.035 not hidden | 2.8% |
+| 64 | v6e:8x8 | fsdp=64 | 6.5 | 6,593 | 100.9% | 0.351, 0.035 not hidden | 2.8% |
+| 64 | v6e:8x8, compiled | fsdp=64 | 5.6 | 6,588 | 100.8% | 0.361, 0.036 not hidden | 2.9% |
+| 128 | v6e:8x16 | fsdp=128 | 5.6 | 6,661 | 101.9% | 0.236, 0.024 not hidden | 1.9% |
+| 256 | v6e:16x16 | fsdp=256 | 5.1 | 6,695 | 102.5% | 0.178, 0.018 not hidden | 1.5% |
+| 256 | v6e:16x16, compiled | fsdp=256 | 4.2 | 6,691 | 102.4% | 0.185, 0.019 not hidden | 1.5% |
+| 512 | v6e:16x16:2 | data=2 fsdp=256 | 5.1 | 6,690 | 102.4% | 0.188, 0.019 not hidden | 1.5% |
+| 1,024 | v6e:16x16:4 | data=4 fsdp=256 | 5.1 | 6,687 | 102.3% | 0.193, 0.019 not hidden | 1.6% |
+| 2,048 | v6e:16x16:8 | data=8 fsdp=256 | 5.1 | 6,686 | 102.3% | 0.195, 0.020 not hidden | 1.6% |
+| 4,096 | v6e:16x16:16 | data=16 fsdp=256 | 5.1 | 6,685 | 102.3% | 0.197, 0.020 not hidden | 1.6% |
 
 Verdict: on paper nothing is lost up to 4,096 chips, for a row of 8,192 tokens a chip gives products
 enough to hide the gathers behind; axes of 16 chips close to rings, so larger slices even gain. What
@@ -108,11 +108,13 @@ def table(chip: str, rows: int, remat: str, compiled: list[int]) -> list[dict[st
 
 def line(topology: Any, mesh: dict[str, int], plan: Any, note: str) -> dict[str, Any]:
     """What is printed of a plan or a guess."""
+    from llama_jax.plan.candidates import axes
+
     return {
         "chips": topology.chips,
         "topology": f"{topology}{note}",
         "compiled": bool(note),
-        "mesh": " ".join(f"{axis}={n}" for axis, n in mesh.items()),
+        "mesh": axes(mesh),
         "hbm": plan.peak / 2**30,
         "rate": plan.cost.rate,
         "network": plan.cost.network,

@@ -153,7 +153,7 @@ class StackModule(nn.Module):
             # Distances alone count, and within a document they are those of the places in the
             # row (in the cache: of its slots), whatever is packed or padded before it.
             q = k = jnp.arange(x.shape[1], dtype=jnp.int32)
-            if cache is not None and not ctx.fresh:
+            if cache is not None and ctx.index is not None and not ctx.fresh:
                 q, k = q + ctx.index, jnp.arange(cache.slots, dtype=jnp.int32)
             ctx = replace(ctx, bias=bias(q, k))
         period = Period

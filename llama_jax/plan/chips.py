@@ -69,7 +69,7 @@ CHIPS: dict[str, Chip] = {
     # The compilers leave 15.75, 31.25 and 95.74 GiB to a program.
     "v5e": Chip("v5e", "TPU v5 lite", 15.75 * GIB, 819e9, 45e9, 6.25e9, 0.74, 128, 16, 4),
     "v5p": Chip("v5p", "TPU v5", 95.74 * GIB, 2765e9, 90e9, 6.25e9, 0.74, 128, 4, 4),
-    "v6e": Chip("v6e", "TPU v6 lite", 31.25 * GIB, 1640e9, 90e9, 12.5e9, 0.50, 256, 16, 4),
+    "v6e": Chip("v6e", "TPU v6 lite", 31.25 * GIB, 1640e9, 90e9, 12.5e9, 0.56, 256, 16, 4),
     # 92 % of the memory, as XLA_PYTHON_CLIENT_MEM_FRACTION in the launch line says.
     "h100": Chip(
         "h100", "NVIDIA H100 80GB HBM3", 0.92 * 84978434048, 3352e9, 370e9, 50e9, 0.45, 1, 0, 8
