@@ -17,8 +17,8 @@ Machine:  2 CPU cores, float32; about an hour when nothing else runs
 | 1600 | 4.3597 | 4.3400 | 4.5964 | 4.6040 |
 
 Verdict: yes. After 1,600 steps (3.3M tokens, 1.4 times what there is) ours has a held-out loss of
-4.596 nats a token, torch of 4.604. The first hundred steps have the same losses to four digits; then
-rounding sends two runs of one recipe apart by some hundredths, now above and now below. How fast
+4.596 nats a token, torch of 4.604. The first hundred steps have the same losses to four digits;
+then rounding sends two runs of one recipe apart by some hundredths, now above and now below. How fast
 each is says `bench_train.py`: other work ran beside this one.
 
 That single steps have the losses of torch, packed rows too, is a test
@@ -269,13 +269,11 @@ def draw(out: Path, path: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(7, 4))
     for (side, found), style in zip(curves(out).items(), ("-", "--"), strict=True):
-        for key, label, kind in (
-            ("loss", "training", {"lw": 0.7, "alpha": 0.6}),
-            ("held_out/loss", "held out", {"lw": 1.8}),
-        ):
+        kinds = ("loss", "training", 0.7), ("held_out/loss", "held out", 1.8)
+        for key, label, width in kinds:
             steps = [s for s, line in found.items() if key in line and s % 10 == 0]
             losses = [found[s][key] for s in steps]
-            axes.plot(steps, losses, style, label=f"{label}, {side}", **kind)
+            axes.plot(steps, losses, style, label=f"{label}, {side}", lw=width)
     axes.set(xlabel="step", ylabel="nats a token", title="6.9M LLaMA, King James and Shakespeare")
     axes.grid(alpha=0.3)
     axes.legend()
