@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from llama_jax.data.checks import at_least
 from llama_jax.errors import UserError, nearest
 
 
@@ -54,6 +55,7 @@ class Masking:
                 f"rate={self.rate}, mask={self.mask}, random={self.random}; expected 0 < rate < 1 "
                 "and mask + random <= 1; try Masking()."
             )
+        at_least(1, self, "predictions", "mean_span", "longest_span")
 
     def width(self, length: int) -> int:
         """Returns A, the static number of predictions of a row of `length` tokens."""

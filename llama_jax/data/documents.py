@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from llama_jax.data import rows as r
+from llama_jax.data.checks import share
 from llama_jax.data.corrupt import Masking
 from llama_jax.data.pairs import join, next_sentence_pair, sentence_order_pair
 from llama_jax.data.sources import Rows, sentences
@@ -46,6 +47,7 @@ class SentencePairs:
             )
         if self.length < 8:
             raise UserError(f"length={self.length}; sentence pairs need at least 8; try 64.")
+        share(self, "short")
 
     def fields(self, batch: int, tokenizer: Vocabulary) -> r.Fields:
         """Text, MLM and order fields."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from llama_jax.data import rows as r
+from llama_jax.data.checks import at_least
 from llama_jax.data.pictures import Pictures, light, picture_fields, stream_name
 from llama_jax.data.sources import Rows, get
 from llama_jax.errors import UserError, nearest
@@ -37,6 +38,8 @@ class Labels:
 
     def __post_init__(self) -> None:
         """Checks the values."""
+        at_least(1, self, "length", "size")
+        at_least(0, self, "frames")
         if self.text is None and self.image is None:
             raise UserError("Labels needs text= or image=, the field that is to be classified.")
 

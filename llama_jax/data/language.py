@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from llama_jax.data import rows as r
+from llama_jax.data.checks import at_least
 from llama_jax.data.shards import Tokenised
 from llama_jax.data.sources import Rows, written
 from llama_jax.errors import UserError, nearest
@@ -42,6 +43,7 @@ class LanguageModel:
 
     def __post_init__(self) -> None:
         """Checks the values."""
+        at_least(1, self, "length")
         if self.pack not in PACKS:
             raise UserError(
                 f"pack={self.pack!r}; expected {', '.join(PACKS)}.{nearest(self.pack, PACKS)}"

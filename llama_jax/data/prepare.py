@@ -1,39 +1,44 @@
 """Text to prepared data: tokenised once, by several processes, resumed where it was stopped.
 
 The rows of the source are cut into shards of equal count. A worker opens the source, makes one
-shard after the other and holds a few megabytes of text at a time; a shard gets its name when it is
-whole, and the list of those that are is on disk after each. So a kill costs the shards at hand.
+shard after the other and holds a few megabytes of text at a time (`jobs.py`); a shard gets its name
+when it is whole, and the list of those that are is on disk after each. So a kill costs the shards
+at hand.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import json
-import multiprocessing
 import os
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent import futures
-from concurrent.futures.process import BrokenProcessPool
+import uuid
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llama_jax.data.catalogue import Rows, Source
+from llama_jax.data.folder import locked, reading, write, writing
+from llama_jax.data.jobs import Job, interruptible, made, read_text
 from llama_jax.data.lines import fingerprint
-from llama_jax.data.rows import bounded
-from llama_jax.data.shards import MANIFEST, Manifest, Shard, check_size, sha256
-from llama_jax.data.sources import get
-from llama_jax.errors import UserError
+from llama_jax.data.manifest import (
+    BEGUN,
+    MANIFEST,
+    SHARD,
+    Manifest,
+    begun,
+    check_size,
+    dtype_of,
+    sha256,
+    shard_name,
+)
+from llama_jax.data.shards import Mix, Prepared
+from llama_jax.errors import FormatError, UserError
 from llama_jax.text.digest import digest
 from llama_jax.text.files import MAIN, open_any
 from llama_jax.text.tokenizer import Tokenizer, Vocabulary
 
-BEGUN = f"{MANIFEST}.unfinished"
 TOKENIZER = MAIN[0]
-AT_ONCE = 1 << 22  # characters given to the tokenizer
 LEARN_FROM = 200_000  # texts, spread over the source, that a tokenizer is trained on
 LEAST, MOST = 1000, 20_000  # rows of a shard
 PER_WORKER = 4  # shards, so that none waits long for the last
@@ -63,33 +68,44 @@ def prepare(
 
     Raises:
         UserError: If the folder holds other data, is being prepared elsewhere, or cannot be
-            written, or the source cannot be read, or has changed since the folder was begun.
+            written, or the source cannot be read, is prepared already, or has changed since the
+            folder was begun.
     """
+    if workers is not None and workers < 1:
+        raise UserError(f"workers={workers}; expected 1 or more; without it there is one a core.")
     out, workers = Path(out), workers or os.cpu_count() or 1
-    rows = source.open()
-    with _locked(out):
+    rows = _opened(source)
+    with locked(out), interruptible():
+        with reading(rows.name):
+            print_of_files = fingerprint(rows.files) if rows.files else None
         wanted = Manifest(
             tokenizer=digest(tokenizer),
             vocab=tokenizer.vocab,
-            dtype="<u2" if tokenizer.vocab <= 1 << 16 else "<u4",
+            dtype=dtype_of(tokenizer.vocab),
             source={"class": type(source).__name__, **_plain(source)},
             field=field,
             rows=len(rows),
-            files=fingerprint(rows.files) if rows.files else None,
+            files=print_of_files,
             shard_rows=min(MOST, max(LEAST, -(-len(rows) // (PER_WORKER * workers)))),
             version=_version(),
             shards=(),
         )
         manifest = _begun(out, wanted, rows.name, say)
+        _clear(out, manifest)
         for name, content in files.items():
-            _write(out / name, content)
-        for draft in out.glob("*.array_record.unfinished"):
-            draft.unlink()
+            write(out / name, content)
+        if len(manifest.shards) < manifest.count:
+            # Noted before the whole one goes, so that a kill in between loses no good shard.
+            write(out / BEGUN, manifest.to_json().encode())
+            with writing(out):
+                (out / MANIFEST).unlink(missing_ok=True)
         manifest = _make(source, rows, tokenizer, out, manifest, workers, say)
         if not manifest.documents:
             raise UserError(f"{rows.name} holds no text in any of its {len(rows)} rows.")
-        _write(out / MANIFEST, manifest.to_json().encode())
-        (out / BEGUN).unlink(missing_ok=True)
+        write(out / MANIFEST, manifest.to_json().encode())
+        with writing(out):
+            (out / BEGUN).unlink(missing_ok=True)
+        _clear(out, manifest)
     return manifest
 
 
@@ -102,9 +118,20 @@ def trained(source: Source, vocab: int, field: str | None, out: Path) -> Tokeniz
     if (out / TOKENIZER).is_file() and isinstance(found := open_any(out), Tokenizer):
         if found.vocab == vocab:
             return found
-    rows = source.open()
+    rows = _opened(source)
     spread = np.linspace(0, len(rows) - 1, min(len(rows), LEARN_FROM)).astype(int).tolist()
-    return Tokenizer.train(filter(str.strip, (_text(rows, i, field) for i in spread)), vocab)
+    return Tokenizer.train(filter(str.strip, (read_text(rows, i, field) for i in spread)), vocab)
+
+
+def _opened(source: Source) -> Rows:
+    if isinstance(source, Prepared | Mix):
+        first = source.sources[0] if isinstance(source, Mix) else source
+        raise UserError(
+            f"{first.path!r} is prepared already: it holds tokens and no text; train on it with "
+            f"--set data.text.source={first.path}, or give the texts that it was made of."
+        )
+    with reading(repr(getattr(source, "path", source))):
+        return source.open()
 
 
 def _make(
@@ -117,129 +144,30 @@ def _make(
     say: Say,
 ) -> Manifest:
     """Makes the shards that are not there yet, and notes each when it is done."""
-    size = manifest.shard_rows
-    done = {shard.file for shard in manifest.shards}
+    done, run = {shard.file for shard in manifest.shards}, uuid.uuid4().hex
     jobs = [
-        _Job(out / file, start, min(start + size, len(rows)), manifest.dtype, manifest.field)
-        for start in range(0, len(rows), size)
-        if (file := f"tokens-{start // size:05}.array_record") not in done
+        Job(out / name, run, manifest.range(number), manifest.dtype, manifest.field)
+        for number in range(manifest.count)
+        if (name := shard_name(number)) not in done
     ]
     begin, before = time.perf_counter(), manifest.tokens
-    total = len(jobs) + len(done)
-    for shard in _shards(jobs, source, rows, words, min(workers, len(jobs) // 2)):
-        shards = sorted((*manifest.shards, shard), key=lambda s: s.file)
+    for shard in made(jobs, source, rows, words, min(workers, len(jobs) // 2)):
+        shards = sorted((*manifest.shards, shard), key=lambda s: (len(s.file), s.file))
         manifest = dataclasses.replace(manifest, shards=tuple(shards))
-        _write(out / BEGUN, manifest.to_json().encode())
+        write(out / BEGUN, manifest.to_json().encode())
         speed = (manifest.tokens - before) / (time.perf_counter() - begin)
         say(
-            f"{len(manifest.shards)}/{total} shards  {manifest.documents:,} documents  "
+            f"{len(manifest.shards)}/{manifest.count} shards  {manifest.documents:,} documents  "
             f"{manifest.tokens:,} tokens  {speed:,.0f} tokens/s"
         )
     return manifest
 
 
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    """A shard to make."""
-
-    path: Path
-    start: int
-    stop: int
-    dtype: str
-    field: str | None
-
-    def make(self, rows: Rows, words: Vocabulary) -> Shard:
-        """Writes it, whole or not at all."""
-        from array_record.python import array_record_module  # pyright: ignore
-
-        draft = self.path.with_name(f"{self.path.name}.unfinished")
-        writer = array_record_module.ArrayRecordWriter(str(draft), "group_size:1")
-        documents = tokens = 0
-        try:
-            for texts in self._texts(rows):
-                for ids in words.encode_all(texts):
-                    document = bounded(ids, words).astype(self.dtype)
-                    if len(document) < 2:  # nothing to predict
-                        continue
-                    writer.write(document.tobytes())
-                    documents, tokens = documents + 1, tokens + len(document)
-        finally:
-            writer.close()
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        draft.replace(self.path)
-        empty = self.stop - self.start - documents
-        size = self.path.stat().st_size
-        return Shard(self.path.name, documents, tokens, empty, size, sha256(self.path))
-
-    def _texts(self, rows: Rows) -> Iterator[list[str]]:
-        """Yields some texts at a time, without empty ones."""
-        texts, held = [], 0
-        for index in range(self.start, self.stop):
-            text = _text(rows, index, self.field)
-            if not text.strip():
-                continue
-            texts.append(text)
-            held += len(text)
-            if held > AT_ONCE:
-                yield texts
-                texts, held = [], 0
-        if texts:
-            yield texts
-
-
-def _text(rows: Rows, index: int, field: str | None) -> str:
-    row = rows[index]
-    name = field or ("text" if "text" in row else "sentences")
-    value = get(row, name, f"{rows.name}, row {index}") or ""  # None where a table has a gap
-    return value if isinstance(value, str) else " ".join(map(str, value))
-
-
-def _shards(
-    jobs: list[_Job], source: Source, rows: Rows, words: Vocabulary, workers: int
-) -> Iterator[Shard]:
-    """Yields shards as they are done; a process starts slower than it makes one small shard."""
-    if workers < 2:
-        yield from (job.make(rows, words) for job in jobs)
-        return
-    mine = set(multiprocessing.active_children())
-    pool = futures.ProcessPoolExecutor(
-        workers,
-        multiprocessing.get_context("spawn"),  # a fork would copy the threads' locks
-        _begin,
-        (source, jobs[0].path.parent),
-    )
-    try:
-        for done in futures.as_completed([pool.submit(_work, job) for job in jobs]):
-            yield done.result()
-        pool.shutdown()
-    except BrokenProcessPool:
-        raise UserError(
-            "a worker died, perhaps for lack of memory; give the same command again, with fewer "
-            "--workers."
-        ) from None
-    except BaseException:
-        for child in set(multiprocessing.active_children()) - mine:
-            child.terminate()
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-
-
-_here: dict[str, Any] = {}  # of a worker: the rows and the tokenizer
-
-
-def _begin(source: Source, out: Path) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # processes are the parallelism
-    _here.update(rows=source.open(), words=open_any(out))
-
-
-def _work(job: _Job) -> Shard:
-    return job.make(_here["rows"], _here["words"])
-
-
 def _begun(out: Path, wanted: Manifest, source: str, say: Say) -> Manifest:
     """Returns what is done already, damaged shards left out.
+
+    Of what is there only the good shards are taken over and how they were cut; the rest is as it
+    would be written now.
 
     Raises:
         UserError: If the folder holds something else.
@@ -247,7 +175,16 @@ def _begun(out: Path, wanted: Manifest, source: str, say: Say) -> Manifest:
     there = [name for name in (BEGUN, MANIFEST) if (out / name).is_file()]
     if not there:
         return wanted
-    found = Manifest.read(out, there[0])
+    try:
+        found = Manifest.read(out, there[0])
+    except FormatError as error:
+        if not begun(out):
+            raise UserError(
+                f"{str(out)!r} holds a {MANIFEST} of something else, or a damaged one without its "
+                "shards; remove it, or give another folder."
+            ) from None
+        say(str(error).partition(";")[0] + "; all shards are made anew")
+        return wanted
     for name in ("tokenizer", "source", "field", "rows"):
         old, new = getattr(found, name), getattr(wanted, name)
         if old != new:
@@ -270,26 +207,22 @@ def _begun(out: Path, wanted: Manifest, source: str, say: Say) -> Manifest:
             say(f"shard {shard.file} has changed; it is made anew")
         except UserError as error:
             say(str(error).partition(";")[0] + "; it is made anew")
-    if len(good) < len(found.shards) and MANIFEST in there:
-        (out / MANIFEST).unlink()
-    return dataclasses.replace(found, shards=tuple(good))
+    return dataclasses.replace(
+        wanted,
+        files=found.files,
+        shard_rows=found.shard_rows,
+        version=found.version,
+        shards=tuple(good),
+    )
 
 
-@contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with (out / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"another process prepares {str(out)!r}; wait for it, or give another folder."
-                ) from None
-            yield
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise UserError(f"{str(out)!r} cannot be written ({reason}); make room there.") from None
+def _clear(out: Path, manifest: Manifest) -> None:
+    """Removes drafts that runs left when they died, and shards that are not (or no longer) good."""
+    good = {shard.file for shard in manifest.shards}
+    with writing(out):
+        for path in out.iterdir():
+            if SHARD.match(path.name) and path.name not in good:
+                path.unlink(missing_ok=True)
 
 
 def _plain(source: Source) -> dict[str, Any]:
@@ -303,10 +236,3 @@ def _version() -> str:
         return metadata.version("llama-jax")
     except metadata.PackageNotFoundError:
         return "unknown"
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    draft = path.with_name(f"{path.name}.draft")
-    draft.write_bytes(content)
-    draft.replace(path)

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from llama_jax.data import rows as r
+from llama_jax.data.checks import at_least
 from llama_jax.data.documents import Documents, flat
 from llama_jax.data.sources import Rows, get
 from llama_jax.data.spans import corrupt_spans, span_count, span_lengths
 from llama_jax.errors import UserError
 from llama_jax.text.tokenizer import Vocabulary, own
+
+SHORTEST = 4  # <cls>, a token, the sentinel of what is hidden, <sep>
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +35,13 @@ class Denoise:
     rate: float = 0.15
     mean_span: float = 3.0
     field: str | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        at_least(SHORTEST, self, "length")
+        at_least(1, self, "mean_span")
+        if not 0 < self.rate < 1:
+            raise UserError(f"rate={self.rate}; expected a share between 0 and 1; try 0.15.")
 
     def lengths(self) -> tuple[int, int]:
         """Returns the raw tokens of a block and T of the decoder."""
@@ -98,6 +108,10 @@ class Seq2Seq:
     length: int = 64
     answer_length: int = 64
     prefix: str = ""
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        at_least(1, self, "length", "answer_length")
 
     def fields(self, batch: int, tokenizer: Vocabulary) -> r.Fields:
         """Text and decoder fields."""

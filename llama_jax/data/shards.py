@@ -1,7 +1,7 @@
 """Prepared data: documents that were tokenised once, in ArrayRecord files with a manifest.
 
 prepared/kjv/
-    manifest.json              what is in it, and what each file must be
+    manifest.json              what is in it, and what each file must be (`manifest.py`)
     tokens-00000.array_record  one document a record: its ids, little-endian, <bos> and <eos> too
     tokenizer.json             what turned text into ids
 
@@ -9,10 +9,7 @@ prepared/kjv/
 """
 
 import dataclasses
-import hashlib
-import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,127 +17,9 @@ import numpy as np
 
 from llama_jax.data.catalogue import Rows
 from llama_jax.data.lines import existing, joined
+from llama_jax.data.manifest import Manifest, check_size
 from llama_jax.errors import UserError
-from llama_jax.text.digest import digest
 from llama_jax.text.tokenizer import Vocabulary
-
-MANIFEST = "manifest.json"
-FORMAT = "llama_jax prepared 1"
-SHOWN = 12  # characters of a digest in a message
-
-
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """One file of prepared data.
-
-    Attributes:
-        file: Its name.
-        documents: Records in it.
-        tokens: Ids in them.
-        empty: Rows of the source without two ids, which are left out.
-        bytes: Its size.
-        sha256: Of its bytes, in hex.
-    """
-
-    file: str
-    documents: int
-    tokens: int
-    empty: int
-    bytes: int
-    sha256: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Manifest:
-    """What a folder of prepared data says of itself.
-
-    Attributes:
-        tokenizer: Digest of what made the ids (`text.digest`).
-        vocab: Every id is below it.
-        dtype: Of the ids, "<u2" or "<u4".
-        source: The source that was read, as JSON.
-        field: The field of its rows that held the text; None for "text" or "sentences".
-        rows: Its rows.
-        files: Fingerprint of the files that it reads; None if it names none, or in older folders.
-        shard_rows: Rows that a shard was made of.
-        version: Of llama_jax.
-        shards: The files, in the order of the source.
-    """
-
-    tokenizer: str
-    vocab: int
-    dtype: str
-    source: Mapping[str, Any]
-    field: str | None
-    rows: int
-    files: str | None
-    shard_rows: int
-    version: str
-    shards: tuple[Shard, ...]
-
-    documents = property(lambda self: sum(shard.documents for shard in self.shards))
-    tokens = property(lambda self: sum(shard.tokens for shard in self.shards))
-    empty = property(lambda self: sum(shard.empty for shard in self.shards))
-    pairs = property(
-        lambda self: self.tokens - self.documents
-    )  # an id and the next: what rows hold
-
-    @property
-    def content(self) -> str:
-        """A digest of all documents; a run goes on with the same ones only."""
-        return hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
-
-    def to_json(self) -> str:
-        """The file, with totals for people."""
-        totals = {"documents": self.documents, "tokens": self.tokens, "empty": self.empty}
-        return json.dumps({"format": FORMAT, **totals, **dataclasses.asdict(self)}, indent=1) + "\n"
-
-    @classmethod
-    def read(cls, folder: Path, name: str = MANIFEST) -> "Manifest":
-        """Reads the manifest of a folder.
-
-        Raises:
-            UserError: If there is none, or it is no such file.
-        """
-        path = folder / name
-        if not path.is_file():
-            begun = any(folder.glob("*.array_record"))
-            raise UserError(
-                f"{str(folder)!r} holds no {MANIFEST}; "
-                + (
-                    "it was not prepared to the end: give the same `llama-jax prepare` again."
-                    if begun
-                    else "expected a folder that `llama-jax prepare SOURCE OUT` made."
-                )
-            )
-        try:
-            value = {"files": None} | json.loads(path.read_text(encoding="utf-8"))
-            if value["format"] != FORMAT:
-                raise KeyError(value["format"])
-            shards = tuple(Shard(**shard) for shard in value["shards"])
-            keys = [item.name for item in dataclasses.fields(cls)]
-            fields: dict[str, Any] = {key: value[key] for key in keys}
-            fields["shards"] = shards
-            return cls(**fields)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(
-                f"{str(path)!r} is not a manifest of prepared data of format {FORMAT!r} "
-                f"({type(error).__name__}: {error}); prepare the data again."
-            ) from None
-
-    def check(self, tokenizer: Vocabulary, where: str) -> None:
-        """Checks that `tokenizer` is the one that made the ids.
-
-        Raises:
-            UserError: If it is another; both digests are named.
-        """
-        mine = digest(tokenizer)
-        if mine != self.tokenizer:
-            raise UserError(
-                f"{where} was prepared with the tokenizer {self.tokenizer[:SHOWN]} "
-                f"({self.vocab} ids), the run has {mine[:SHOWN]} ({tokenizer.vocab} ids); take "
-                f"--set tokenizer={where.strip(chr(39))}, or prepare the data with the run's."
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,27 +144,3 @@ class _MixedRows(Tokenised):
     def check(self, tokenizer: Vocabulary) -> None:
         for part in self._parts:
             part.check(tokenizer)
-
-
-def check_size(folder: Path, shard: Shard) -> None:
-    """Checks that a shard is there and has its size.
-
-    Raises:
-        UserError: If not; it is named.
-    """
-    path = folder / shard.file
-    size = path.stat().st_size if path.is_file() else None
-    if size == shard.bytes:
-        return
-    what = "is missing" if size is None else "is empty" if size == 0 else "is torn"
-    have = "" if not size else f" ({size:,} of {shard.bytes:,} bytes)"
-    raise UserError(
-        f"shard {str(path)!r} {what}{have}; give the same `llama-jax prepare` again, which makes "
-        "damaged shards anew, or copy the folder again."
-    )
-
-
-def sha256(path: Path) -> str:
-    """Returns the digest of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -24,8 +24,9 @@ from llama_jax.data.lines import (
     paragraphs,
     suffix,
 )
+from llama_jax.data.manifest import MANIFEST, begun
 from llama_jax.data.parquet import row_groups
-from llama_jax.data.shards import MANIFEST, Mix, Prepared
+from llama_jax.data.shards import Mix, Prepared
 from llama_jax.errors import UserError, nearest
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
@@ -206,30 +207,67 @@ def get(row: dict[str, Any], field: str, where: str = "the source") -> Any:
 
 
 def sentences(row: dict[str, Any], field: str | None = None, where: str = "the source") -> list:
-    """Returns an example as a list of sentences: `field`, else "sentences", else "text"."""
-    name = field or ("sentences" if "sentences" in row else "text")
-    value = get(row, name, where)
-    return split_sentences(value) if isinstance(value, str) else [str(s) for s in value]
+    """Returns an example as a list of sentences: `field`, else "sentences", else "text".
+
+    Raises:
+        UserError: If there is no such field, or it holds no text.
+    """
+    value = _read(row, field, where, ("sentences", "text"))
+    return split_sentences(value) if isinstance(value, str) else value
+
+
+def text_of(row: dict[str, Any], field: str | None = None, where: str = "the source") -> str:
+    """Returns an example as one text: `field`, else "text", else "sentences" joined by blanks.
+
+    Raises:
+        UserError: If there is no such field, or it holds no text; an empty one is returned.
+    """
+    value = _read(row, field, where, ("text", "sentences"))
+    return value if isinstance(value, str) else " ".join(value)
 
 
 def written(row: dict[str, Any], field: str | None = None, where: str = "the source") -> str:
-    """Returns an example as one text: `field`, else "text", else "sentences" joined by blanks.
+    """Returns an example as one text, as `text_of`, that is not empty.
 
     Raises:
         UserError: If there is no such field, or nothing in it.
     """
-    value = get(row, field or ("text" if "text" in row else "sentences"), where)
-    text = value if isinstance(value, str) else " ".join(str(sentence) for sentence in value)
+    text = text_of(row, field, where)
     if not text.strip():
         raise UserError(f"{where} is empty; expected some text.")
     return text
 
 
+def _read(
+    row: dict[str, Any], field: str | None, where: str, names: tuple[str, str]
+) -> str | list[str]:
+    """Returns what is in `field`, else in the first of `names` that is there."""
+    name = field or next((name for name in names if name in row), None)
+    if name is None:
+        raise UserError(
+            f"{where} has no field 'text' and no 'sentences'; it has "
+            f"{', '.join(map(str, row)) or 'none'}; "
+            "say which to read: --field of `llama-jax prepare`, `field` of a task."
+        )
+    value = get(row, name, where)
+    if value is None:  # where a table has a gap
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple) and all(isinstance(s, str | None) for s in value):
+        return [s for s in value if s is not None]
+    raise UserError(
+        f"{where} holds {value!r:.60} in the field {name!r}; expected a text or a list of "
+        "sentences; is it another field that has them?"
+    )
+
+
 def named(text: str) -> Source:
     """Returns the source that a path, a pattern or a name stands for.
 
-    A folder with a manifest is `Prepared`; files that end in .jsonl are `JsonLines`, in .parquet
-    `Parquet`, a folder with pictures is an `ImageFolder`, any other file or folder `PlainText`.
+    A folder that `llama-jax prepare` made or began is `Prepared`; files that end in .jsonl are
+    `JsonLines`, in .parquet `Parquet`, a folder with pictures is an `ImageFolder`, any other file
+    or folder `PlainText`.
     What is not there and has weights, "a=3,b=1", is a `Mix` of prepared folders; what is no path is
     the name of a `Tfds` data set. The names of ours, "kjv" and "easy_vqa", are never taken for
     paths.
@@ -240,7 +278,7 @@ def named(text: str) -> Source:
     if text in OURS:
         return Tfds(text)
     path = Path(text).expanduser()
-    if (path / MANIFEST).exists():
+    if (path / MANIFEST).exists() or begun(path):
         return Prepared(text)
     if suffix(path) == ".jsonl":
         return JsonLines(text)

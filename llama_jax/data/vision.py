@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from llama_jax.data import rows as r
+from llama_jax.data.checks import at_least, share
 from llama_jax.data.corrupt import Masking
 from llama_jax.data.pictures import Pictures, light, picture_fields, stream_name
 from llama_jax.data.sources import Rows, get
@@ -42,6 +43,11 @@ class Captions:
     frames: int = 0
     answer_length: int = 0
     most: int = 8
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        at_least(1, self, "length", "size", "most")
+        at_least(0, self, "frames", "answer_length")
 
     def fields(self, batch: int, tokenizer: Vocabulary) -> r.Fields:
         """Text, picture and class."""
@@ -111,6 +117,11 @@ class Describe:
     caption: str = "caption"
     frames: int = 0
     most: int = 8
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        at_least(1, self, "length", "answer_length", "size", "most")
+        at_least(0, self, "frames")
 
     def fields(self, batch: int, tokenizer: Vocabulary) -> r.Fields:
         """Text, picture and decoder fields."""
@@ -183,6 +194,12 @@ class Questions:
     questions: str = "questions"
     answers: str = "answers"
     frames: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        at_least(1, self, "length", "answer_length", "per_image", "size")
+        at_least(0, self, "frames")
+        share(self, "absent")
 
     def fields(self, batch: int, tokenizer: Vocabulary) -> r.Fields:
         """Text, picture and decoder fields."""

@@ -1,5 +1,6 @@
 """The run directory: what is in it, who may write to it, and whether a run may go on in it."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -75,11 +76,7 @@ class RunDir:
                 os.fsync(file.fileno())
         except OSError as error:
             self.__exit__()
-            reason = error.strerror or type(error).__name__
-            raise UserError(
-                f"the disk under {self.path} cannot be written ({reason}); give another --run-dir "
-                "or make room"
-            ) from None
+            raise _unwritable(self.path, error) from None
         return mark
 
     def _see(self, mark: str) -> None:
@@ -177,6 +174,16 @@ class RunDir:
             return hashlib.sha256(*files.values()).hexdigest()
         each = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
         return hashlib.sha256(json.dumps(each, sort_keys=True).encode()).hexdigest()
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    reason = error.strerror or type(error).__name__
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return UserError(
+            f"the disk under {path} cannot be written ({reason}); give another --run-dir or make "
+            "room"
+        )
+    return UserError(f"{path} cannot be made or written ({reason}); give another --run-dir")
 
 
 def differences(before: Any, now: Any, path: str = "") -> list[str]:

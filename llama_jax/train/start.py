@@ -6,6 +6,7 @@ shape, whatever the rest of the model is; or weights of others, which must be of
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from llama_jax.config import File, Run, to_json
 from llama_jax.errors import UserError, nearest
 from llama_jax.generate.find import find
 from llama_jax.models.decoder import DecoderLM
-from llama_jax.text.files import files_of, open_any
+from llama_jax.text.files import MAIN, files_of, open_any
 from llama_jax.text.tokenizer import Tokenizer, Vocabulary
 from llama_jax.train.checkpoint import flat, matching, replaced, start_from
 from llama_jax.train.rundir import differences
@@ -131,9 +132,20 @@ def _find(name: str, what: str = "init_from") -> Path:
     path = Path(name).expanduser()
     # Within a folder that is here, a name is a mistyped path and none of the hub.
     if not path.exists() and path.parent.is_dir() and path.parent != Path():
-        around = [str(path.parent / other.name) for other in path.parent.iterdir()]
-        raise UserError(f"{what}: {name!r} does not exist.{nearest(name, around)}")
+        around = [str(path.parent / p.name) for p in path.parent.iterdir() if _may_be_meant(p)]
+        raise UserError(
+            f"{what}: {name!r} does not exist."
+            + (nearest(name, around) or " Expected a file or folder of a run or of weights.")
+        )
     return find(name)
+
+
+def _may_be_meant(path: Path) -> bool:
+    """Whether there may be weights or a tokenizer, by the names alone."""
+    if os.path.isfile(path):
+        return path.suffix in (".json", ".model", ".gguf", ".safetensors")
+    # Of folders that may not be looked into, `os.path` says no.
+    return any(os.path.isfile(path / name) for name in (*MAIN, "config.json", "run.json"))
 
 
 def _fitting(run: Run, checkpoint: Checkpoint) -> Checkpoint:

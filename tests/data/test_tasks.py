@@ -324,3 +324,38 @@ def test_next_sentence_pairs_need_another_document(tmp_path, tokenizer):
     (tmp_path / "t.txt").write_text("Only one. Document.")
     with pytest.raises(UserError, match="try order='sop'"):
         first_batch(PlainText(str(tmp_path / "t.txt")), SentencePairs(), tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("task", "field", "value"),
+    [
+        (LanguageModel, "length", 0),
+        (SentencePairs, "length", 0),
+        (SentencePairs, "short", -0.1),
+        (Denoise, "length", 0),
+        (Denoise, "length", 3),
+        (Denoise, "rate", 0),
+        (Denoise, "mean_span", 0),
+        (Seq2Seq, "length", 0),
+        (Seq2Seq, "answer_length", -1),
+        (Labels, "length", 0),
+        (Labels, "size", 0),
+        (Labels, "frames", -1),
+        (Captions, "length", 0),
+        (Captions, "answer_length", -1),
+        (Captions, "most", 0),
+        (Describe, "length", 0),
+        (Describe, "answer_length", 0),
+        (Describe, "size", -64),
+        (Questions, "length", 0),
+        (Questions, "per_image", 0),
+        (Questions, "absent", 1.5),
+        (Masking, "predictions", 0),
+        (Masking, "mean_span", 0.5),
+        (Masking, "longest_span", 0),
+    ],
+)
+def test_a_length_or_share_that_cannot_be_is_refused_with_one_that_can(task, field, value):
+    with pytest.raises(UserError, match=f"^{field}={value}.*; try "):
+        task(**{field: value})
+    task()

@@ -17,6 +17,7 @@ from llama_jax.text.files import NAMES, open_any
 from llama_jax.text.tokenizer import Tokenizer
 from llama_jax.train.load import load
 from llama_jax.train.loop import train
+from llama_jax.train.start import words_of
 from llama_jax.weights.convert import convert
 from tests.generate import small
 from tests.train.tiny import text_run, write_text
@@ -206,6 +207,18 @@ def test_a_mistyped_path_is_answered_with_the_nearest(places, tmp_path):
         UserError, match="'.*small.guf' does not exist. Did you mean '.*small.gguf'"
     ):
         train(run, tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("other", ["nowher", "nowhere.txt", ".nowhere", "nowheres/notes.txt"])
+def test_only_what_may_be_a_tokenizer_is_suggested_for_one(tmp_path, other):
+    (tmp_path / other).parent.mkdir(exist_ok=True)
+    (tmp_path / other).write_text("")
+    with pytest.raises(UserError, match="tokenizer: '.*/nowhere' does not exist. Expected"):
+        words_of(str(tmp_path / "nowhere"))
+    (tmp_path / "nowhere2").mkdir()
+    (tmp_path / "nowhere2/tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match="does not exist. Did you mean '.*/nowhere2'"):
+        words_of(str(tmp_path / "nowhere"))
 
 
 def test_pickles_are_not_opened_and_the_way_round_is_said(places, tmp_path):

@@ -1,0 +1,98 @@
+"""Preparations that are killed: workers end too, and the same command goes on to the same data."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from llama_jax.data import Prepared
+from llama_jax.text import Tokenizer
+
+ROOT = Path(__file__).parents[2]
+LINES = 24_000  # in shards of 3000; each takes two workers' time enough to be killed in
+
+
+def start(*words):
+    return subprocess.Popen(
+        [sys.executable, "-m", "llama_jax", "prepare", *map(str, words)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(child):
+    _, said = child.communicate(timeout=300)
+    assert child.returncode == 0, said
+    return said
+
+
+def running():
+    """The parent of every process that runs, without those that only wait to be buried."""
+    listed = subprocess.run(
+        ["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, text=True, check=True
+    ).stdout
+    rows = [line.split() for line in listed.splitlines()]
+    return {int(pid): int(parent) for pid, parent, state in rows if state[0] != "Z"}
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    place = tmp_path_factory.mktemp("text")
+    texts = [f"Lamb {i} saw " + "the sea and the land, " * (20 + i % 9) for i in range(LINES)]
+    (place / "many.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    Tokenizer.train(texts[:100], 300).save(place / "tokenizer.json")
+    options = ("--tokenizer", place / "tokenizer.json", "--workers", 2)
+    return lambda out: start(place / "many.jsonl", out, *options)
+
+
+@pytest.fixture(scope="module")
+def whole(command, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "many"
+    finish(command(out))
+    return Prepared(str(out)).open().manifest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "ends"), [(signal.SIGTERM, 130), (signal.SIGINT, 130), (signal.SIGKILL, -9)]
+)
+def test_workers_end_with_their_parent_and_the_same_command_goes_on_at_once(
+    command, whole, tmp_path, number, ends
+):
+    out = tmp_path / "many"
+    with command(out) as child:
+        assert "1/8 shards" in child.stderr.readline()
+        workers = {pid for pid, parent in running().items() if parent == child.pid}
+        assert len(workers) >= 2
+        os.kill(child.pid, number)
+        assert child.wait(timeout=60) == ends
+        said = finish(command(out))
+    assert "1/8 shards" not in said and "made anew" not in said
+    assert Prepared(str(out)).open().manifest == whole
+    names = {path.name for path in out.iterdir()}
+    assert names == {".lock", "manifest.json", "tokenizer.json", *(s.file for s in whole.shards)}
+    assert not workers & running().keys()
+
+
+@pytest.mark.slow
+def test_a_name_of_a_shard_stands_for_a_whole_one_whenever_the_work_is_killed(
+    command, whole, tmp_path
+):
+    out, sizes = tmp_path / "many", {shard.file: shard.bytes for shard in whole.shards}
+    for _ in range(3):
+        with command(out) as child:
+            while not list(out.glob("*.array_record.*")):  # a draft
+                assert child.poll() is None
+                time.sleep(0.05)
+            time.sleep(0.2)
+            child.kill()
+        there = {path.name: path.stat().st_size for path in out.glob("*.array_record")}
+        assert there.items() <= sizes.items()
+    finish(command(out))
+    assert Prepared(str(out)).open().manifest == whole
