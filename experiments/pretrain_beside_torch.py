@@ -18,8 +18,8 @@ Machine:  2 CPU cores, float32; about an hour when nothing else runs
 
 Verdict: yes. After 1,600 steps (3.3M tokens, 1.4 times what there is) ours has a held-out loss of
 4.596 nats a token, torch of 4.604. The first hundred steps have the same losses to four digits;
-then rounding sends two runs of one recipe apart by some hundredths, now above and now below. How fast
-each is says `bench_train.py`: other work ran beside this one.
+then rounding sends two runs of one recipe apart by some hundredths, now above and now below. How
+fast each is says `bench_train.py`: other work ran beside this one.
 
 That single steps have the losses of torch, packed rows too, is a test
 (`tests/parity/test_training.py`). The rows of this run were mixed as they were before each lane had
