@@ -160,7 +160,7 @@ def test_training_from_the_command_line_leaves_a_run(tiny, tmp_path, capsys):
 def test_a_directory_that_cannot_be_written_is_status_2_before_any_step(tiny, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main(["train", tiny, "--run-dir", str(tmp_path / "file" / "run")]) == 2
-    assert "cannot be written" in capsys.readouterr().err
+    assert "cannot be made or written" in capsys.readouterr().err
 
 
 def failing(error):

@@ -17,6 +17,14 @@ ROOT = Path(__file__).parents[2]
 LINES = 24_000  # in shards of 3000; each takes two workers' time enough to be killed in
 
 
+@pytest.fixture(autouse=True)
+def hears_ctrl_c():
+    """A shell starts what runs in the background with SIGINT ignored, and children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def start(*words):
     return subprocess.Popen(
         [sys.executable, "-m", "llama_jax", "prepare", *map(str, words)],

@@ -148,5 +148,5 @@ def test_a_picture_of_no_demo_is_refused(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot be made or written"):
         main(tmp_path / "file" / "demo", small.pretrain(), small.finetune())

@@ -103,7 +103,7 @@ def test_all_stacks_of_a_model_are_edited_at_once():
 
 def test_mistakes_are_named_and_a_cpu_has_nowhere_to_offload_to():
     with pytest.raises(UserError, match="remat='blok' is not one of none, .*Did you mean 'block'"):
-        Stack((), remat="blok")  # pyright: ignore[reportArgumentType]
+        dataclasses.replace(STACK, remat="blok")
     with pytest.raises(UserError, match="saved='atention'.*Did you mean 'attention'"):
         edit(presets.get("tiny_decoder"), "model.decoder.stack.saved", ("atention",))
     with pytest.raises(UserError, match="on a CPU they are there; take remat='named'"):
