@@ -3,6 +3,8 @@
 import os
 import pathlib
 
+import jaxlib.version
+
 # Before the first import of jax, which reads both. Setting, not defaulting: a GPU or a TPU in the
 # machine must not change what the tests mean.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -11,8 +13,10 @@ os.environ["XLA_FLAGS"] = " ".join(
         *(f for f in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in f),
         "--xla_force_host_platform_device_count=8",
         # Tests compile much and compute little: without LLVM's optimizations they take half the
-        # time.
+        # time, and with the loops that were XLA's before its emitters of MLIR two thirds of that.
+        # Later releases may not know the second flag; XLA would end at once.
         "--xla_backend_optimization_level=0",
+        *["--xla_cpu_use_fusion_emitters=false"] * (jaxlib.version.__version_info__ < (0, 11)),
     ]
 )
 
