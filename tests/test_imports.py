@@ -17,6 +17,7 @@ ARROWS = {
     "__init__": ANY,  # names for users, loaded on first use
     "__main__": ANY,
     "axes": (),
+    "commands": ANY,  # those of training; other rooms have theirs within
     "config": ("axes", "models", "objectives", "data", "text", "train.optimizer"),
     "data": ("text",),
     "demo": ANY,
@@ -29,6 +30,7 @@ ARROWS = {
     "layers": ("axes", "kernels"),
     "models": ("axes", "kernels.mask", "layers"),
     "objectives": ("axes", "kernels.cross_entropy", "models"),
+    "options": ("config",),
     # It prices the program that training and decoding would run, and so looks into both.
     "plan": (
         *("axes", "config", "generate", "kernels.backends", "layers", "models", "objectives"),
@@ -53,7 +55,7 @@ ARROWS = {
 # Third parties that only some areas, or one module of an area, may know of.
 ONLY = {
     "flax": {"layers", "models", "objectives", "train", "generate"},
-    "tyro": {"__main__"},
+    "tyro": {"options"},
     "torch": {"weights.meta", "verify.reference"},  # .pth files have no other reader
     "transformers": {"verify.reference"},  # what logits are compared with
     "tensorflow": set(),

@@ -163,6 +163,14 @@ def test_a_directory_that_cannot_be_written_is_status_2_before_any_step(tiny, tm
     assert "cannot be made or written" in capsys.readouterr().err
 
 
+def test_a_number_of_workers_is_checked_before_a_tokenizer_is_trained(tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("a lamb\n" * 100)
+    args = ["prepare", str(tmp_path / "text.txt"), str(tmp_path / "out"), "--vocab", "300"]
+    assert main([*args, "--workers", "0"]) == 2
+    assert "workers=0; expected 1 or more" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def failing(error):
     def fail(*_):
         raise error

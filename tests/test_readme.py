@@ -7,7 +7,8 @@ import pytest
 
 import llama_jax.data
 from llama_jax import presets
-from llama_jax.__main__ import _one_command, _override, _parser, _set
+from llama_jax.__main__ import _one_command, _parser
+from llama_jax.options import override, set_field
 from tests.readme import BLOCKS, ROOT, TEXT, example
 
 INLINE = [code for code in re.findall(r"`([^`\n]+)`", TEXT) if " " in code]
@@ -29,9 +30,9 @@ def test_command_lines_are_understood(line):
     words = shlex.split(line.removesuffix("&"))[1:]
     args, rest = _parser().parse_known_args(_one_command(words))
     if "preset" in args:
-        run = _override(presets.get(args.preset), rest)
+        run = override(presets.get(args.preset), rest)
         for change in args.set:
-            run = _set(run, change)
+            run = set_field(run, change)
         assert run != presets.get(args.preset) or args.options or not (rest or args.set)
     else:
         assert rest == []

@@ -71,9 +71,7 @@ def prepare(
             written, or the source cannot be read, is prepared already, or has changed since the
             folder was begun.
     """
-    if workers is not None and workers < 1:
-        raise UserError(f"workers={workers}; expected 1 or more; without it there is one a core.")
-    out, workers = Path(out), workers or os.cpu_count() or 1
+    out, workers = Path(out), processes(workers)
     rows = _opened(source)
     with locked(out), interruptible():
         with reading(rows.name):
@@ -107,6 +105,17 @@ def prepare(
             (out / BEGUN).unlink(missing_ok=True)
         _clear(out, manifest)
     return manifest
+
+
+def processes(workers: int | None) -> int:
+    """Returns how many processes to use: one a core for None.
+
+    Raises:
+        UserError: If there are none.
+    """
+    if workers is not None and workers < 1:
+        raise UserError(f"workers={workers}; expected 1 or more; without it there is one a core.")
+    return workers or os.cpu_count() or 1
 
 
 def trained(source: Source, vocab: int, field: str | None, out: Path) -> Tokenizer:
