@@ -37,10 +37,10 @@ chat: $(smollm2)  ## Talk with SmolLM2-135M on this machine, without an account
 bench: $(call with,demo test parity) $(smollm2)  ## Time SmolLM2 beside transformers (4 minutes)
 	$(BIN)/python -m experiments.bench
 
-test: $(call with,demo test) $(smollm2)  ## Run the tests (9 minutes)
+test: $(call with,demo test) $(smollm2)  ## Run the tests (8 minutes)
 	$(PYTEST) $(SPREAD) -m "not kernels and not meshes" tests
 
-kernels: $(call with,demo test)  ## Attention by every backend, those for TPUs and GPUs interpreted (5 minutes)
+kernels: $(call with,demo test)  ## Attention by every backend, those for TPUs and GPUs interpreted (3 minutes)
 	$(PYTEST) $(STEAL) -m kernels tests/kernels
 
 meshes: $(call with,demo test)  ## The same run on every mesh, in stages, in micro-batches (2 minutes)
@@ -49,7 +49,7 @@ meshes: $(call with,demo test)  ## The same run on every mesh, in stages, in mic
 chaos: $(call with,demo test)  ## Kill training at bad moments, alone and in two processes (4 minutes)
 	$(PYTEST) tests/chaos
 
-fuzz: $(call with,test)  ## Feed thousands of damaged files to every reader (3 minutes)
+fuzz: $(call with,test)  ## Feed thousands of damaged files to every reader (1 minute)
 	$(PYTEST) $(STEAL) tests/fuzz
 
 notebooks: $(call with,demo test) $(smollm2)  ## Run every notebook and the README's examples (2 minutes)
