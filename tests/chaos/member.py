@@ -12,18 +12,19 @@ from llama_jax.config import Mesh, edit
 from llama_jax.errors import UserError
 from llama_jax.train import loop
 from llama_jax.train.cluster import Cluster, member
-from tests.train.tiny import Send, text_run
+from tests.train.tiny import Send, saved_before, text_run
 
 STEPS = 20
 
 
-def run_of(text: Path, options: dict):
+def run_of(text: Path, options: dict, place: str = ""):
     """The run of a process, or of one that is alone."""
     run = text_run(text, save_every=5, keep=9, steps=options.get("steps", STEPS))
     run = edit(run, "mesh", Mesh(**options.get("mesh", {})))
     run = edit(run, "optimizer.rate", options.get("rate", 1e-2))
     if "send" in options:
-        return edit(run, "evaluations", {"send": Send(*options["send"], process=1)})
+        path = saved_before(run, place, options["send"][0])
+        return edit(run, "evaluations", {"send": Send(*options["send"], path=path, process=1)})
     return run
 
 
@@ -34,7 +35,7 @@ def main() -> int:
         loop.Loader = lambda data, words, seed, part, parts: loader(data, words, seed, 0, parts)
     try:
         with member(Cluster()):
-            loop.train(run_of(text, options), place)
+            loop.train(run_of(text, options, place), place)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

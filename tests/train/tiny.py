@@ -190,24 +190,30 @@ def tiny_text() -> Run:
 
 @dataclasses.dataclass(frozen=True)
 class Send:
-    """An "evaluation" that sends a signal to one process at one step."""
+    """An "evaluation" that sends a signal to one process at one step, once `path` is there."""
 
     at: int
     number: int = signal.SIGTERM
     every: int = 1
-    after: float = 0.0
+    path: str = "."
     process: int = 0
 
     def __call__(self, model, params, tokenizer, run) -> dict[str, float]:
         global _calls
         _calls += 1
         if _calls == self.at and jax.process_index() == self.process:
-            time.sleep(self.after)
+            while not Path(self.path).exists():  # a save in the background is not done yet
+                time.sleep(0.05)
             os.kill(os.getpid(), self.number)
         return {"calls": float(_calls)}
 
 
 _calls = 0
+
+
+def saved_before(run: Run, run_dir: str | Path, step: int) -> str:
+    """Where the newest checkpoint is at a step of a run."""
+    return str(Path(run_dir) / "checkpoints" / str(step - step % run.save_every))
 
 
 def reset_calls() -> None:
@@ -232,9 +238,9 @@ def main() -> None:
 
         checkpoint.digests = killed
     elif kill:
-        run = dataclasses.replace(
-            run, evaluations={"kill": Send(int(kill[0]), signal.SIGKILL, after=1.0)}
-        )
+        path = saved_before(run, run_dir, int(kill[0]))
+        send = Send(int(kill[0]), signal.SIGKILL, path=path)
+        run = dataclasses.replace(run, evaluations={"kill": send})
     train(run, run_dir, progress=False)
 
 
