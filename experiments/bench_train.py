@@ -5,16 +5,17 @@ Machine:  2 CPU cores, float32, 17 minutes
 
 | model | side | tokens/s | of ours | of GEMM | peak, MB | apart |
 |---|---|---|---|---|---|---|
-| decoder_25m | ours | 780 | 1.00 | 56% | 2,220 | 0.0e+00 |
-| decoder_25m | torch | 650 | 0.83 | 47% | 2,486 | 1.9e-06 |
-| decoder_25m | torch.compile | 716 | 0.92 | 51% | 2,102 | 1.9e-06 |
-| smollm2_135m | ours | 179 | 1.00 | 77% | 7,205 | 0.0e+00 |
-| smollm2_135m | torch | 149 | 0.83 | 64% | 7,497 | 1.9e-06 |
-| smollm2_135m | torch.compile | 150 | 0.84 | 64% | 6,800 | 1.9e-06 |
+| decoder_25m | ours | 870 | 1.00 | 64% | 2,252 | 0.0e+00 |
+| decoder_25m | torch | 651 | 0.75 | 48% | 2,481 | 1.9e-06 |
+| decoder_25m | torch.compile | 719 | 0.83 | 53% | 2,150 | 1.9e-06 |
+| smollm2_135m | ours | 161 | 1.00 | 68% | 7,209 | 0.0e+00 |
+| smollm2_135m | torch | 131 | 0.82 | 55% | 7,471 | 1.9e-06 |
+| smollm2_135m | torch.compile | 133 | 0.83 | 56% | 6,807 | 1.9e-06 |
 
-Verdict: 1.20 times torch for both, 1.09 and 1.19 times what torch.compile makes of it. The profile
-of a step of the smaller one is matrix products at the ceiling's rate, but for attention (0.4 of
-2.4 s, as fast as torch's) and the softmax of the vocabulary.
+Verdict: 1.34 and 1.23 times torch, 1.21 times what torch.compile makes of it, for both. On another
+day, of a machine that drifts, the smaller one had 1.20 and 1.09. The profile of a step of it is
+matrix products at the ceiling's rate, but for attention (0.4 of 2.4 s, as fast as torch's) and the
+softmax of the vocabulary.
 
 4 rows of 512 tokens, AdamW, the whole step with clipping and update. Each side runs in a process of
 its own, in turn, several rounds; a cell is the median over rounds of a round's median. All begin

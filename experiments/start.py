@@ -7,11 +7,11 @@ Seconds:
 
 | start | import | data | plan | init | trace | compile | step | all | cpu |
 |---|---|---|---|---|---|---|---|---|---|
-| 1 | 1.0 | 0.7 | 0.0 | 2.8 | 1.1 | 5.0 | 2.8 | 13.1 | 21.4 |
-| 2 | 1.0 | 0.6 | 0.0 | 1.0 | 1.0 | 0.2 | 2.3 | 6.2 | 9.2 |
-| 3 | 1.0 | 0.7 | 0.0 | 1.1 | 1.1 | 0.2 | 2.2 | 6.4 | 9.5 |
+| 1 | 1.0 | 0.8 | 0.0 | 1.2 | 1.1 | 5.0 | 1.9 | 10.7 | 17.0 |
+| 2 | 1.1 | 0.7 | 0.0 | 1.1 | 1.2 | 0.2 | 1.5 | 5.7 | 8.0 |
+| 3 | 1.0 | 0.7 | 0.0 | 1.9 | 1.1 | 0.2 | 1.5 | 6.4 | 9.2 |
 
-Verdict: a second start compiles nothing and takes its first step after 6.2 s.
+Verdict: a second start compiles nothing and takes its first step after 5.7 s.
 
 Each start is a process of its own with a run directory of its own; the cache of compiled programs
 is empty in the first and kept in the others. "compile" is XLA or reading the cache; "step" includes
