@@ -3,12 +3,12 @@
 import argparse
 import contextlib
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_jax.errors import Stopped, UserError
+from llama_jax.streams import turned
 
 if TYPE_CHECKING:
     from llama_jax.config import Run
@@ -93,7 +93,8 @@ def _train(args: argparse.Namespace) -> None:
         raise UserError(f"profile {args.profile!r}: there are {run.steps} steps; give earlier ones")
     with contextlib.ExitStack() as joined:
         if args.distributed:
-            joined.enter_context(_stdout_as_stderr())
+            # Gloo, which joins processes on CPUs, prints from C++; training prints nothing.
+            joined.enter_context(turned(1, 2))
             joined.enter_context(member(cluster))
         from llama_jax.train.loop import train
 
@@ -117,20 +118,6 @@ def _run(args: argparse.Namespace) -> "Run":
     for text in args.set:
         run = set_field(run, text)
     return run
-
-
-@contextlib.contextmanager
-def _stdout_as_stderr() -> Iterator[None]:
-    """For what Gloo, which joins processes on CPUs, prints from C++; training prints nothing."""
-    sys.stdout.flush()
-    before = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(before, 1)
-        os.close(before)
 
 
 def _rehearse(args: argparse.Namespace) -> int:

@@ -34,12 +34,13 @@ ARROWS = {
     # It prices the program that training and decoding would run, and so looks into both.
     "plan": (
         *("axes", "config", "generate", "kernels.backends", "layers", "models", "objectives"),
-        *("presets", "train", "weights.layers"),
+        *("presets", "streams", "train", "weights.layers"),
     ),
     "presets": (
         *("axes", "config", "data", "layers", "models", "objectives", "text"),
         "train.optimizer",
     ),
+    "streams": (),
     "text": (),
     "train": (
         *("axes", "config", "data.loader", "generate.find", "kernels.backends", "kernels.counted"),

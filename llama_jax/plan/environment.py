@@ -4,11 +4,11 @@ import contextlib
 import importlib.util
 import os
 import pathlib
-import sys
 import tempfile
 from collections.abc import Iterator
 
 from llama_jax.errors import UserError
+from llama_jax.streams import turned
 
 AOT = "pip install 'llama-jax[aot]'"
 
@@ -67,13 +67,5 @@ def quiet() -> Iterator[None]:
     if os.environ.get("LLAMA_JAX_DEBUG"):
         yield
         return
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as away:
-        os.dup2(away.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
+    with tempfile.TemporaryFile() as away, turned(2, away.fileno()):
+        yield
