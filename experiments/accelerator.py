@@ -21,7 +21,7 @@ import numpy as np
 from llama_jax import presets
 from llama_jax.errors import UserError
 from llama_jax.generate.engine import Engine
-from llama_jax.models.decoder import DecoderLM
+from llama_jax.models.decoder import Decoder
 from llama_jax.weights.layers import one_by_one
 from llama_jax.weights.read import abstract, nested, sizes
 
@@ -53,7 +53,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for name in args.preset or PRESETS:
         model = presets.get(name).model
-        if not isinstance(model, DecoderLM):
+        if not isinstance(model, Decoder):
             raise UserError(f"{name} is no preset of the LLaMA series")
         engine = random(model, args.dtype)
         for batch in (1, 8):
@@ -69,7 +69,7 @@ def main() -> None:
         del engine
 
 
-def random(model: DecoderLM, dtype: str) -> Engine:
+def random(model: Decoder, dtype: str) -> Engine:
     """An engine around random weights of the right sizes, made on the device."""
     single = one_by_one(model)
     boxes = abstract(single)
@@ -112,23 +112,23 @@ def prefill(engine: Engine, length: int) -> float:
     return min(found[1:])
 
 
-def bytes_read(model: DecoderLM, batch: int, tokens: int, dtype: str) -> float:
+def bytes_read(model: Decoder, batch: int, tokens: int, dtype: str) -> float:
     """What a step must read: weights, and on average half of the cache of the new tokens."""
     boxes, size = abstract(model), sizes(model)
     weights = sum(box.value.size for box in boxes.values())
-    if not model.decoder.tied:
+    if not model.tied:
         weights -= boxes["embed/w"].value.size
     held = 32 + tokens / 2
-    cache = 2 * batch * held * model.decoder.stack.repeats * size["K"] * size["H"]
+    cache = 2 * batch * held * model.stack.repeats * size["K"] * size["H"]
     return (weights + cache) * jnp.dtype(dtype).itemsize
 
 
-def flops(model: DecoderLM, length: int) -> float:
+def flops(model: Decoder, length: int) -> float:
     """Of a prefill: products with all weights (the output layer for one token), half the scores."""
     boxes, size = abstract(model), sizes(model)
     head = boxes["embed/w"].value.size
-    inner = sum(box.value.size for box in boxes.values()) - head * (2 - model.decoder.tied)
-    scores = 2 * length**2 * model.decoder.stack.repeats * size["N"] * size["H"]
+    inner = sum(box.value.size for box in boxes.values()) - head * (2 - model.tied)
+    scores = 2 * length**2 * model.stack.repeats * size["N"] * size["H"]
     return 2 * inner * length + 2 * head + scores
 
 

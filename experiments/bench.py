@@ -56,8 +56,8 @@ def main() -> None:
         print(json.dumps(SIDES[args.side](args.weights)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        from llama_jax.generate.find import find
         from llama_jax.weights.convert import convert
+        from llama_jax.weights.find import find
 
         weights = Path(folder) / "weights"
         convert(find(args.weights), weights, "huggingface", "float32")
@@ -181,7 +181,7 @@ def _limits(weights: str) -> dict[str, float]:
     import jax
     import jax.numpy as jnp
 
-    from llama_jax.weights.checkpoint import open_checkpoint
+    from llama_jax.weights.opened import open_checkpoint
     from llama_jax.weights.read import abstract, sizes
 
     model = open_checkpoint(weights).model
@@ -197,7 +197,7 @@ def _limits(weights: str) -> dict[str, float]:
     dot = jax.jit(lambda a: a @ a)
     gemm = 2 * 2048**3 / _best(lambda: dot(a).block_until_ready())
 
-    layers, size = model.decoder.stack.repeats, sizes(model)
+    layers, size = model.stack.repeats, sizes(model)
     head = boxes["embed/w"].value.size
     # Products of all weights for every token, the output layer for one, scores and values.
     work = 2 * (parameters - head) * PREFILL + 2 * head

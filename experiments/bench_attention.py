@@ -5,10 +5,10 @@ Machine:  one GPU or TPU, bfloat16; on a CPU float32 and short sequences
 
 Not run on an accelerator yet: none was at hand.
 
-Every backend of `llama_jax.kernels.attention.BACKENDS` that takes the case, and whichever peers are
-installed: jax.nn.dot_product_attention (XLA's form and cuDNN's), jax's own Pallas kernels, tokamax,
-torch. All get the same arrays in the same run, in turn; a cell is the median over rounds. Each is
-first compared with float64 at a small size, and not timed if it is wrong.
+Every backend of `llama_jax.kernels.attention.api.BACKENDS` that takes the case, and whichever peers
+are installed: jax.nn.dot_product_attention (XLA's form and cuDNN's), jax's own Pallas kernels,
+tokamax, torch. All get the same arrays in the same run, in turn; a cell is the median over rounds.
+Each is first compared with float64 at a small size, and not timed if it is wrong.
 
 A causal mask counts half of the scores: 2 B N T T H FLOPs forward and 2.5 times that backward (five
 products instead of two), whatever an implementation computes. The ceiling is a product of square
@@ -33,7 +33,7 @@ import numpy as np
 
 from experiments.accelerator import bandwidth, products
 from llama_jax.kernels import Mask, attention
-from llama_jax.kernels.attention import BACKENDS, Case
+from llama_jax.kernels.attention.api import BACKENDS, Case
 
 # Of the largest entry; wrong kernels miss by far more.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 5e-3}

@@ -70,7 +70,7 @@ def measured(
     preset: str, sides: list[str], steps: int, rounds: int, folder: Path
 ) -> dict[str, dict[str, Any]]:
     """What each side took, in the median."""
-    vocab = _run(preset).model.decoder.vocab
+    vocab = _run(preset).model.vocab
     ids = np.random.default_rng(0).integers(
         0, vocab, (WARM_UP + steps, BATCH, LENGTH + 1), dtype=np.int32
     )

@@ -114,8 +114,8 @@ def measure(path: Path) -> str:
 
 def main() -> None:
     """Writes the files and prints the table."""
-    from llama_jax.generate.find import find
     from llama_jax.weights.convert import convert
+    from llama_jax.weights.find import find
 
     parser = argparse.ArgumentParser(prog="python -m experiments.beside_llama_cpp")
     parser.add_argument("--weights", default=None, help="default: SmolLM2-135M")

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_jax.verify.checks import verify
-from llama_jax.verify.ledger import Ledger
+from llama_jax.verify.report import Ledger
 
 SCALED = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
 SCALED |= {"rope_type": "llama3", "original_max_position_embeddings": 8192}

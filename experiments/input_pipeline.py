@@ -115,7 +115,7 @@ def stepping(prepared: Path, args: argparse.Namespace) -> list[Row]:
     from llama_jax.train.step import put
 
     stream = Stream(Prepared(str(prepared)), LanguageModel(STEP_LENGTH), STEP_BATCH)
-    run = edit(presets.get(args.preset), "model.decoder.vocab", args.vocab)
+    run = edit(presets.get(args.preset), "model.vocab", args.vocab)
     run = dataclasses.replace(run, data={"text": stream}, tokenizer=File(str(prepared)))
     words = open_any(prepared)
     loader = Loader(run.data, words)

@@ -33,7 +33,7 @@ Verdict: all five within 20 %, and memory guessed from shapes within 8 %. From s
 22 % too slow, for its sums over tensor are taken to be exposed in full; XLA makes rings of some.
 
 Each row's plan is found by the search, with nothing fixed but what the source says: model, chips,
-sequence and, where it is told, the batch. Two constants (`llama_jax/plan/chips.py`) were chosen
+sequence and, where it is told, the batch. Two constants (`llama_jax/chips.py`) were chosen
 by hand beside these very figures, so the errors describe and do not predict: the share of the peak
 that products reach, one for "TPU v5" (v5e and v5p), one for v6e, one for H100; and the share of
 weight collectives that is hidden, one for all.
@@ -139,9 +139,9 @@ def row(figure: Published, compiled: bool) -> str:
     import jax
 
     from llama_jax import presets
+    from llama_jax.chips import GIB
     from llama_jax.errors import UserError
     from llama_jax.plan.candidates import TRIED, name
-    from llama_jax.plan.chips import GIB
     from llama_jax.plan.model import Shapes
     from llama_jax.plan.program import TooBig, changed
     from llama_jax.plan.search import ranked, search

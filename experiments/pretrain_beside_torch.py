@@ -170,14 +170,14 @@ def run_of(args: argparse.Namespace) -> Any:
     text = args.out / "text"
     parts = tuple(Prepared(str(text / n)) for n in ("kjv", "plays") if (text / n).is_dir())
     stream = Stream(Mix(parts, (1.0,) * len(parts)), LanguageModel(LENGTH), BATCH)
-    run = edit(presets.get("decoder_25m"), "model.decoder.vocab", VOCAB)
+    run = edit(presets.get("decoder_25m"), "model.vocab", VOCAB)
     for path, value in {
         "width": 256,
         "stack.repeats": 6,
         "stack.pattern.0.attention": Attention(heads=4, kv_heads=4, head_dim=64, causal=True),
         "stack.pattern.0.ffn.hidden": 704,
     }.items():
-        run = edit(run, f"model.decoder.{path}", value)
+        run = edit(run, f"model.{path}", value)
     return dataclasses.replace(
         run,
         data={"text": stream},

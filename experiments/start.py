@@ -56,7 +56,7 @@ def main() -> None:
 def _prepare(folder: Path) -> None:
     """A text, and the tokenizer that a user would have in a file."""
     from llama_jax import edit, presets
-    from llama_jax.train.start import Start
+    from llama_jax.train.init_from import Start
 
     (folder / "text.txt").write_text(TEXT)
     (folder / "tokenizer").mkdir()

@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from llama_jax.config import Run
-from llama_jax.train.optimizer import AdamW
+from llama_jax.optim.optimizer import AdamW
 
 
 class TorchRun:

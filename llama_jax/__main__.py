@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from llama_jax.commands import add as commands_of_training
+from llama_jax.cli.generate import add as commands_of_weights
+from llama_jax.cli.plan import add as plan_command
+from llama_jax.cli.train import add as commands_of_training
+from llama_jax.cli.verify import add as verify_command
 from llama_jax.errors import Stopped, UserError, nearest
-from llama_jax.generate.commands import add as commands_of_weights
-from llama_jax.plan.command import add as plan_command
-from llama_jax.verify.command import add as verify_command
 
 # Which extra brings a package that is not always there.
 EXTRAS = {
@@ -174,7 +174,7 @@ def _prepare(args: argparse.Namespace) -> None:
         if place.suffix in (".json", ".model") or any((place / n).is_file() for n in MAIN):
             words, files = open_any(place), files_of(place)
         else:
-            from llama_jax.train.start import words_of
+            from llama_jax.train.init_from import words_of
 
             words, files = words_of(args.tokenizer)
 

@@ -17,8 +17,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from llama_jax.axes import FSDP_TENSOR, Rules, make_mesh
 from llama_jax.errors import UserError, nearest
-from llama_jax.train.optimizer import AdamW, Optimizer, Schedule
-from llama_jax.train.optimizer import named as optimizer_named
+from llama_jax.optim.optimizer import AdamW, Optimizer, Schedule
+from llama_jax.optim.optimizer import named as optimizer_named
 
 DTYPES = ("float32", "bfloat16")
 PLAIN = (bool, int, float, str, NoneType)  # values without parts
@@ -399,7 +399,7 @@ def _decode(value: Any, extra: dict[str, type]) -> Any:
 
 # Where classes of older run.json files are now.
 _MOVED = {
-    f"llama_jax.train.optimizer:{kind}": f"llama_jax.train.schedules:{kind}"
+    f"llama_jax.optim.optimizer:{kind}": f"llama_jax.optim.schedules:{kind}"
     for kind in ("Constant", "Cosine", "WSD")
 }
 

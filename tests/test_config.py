@@ -8,7 +8,7 @@ from llama_jax import presets
 from llama_jax.config import BPE, File, Mesh, Run, edit, from_json, to_json
 from llama_jax.data import PlainText, Tfds
 from llama_jax.errors import UserError
-from llama_jax.train.optimizer import WSD, AdamW, Cosine
+from llama_jax.optim.optimizer import WSD, AdamW, Cosine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,15 +90,15 @@ def test_edit_says_what_is_wrong(run, path, value, message):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("repeats", 0, r"^model.decoder.stack.repeats=0: give 1 or more"),
-        ("pattern", (), r"^model.decoder.stack.pattern=\(\): give at least one block"),
+        ("repeats", 0, r"^model.stack.repeats=0: give 1 or more"),
+        ("pattern", (), r"^model.stack.pattern=\(\): give at least one block"),
         ("remat", "blok", r"remat='blok' is not one of none, block, .* Did you mean 'block'"),
-        ("bias", "x", r"^model.decoder.stack.bias='x' is of type str"),
+        ("bias", "x", r"^model.stack.bias='x' is of type str"),
     ],
 )
 def test_a_stack_without_layers_is_refused_before_anything_is_made(path, value, message):
     with pytest.raises(UserError, match=message):
-        edit(presets.get("tiny_decoder"), f"model.decoder.stack.{path}", value)
+        edit(presets.get("tiny_decoder"), f"model.stack.{path}", value)
 
 
 def test_a_run_survives_json(run):
@@ -122,8 +122,8 @@ def test_every_preset_survives_json(name):
         (lambda v: v.update(stepz=3), "Run has no field 'stepz'.*Did you mean 'steps'"),
         (lambda v: v.update(version=99), "version 99, this llama_jax reads version 1"),
         (
-            lambda v: v["optimizer"].update({"class": "llama_jax.train.optimizer:AdamX"}),
-            "unknown class 'llama_jax.train.optimizer:AdamX'. Did you mean 'AdamW'",
+            lambda v: v["optimizer"].update({"class": "llama_jax.optim.optimizer:AdamX"}),
+            "unknown class 'llama_jax.optim.optimizer:AdamX'. Did you mean 'AdamW'",
         ),
         (
             lambda v: v["optimizer"].update({"class": "subprocess:Popen"}),

@@ -17,46 +17,67 @@ ARROWS = {
     "__init__": ANY,  # names for users, loaded on first use
     "__main__": ANY,
     "axes": (),
-    "commands": ANY,  # those of training; other rooms have theirs within
-    "config": ("axes", "models", "objectives", "data", "text", "train.optimizer"),
+    "chips": (),
+    "cli": ANY,
+    "config": ("axes", "models", "objectives", "data", "text", "optim"),
     "data": ("text",),
     "demo": ANY,
     "errors": (),
     "evals": ("config", "data", "generate", "models", "objectives", "text", "train"),
+    "formats": (),
     "generate": (
         *("axes", "config", "data.images", "layers.cache", "models", "text", "train", "weights"),
     ),
     "kernels": ("axes",),
     "layers": ("axes", "kernels"),
-    "models": ("axes", "kernels.mask", "layers"),
+    "models": ("axes", "kernels.attention.mask", "layers"),
     "objectives": ("axes", "kernels.cross_entropy", "models"),
-    "options": ("config",),
+    "optim": ("axes", "layers.linear"),
     # It prices the program that training and decoding would run, and so looks into both.
     "plan": (
-        *("axes", "config", "generate", "kernels.backends", "layers", "models", "objectives"),
-        *("presets", "streams", "train", "weights.layers"),
+        "cli.plan",
+        *(
+            "axes",
+            "config",
+            "generate",
+            "kernels.backends",
+            "layers",
+            "models",
+            "objectives",
+            "optim",
+        ),
+        *("chips", "presets", "streams", "train", "weights.layers"),
     ),
     "presets": (
         *("axes", "config", "data", "layers", "models", "objectives", "text"),
-        "train.optimizer",
+        "optim",
     ),
     "streams": (),
     "text": (),
     "train": (
-        *("axes", "config", "data.loader", "generate.find", "kernels.backends", "kernels.counted"),
-        *("layers.linear", "models", "objectives", "text", "weights"),
+        *("axes", "config", "chips", "data.loader", "kernels.backends", "kernels.flop_count"),
+        *("layers.linear", "models", "objectives", "optim", "text", "weights"),
     ),
     # It checks what `weights` and `generate` make of a file, so it looks into both.
-    "verify": ("axes", "generate", "layers.rope", "models", "presets", "text", "weights"),
+    "verify": (
+        "axes",
+        "formats",
+        "generate",
+        "layers.rope",
+        "models",
+        "presets",
+        "text",
+        "weights",
+    ),
     "weights": (
-        *("axes", "config", "data", "layers", "models", "objectives", "presets", "text"),
+        *("axes", "config", "data", "formats", "layers", "models", "objectives", "presets", "text"),
         "train.checkpoint",
     ),
 }
 # Third parties that only some areas, or one module of an area, may know of.
 ONLY = {
-    "flax": {"layers", "models", "objectives", "train", "generate"},
-    "tyro": {"options"},
+    "flax": {"layers", "models", "objectives", "optim", "train", "generate"},
+    "tyro": {"cli"},
     "torch": {"weights.meta", "verify.reference"},  # .pth files have no other reader
     "transformers": {"verify.reference"},  # what logits are compared with
     "tensorflow": set(),

@@ -8,7 +8,7 @@ import pytest
 import llama_jax.data
 from llama_jax import presets
 from llama_jax.__main__ import _one_command, _parser
-from llama_jax.options import override, set_field
+from llama_jax.cli.options import override, set_field
 from tests.readme import BLOCKS, ROOT, TEXT, example
 
 INLINE = [code for code in re.findall(r"`([^`\n]+)`", TEXT) if " " in code]

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from llama_jax.data import rows as r
+from llama_jax.data import fields as r
 from llama_jax.data.checks import share
 from llama_jax.data.corrupt import Masking
 from llama_jax.data.pairs import join, next_sentence_pair, sentence_order_pair

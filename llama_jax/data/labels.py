@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from llama_jax.data import rows as r
+from llama_jax.data import fields as r
 from llama_jax.data.checks import at_least
 from llama_jax.data.pictures import Pictures, light, picture_fields, stream_name
 from llama_jax.data.sources import Rows, get

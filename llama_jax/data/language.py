@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from llama_jax.data import rows as r
+from llama_jax.data import fields as r
 from llama_jax.data.checks import at_least
 from llama_jax.data.shards import Tokenised
 from llama_jax.data.sources import Rows, written

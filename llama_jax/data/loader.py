@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llama_jax.data.fields import Batch, Examples, Fields, Task
 from llama_jax.data.language import LanguageModel
-from llama_jax.data.rows import Batch, Examples, Fields, Task
 from llama_jax.data.shards import Mix, Prepared
 from llama_jax.data.sources import Source
 from llama_jax.errors import UserError

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from llama_jax.data import images
-from llama_jax.data.rows import Fields
+from llama_jax.data.fields import Fields
 from llama_jax.data.sources import Rows, get
 
 CACHE_BYTES = 512 * 2**20  # decoded pictures of one source, size and field are kept below this

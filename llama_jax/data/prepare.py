@@ -17,10 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from llama_jax.data.catalogue import Rows, Source
 from llama_jax.data.folder import locked, reading, write, writing
-from llama_jax.data.jobs import Job, interruptible, made, read_text
-from llama_jax.data.lines import fingerprint
 from llama_jax.data.manifest import (
     BEGUN,
     MANIFEST,
@@ -33,6 +30,9 @@ from llama_jax.data.manifest import (
     shard_name,
 )
 from llama_jax.data.shards import Mix, Prepared
+from llama_jax.data.text_files import fingerprint
+from llama_jax.data.tfds import Rows, Source
+from llama_jax.data.workers import Job, interruptible, made, read_text
 from llama_jax.errors import FormatError, UserError
 from llama_jax.text.digest import digest
 from llama_jax.text.files import MAIN, open_any

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from llama_jax.data import rows as r
+from llama_jax.data import fields as r
 from llama_jax.data.checks import at_least
 from llama_jax.data.documents import Documents, flat
 from llama_jax.data.sources import Rows, get

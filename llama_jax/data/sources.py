@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from llama_jax.data.builders.prepare import OURS
-from llama_jax.data.catalogue import Rows, Source, Tfds
-from llama_jax.data.lines import (
+from llama_jax.data.manifest import MANIFEST, begun
+from llama_jax.data.parquet import row_groups
+from llama_jax.data.shards import Mix, Prepared
+from llama_jax.data.text_files import (
     Pieces,
     check_utf8,
     existing,
@@ -24,9 +26,7 @@ from llama_jax.data.lines import (
     paragraphs,
     suffix,
 )
-from llama_jax.data.manifest import MANIFEST, begun
-from llama_jax.data.parquet import row_groups
-from llama_jax.data.shards import Mix, Prepared
+from llama_jax.data.tfds import Rows, Source, Tfds
 from llama_jax.errors import UserError, nearest
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")

@@ -6,9 +6,9 @@ lays out the examples. To add one, write a class with these two methods; nothing
 
 from llama_jax.data.corrupt import Masking
 from llama_jax.data.documents import SentencePairs
+from llama_jax.data.fields import Examples, Fields, Task
 from llama_jax.data.labels import Labels
 from llama_jax.data.language import LanguageModel
-from llama_jax.data.rows import Examples, Fields, Task
 from llama_jax.data.sequences import Denoise, Seq2Seq
 from llama_jax.data.vision import Captions, Describe, Questions
 

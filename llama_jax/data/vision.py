@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from llama_jax.data import rows as r
+from llama_jax.data import fields as r
 from llama_jax.data.checks import at_least, share
 from llama_jax.data.corrupt import Masking
 from llama_jax.data.pictures import Pictures, light, picture_fields, stream_name

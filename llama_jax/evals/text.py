@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from llama_jax.data.rows import identity
+from llama_jax.data.fields import identity
 from llama_jax.evals.base import Eval, Row, held_out, training_sample
 from llama_jax.evals.inputs import Inputs, encode, in_batches, take, texts_of
 from llama_jax.generate.decode import greedy

@@ -60,7 +60,7 @@ def decode(
     sampling = sampling or Sampling()
     key = jax.random.key(0) if key is None else key
     B, T = prompt_BT.shape
-    cache = model.config.decoder.empty_cache(B, T + max_new, model.dtype)
+    cache = model.config.empty_cache(B, T + max_new, model.dtype)
     logits, cache = model.apply(variables, prompt_BT, memory, cache, method="decode")
 
     def choose(step, logits_BV, ended_B, out):

@@ -73,7 +73,7 @@ class Engine:
     @property
     def context(self) -> int | None:
         """Positions the model was trained for."""
-        return self.module.config.decoder.context
+        return self.module.config.context
 
     def rows(self, batch: int, slots: int) -> "Rows":
         """An empty cache for `slots` tokens of each of `batch` rows."""
@@ -102,8 +102,8 @@ class Rows:
     def _empty(self, slots: int) -> Cache:
         module, mesh = self.engine.module, self.engine.mesh
         with using(mesh, self.engine.rules):
-            make = partial(module.config.decoder.empty_cache, self.batch, slots, module.dtype)
-            scan = module.config.decoder.stack.scan
+            make = partial(module.config.empty_cache, self.batch, slots, module.dtype)
+            scan = module.config.stack.scan
             shardings = _shardings(jax.eval_shape(make), self.batch, scan, mesh)
             return jax.jit(make, out_shardings=shardings)()
 

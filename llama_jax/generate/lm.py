@@ -19,12 +19,12 @@ from llama_jax.axes import FSDP_TENSOR, Rules
 from llama_jax.errors import UserError
 from llama_jax.generate.engine import Engine, Rows
 from llama_jax.generate.sample import Sampling
-from llama_jax.generate.text import Stop, Writer
+from llama_jax.generate.stopping import Stop, Writer
 from llama_jax.text.chat import Message, chat_ids
 from llama_jax.text.pretrained import Pretrained
 
 if TYPE_CHECKING:
-    from llama_jax.weights.checkpoint import Checkpoint
+    from llama_jax.weights.opened import Checkpoint
 
 Prompt = str | Sequence[int]
 
@@ -126,7 +126,7 @@ class LM:
             ids = [int(i) for i in prompt]
         if not ids:
             raise UserError("the prompt is empty and this model has no token that begins a text")
-        vocab = self.engine.module.config.decoder.vocab
+        vocab = self.engine.module.config.vocab
         if min(ids) < 0 or max(ids) >= vocab:
             wrong = next(i for i in ids if not 0 <= i < vocab)
             raise UserError(f"token id {wrong} is not one of the vocabulary's {vocab}")
@@ -268,8 +268,8 @@ def load(
     Raises:
       UserError: nothing there, or a file that is not what it should be (FormatError).
     """
-    from llama_jax.generate.find import find
-    from llama_jax.weights.checkpoint import open_checkpoint
+    from llama_jax.weights.find import find
+    from llama_jax.weights.opened import open_checkpoint
     from llama_jax.weights.vocabulary import tokenizer
 
     checkpoint = open_checkpoint(find(path), pickle=pickle)
@@ -287,8 +287,8 @@ def open_engine(
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Engine:
     """Reads the weights of an open checkpoint; arguments and errors as for `load`."""
-    from llama_jax.weights.checkpoint import load_params
     from llama_jax.weights.layers import one_by_one, unstack
+    from llama_jax.weights.opened import load_params
 
     if dtype is None:
         platform = (jax.devices()[0] if mesh is None else mesh.devices.flat[0]).platform
@@ -299,6 +299,6 @@ def open_engine(
         params = load_params(replace(checkpoint, model=single), mesh, rules, dtype, progress)
     else:
         params = load_params(checkpoint, mesh, rules, dtype)
-        params = unstack(params, single.decoder.stack.repeats)
+        params = unstack(params, single.stack.repeats)
     module = single.build().clone(dtype=jnp.dtype(dtype))
     return Engine(module, params, mesh, rules)

@@ -1,6 +1,6 @@
 """Arrays in, arrays out: attention and its masks; no Flax here."""
 
-from llama_jax.kernels.attention import attention
-from llama_jax.kernels.mask import Mask
+from llama_jax.kernels.attention.api import attention
+from llama_jax.kernels.attention.mask import Mask
 
 __all__ = ["Mask", "attention"]

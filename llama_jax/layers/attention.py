@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import flax.linen as nn
 from jaxtyping import Array, Float, Int
 
-from llama_jax.kernels.attention import attention
-from llama_jax.kernels.mask import Mask
+from llama_jax.kernels.attention.api import attention
+from llama_jax.kernels.attention.mask import Mask
 from llama_jax.layers.cache import KV
 from llama_jax.layers.linear import Einsum
 from llama_jax.layers.norm import Norm

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
-from llama_jax.kernels.mask import Mask
+from llama_jax.kernels.attention.mask import Mask
 from llama_jax.layers.attention import Attention, AttentionModule
 from llama_jax.layers.cache import KV, LayerCache, Slots, write
 from llama_jax.layers.linear import lettered

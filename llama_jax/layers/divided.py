@@ -6,7 +6,7 @@ import flax.linen as nn
 from einops import rearrange
 from jaxtyping import Array, Float
 
-from llama_jax.kernels.mask import Mask
+from llama_jax.kernels.attention.mask import Mask
 from llama_jax.layers.attention import Attention
 from llama_jax.layers.block import Context
 from llama_jax.layers.cache import LayerCache

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from llama_jax.kernels.mask import Mask
+from llama_jax.kernels.attention.mask import Mask
 from llama_jax.layers.attention import Attention, AttentionModule
 from llama_jax.layers.block import Block, Context
 from llama_jax.layers.norm import Norm, RMSNorm

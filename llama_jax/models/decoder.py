@@ -15,7 +15,7 @@ from llama_jax.layers.linear import Embed, Unembed
 from llama_jax.layers.norm import Norm, RMSNorm
 from llama_jax.layers.positions import Learned
 from llama_jax.layers.stack import Stack
-from llama_jax.models.readout import Readout
+from llama_jax.models.logits import Readout
 from llama_jax.models.tokens import Tokens, text_positions
 
 
@@ -41,16 +41,20 @@ class Decoder:
     norm: Norm = RMSNorm()
     context: int | None = None
 
-    def build(self, name: str | None = None, embed: Embed | None = None) -> "DecoderModule":
-        """The module; `embed` is a table shared with an encoder."""
-        return DecoderModule(self, embed, name=name)
+    def build(self, name: str | None = None) -> "DecoderModule":
+        """The module of a language model by itself."""
+        return DecoderModule(self, name=name)
+
+    def part(self, embed: Embed | None = None) -> "DecoderPart":
+        """The module within another model; `embed` is a table shared with an encoder."""
+        return DecoderPart(self, embed)
 
     def empty_cache(self, batch: int, slots: int, dtype=jnp.float32) -> Cache:
         """A cache for `slots` tokens of each of `batch` rows."""
         return self.stack.empty_cache(batch, slots, dtype)
 
 
-class DecoderModule(nn.Module):
+class DecoderPart(nn.Module):
     """See `Decoder`."""
 
     config: Decoder
@@ -152,25 +156,14 @@ class DecoderModule(nn.Module):
         return Readout(x_BTD, self.out.w, "BTD,DV->BTV")
 
 
-@dataclass(frozen=True)
-class DecoderLM:
-    """A decoder-only language model with the interface that objectives and generation expect."""
+class DecoderModule(nn.Module):
+    """See `Decoder`: a language model by itself, whose parameters are below "decoder"."""
 
-    decoder: Decoder
-
-    def build(self, name: str | None = None) -> "DecoderLMModule":
-        """The module."""
-        return DecoderLMModule(self, name=name)
-
-
-class DecoderLMModule(nn.Module):
-    """See `DecoderLM`."""
-
-    config: DecoderLM
+    config: Decoder
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
-        self.decoder = self.config.decoder.build()
+        self.decoder = self.config.part()
 
     def decode(
         self,
@@ -181,7 +174,7 @@ class DecoderLMModule(nn.Module):
         segments_BT: Int[Array, "B T"] | None = None,
         valid_BT: Bool[Array, "B T"] | None = None,
     ) -> tuple[Float[Array, "B T V"], Cache | None]:
-        """See `DecoderModule`; there is no memory."""
+        """See `DecoderPart`; there is no memory."""
         return self.decoder(ids_BT, None, cache, positions_BT, valid_BT, segments_BT, self.dtype)
 
     def readout(

@@ -9,8 +9,8 @@ from jaxtyping import Array, Bool, Float, Int
 from llama_jax.layers.cache import Cache
 from llama_jax.layers.linear import Embed
 from llama_jax.models.decoder import Decoder
-from llama_jax.models.readout import Readout
-from llama_jax.models.text import TextEncoder
+from llama_jax.models.logits import Readout
+from llama_jax.models.text_encoder import TextEncoder
 from llama_jax.models.tokens import Tokens
 
 
@@ -40,6 +40,12 @@ class EncoderDecoder:
                 "for one reads the other's memory and ids"
             )
 
+    def empty_cache(self, batch: int, slots: int, dtype=jnp.float32) -> Cache:
+        """A cache of the decoder for `slots` tokens of each of `batch` rows."""
+        if self.decoder is None:
+            raise ValueError("this model has no decoder; give Multimodal(decoder=...)")
+        return self.decoder.empty_cache(batch, slots, dtype)
+
     def build(self, name: str | None = None) -> "EncoderDecoderModule":
         """The module."""
         return EncoderDecoderModule(self, name=name)
@@ -55,7 +61,7 @@ class EncoderDecoderModule(nn.Module):
         cfg = self.config
         self.embed = Embed(cfg.encoder.vocab, cfg.encoder.width) if cfg.shared else None
         self.text = cfg.encoder.build(embed=self.embed)
-        self.decoder = cfg.decoder.build(embed=self.embed)
+        self.decoder = cfg.decoder.part(self.embed)
 
     def encode_text(
         self,
@@ -83,7 +89,7 @@ class EncoderDecoderModule(nn.Module):
         segments_BT: Int[Array, "B T"] | None = None,
         valid_BT: Bool[Array, "B T"] | None = None,
     ) -> tuple[Float[Array, "B T V"], Cache | None]:
-        """See `DecoderModule`."""
+        """See `DecoderPart`."""
         return self.decoder(ids_BT, memory, cache, positions_BT, valid_BT, segments_BT, self.dtype)
 
     def readout(
@@ -93,5 +99,5 @@ class EncoderDecoderModule(nn.Module):
         positions_BT: Int[Array, "B T"] | None = None,
         segments_BT: Int[Array, "B T"] | None = None,
     ) -> Readout:
-        """What a loss reads; see `DecoderModule`."""
+        """What a loss reads; see `DecoderPart`."""
         return self.decoder.readout(ids_BT, memory, positions_BT, segments_BT, self.dtype)

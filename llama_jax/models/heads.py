@@ -16,7 +16,7 @@ from llama_jax.errors import UserError, nearest
 from llama_jax.layers.linear import Einsum, lettered
 from llama_jax.layers.mlp import ACTIVATIONS, Activation
 from llama_jax.layers.norm import LayerNorm, Norm
-from llama_jax.models.readout import Readout
+from llama_jax.models.logits import Readout
 
 _TIED = "BAD,VD->BAV"
 

@@ -21,8 +21,8 @@ from llama_jax.layers.norm import Norm, RMSNorm
 from llama_jax.models.decoder import Decoder
 from llama_jax.models.fusion import Fusion
 from llama_jax.models.heads import AlignHead, LabelHead, MaskedHead, PairHead, TiedHead
-from llama_jax.models.readout import Readout
-from llama_jax.models.text import TextEncoder
+from llama_jax.models.logits import Readout
+from llama_jax.models.text_encoder import TextEncoder
 from llama_jax.models.tokens import Tokens, concatenate
 from llama_jax.models.vision import VisionEncoder
 
@@ -62,6 +62,12 @@ class Multimodal:
                 "equal, for they share the embedding"
             )
 
+    def empty_cache(self, batch: int, slots: int, dtype=jnp.float32) -> Cache:
+        """A cache of the decoder for `slots` tokens of each of `batch` rows."""
+        if self.decoder is None:
+            raise ValueError("this model has no decoder; give Multimodal(decoder=...)")
+        return self.decoder.empty_cache(batch, slots, dtype)
+
     def build(self, name: str | None = None) -> "MultimodalModule":
         """The module."""
         return MultimodalModule(self, name=name)
@@ -82,7 +88,7 @@ class MultimodalModule(nn.Module):
         if cfg.vision is not None:
             self.vision = cfg.vision.build()
         if cfg.decoder is not None:
-            self.decoder = cfg.decoder.build(embed=self.embed)
+            self.decoder = cfg.decoder.part(self.embed)
         self.masked_head = cfg.masked.build()
         self.next_head, self.order_head, self.match_head = (PairHead().build() for _ in range(3))
         self.label_head = cfg.labels.build()
@@ -123,7 +129,7 @@ class MultimodalModule(nn.Module):
         segments_BT: Int[Array, "B T"] | None = None,
         valid_BT: Bool[Array, "B T"] | None = None,
     ) -> tuple[Float[Array, "B T V"], Cache | None]:
-        """Logits in float32 and the cache; see `DecoderModule`."""
+        """Logits in float32 and the cache; see `DecoderPart`."""
         if self.config.decoder is None:
             raise ValueError("this model has no decoder; give Multimodal(decoder=...)")
         return self.decoder(ids_BT, memory, cache, positions_BT, valid_BT, segments_BT, self.dtype)
@@ -135,7 +141,7 @@ class MultimodalModule(nn.Module):
         positions_BT: Int[Array, "B T"] | None = None,
         segments_BT: Int[Array, "B T"] | None = None,
     ) -> Readout:
-        """What a loss reads; see `DecoderModule`."""
+        """What a loss reads; see `DecoderPart`."""
         if self.config.decoder is None:
             raise ValueError("this model has no decoder; give Multimodal(decoder=...)")
         return self.decoder.readout(ids_BT, memory, positions_BT, segments_BT, self.dtype)

@@ -24,8 +24,8 @@ from jaxtyping import Array, Bool, Float
 
 from llama_jax.axes import row_ways
 from llama_jax.errors import UserError, nearest
-from llama_jax.kernels.cross_entropy import Scored, linear_cross_entropy
-from llama_jax.models.readout import Readout
+from llama_jax.kernels.cross_entropy.api import Scored, linear_cross_entropy
+from llama_jax.models.logits import Readout
 from llama_jax.models.tokens import Tokens, pool, repeat_rows
 
 Sum = tuple[Float[Array, ""], Float[Array, ""]]

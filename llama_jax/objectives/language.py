@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from llama_jax.models.readout import Readout
+from llama_jax.models.logits import Readout
 from llama_jax.objectives.base import Acts, Loss, Objective, View, score
 
 _TARGETS = ("decoder_input", "target", "target_weights")

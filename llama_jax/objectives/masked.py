@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from llama_jax.axes import shard
 from llama_jax.errors import UserError, nearest
-from llama_jax.kernels.cross_entropy import accuracy, cross_entropy
+from llama_jax.kernels.cross_entropy.api import accuracy, cross_entropy
 from llama_jax.objectives.base import Acts, Loss, Objective, score
 
 _SOURCES = ("text", "fused")

@@ -13,7 +13,7 @@ errors are no prediction's; and the share of the network that is hidden, assumed
 
 from dataclasses import dataclass
 
-from llama_jax.plan.chips import OVERLAP, Chip
+from llama_jax.chips import OVERLAP, Chip
 from llama_jax.train.flops import Work
 
 # Mesh axes whose collectives carry weights and their gradients.

@@ -20,15 +20,15 @@ from jax.sharding import NamedSharding
 
 from llama_jax import presets
 from llama_jax.axes import activation_spec, using
+from llama_jax.chips import GIB
 from llama_jax.config import Run
 from llama_jax.errors import UserError
 from llama_jax.generate import engine
 from llama_jax.generate.sample import Sampling
 from llama_jax.kernels.backends import lines, recording
-from llama_jax.models.decoder import DecoderLM
+from llama_jax.models.decoder import Decoder
 from llama_jax.plan import network
 from llama_jax.plan.candidates import fixed
-from llama_jax.plan.chips import GIB
 from llama_jax.plan.environment import quiet
 from llama_jax.plan.hlo import collectives
 from llama_jax.plan.model import HALF, Shapes
@@ -71,10 +71,10 @@ def command(preset: str, topology: Topology, args: argparse.Namespace) -> None:
     Raises:
       UserError: it does not fit, or the preset is no decoder.
     """
-    from llama_jax.plan.command import mesh_of
+    from llama_jax.cli.plan import mesh_of
 
     run = changed(presets.get(preset), sequence=args.sequence)
-    if not isinstance(run.model, DecoderLM):
+    if not isinstance(run.model, Decoder):
         raise UserError(f"plan decode {preset}: not a decoder-only language model")
     # As weights are loaded: layers in one array would be cut out, and the cache joined again.
     run = dataclasses.replace(run, model=one_by_one(run.model))
@@ -86,7 +86,7 @@ def command(preset: str, topology: Topology, args: argparse.Namespace) -> None:
             f"--mesh {args.mesh}: decoding is planned over {' and '.join(OF_REPLICAS)}, not over "
             f"{', '.join(other)}; give e.g. tensor=4,data=-1"
         )
-    slots = args.sequence or min(run.model.decoder.context or 8192, 8192)
+    slots = args.sequence or min(run.model.context or 8192, 8192)
     options = _options(run, topology, slots, sizes)
     fitting = [o for o in options if o.rows]
     if not fitting:
@@ -135,8 +135,8 @@ def _options(
 ) -> list[Option]:
     shapes = Shapes.of(changed(run, sequence=min(slots, 512)), ("none",))
     chip, found = topology.chip, []
-    stack = run.model.decoder.stack
-    cache = jax.eval_shape(lambda: run.model.decoder.empty_cache(2, slots, jnp.bfloat16))
+    stack = run.model.stack
+    cache = jax.eval_shape(lambda: run.model.empty_cache(2, slots, jnp.bfloat16))
     row = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache)) / 2
     heads = min(block.attention.kv_heads for block in stack.pattern)
     powers = [2**i for i in range(heads.bit_length()) if heads % 2**i == 0]
@@ -172,7 +172,7 @@ def _compiled(run: Run, topology: Topology, best: Option, rows: int, slots: int)
     effort: Any = {} if chip.gpu else {"exec_time_optimization_effort": QUICK}
     with using(mesh, run.rules), recording() as receipts:
         params = jax.tree.map(lambda x: here(x, x.sharding), step.layout.abstract.params)
-        make = partial(module.config.decoder.empty_cache, rows, slots, jnp.bfloat16)
+        make = partial(module.config.empty_cache, rows, slots, jnp.bfloat16)
         shapes = jax.eval_shape(make)
         places = engine._shardings(shapes, rows, False, mesh)
         cache = jax.tree.map(here, shapes, places)

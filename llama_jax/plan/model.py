@@ -17,7 +17,8 @@ from llama_jax.axes import Rules, weight_sharding, weight_spec
 from llama_jax.config import Run, children
 from llama_jax.errors import UserError
 from llama_jax.layers.attention import Attention
-from llama_jax.models.decoder import DecoderLM
+from llama_jax.models.decoder import Decoder
+from llama_jax.optim.optimizer import path_name
 from llama_jax.plan import network
 from llama_jax.plan.cost import Cost, Sent, of
 from llama_jax.plan.program import (
@@ -31,7 +32,6 @@ from llama_jax.plan.program import (
 )
 from llama_jax.plan.topology import Topology
 from llama_jax.train.flops import Work
-from llama_jax.train.optimizer import path_name
 
 HALF, WHOLE = 2, 4  # bytes of bfloat16 and float32
 
@@ -94,7 +94,7 @@ class Shapes:
         work = {remat: other.work() for remat, other in steps.items()}
         row = {r: Work((all - update) / n, part / n) for r, (all, part) in work.items()}
         stored = {}
-        if not isinstance(run.model, DecoderLM):
+        if not isinstance(run.model, Decoder):
             whole = dataclasses.replace(step, run=changed(one, remat="none"))
             stored = {r: other.residuals() / n for r, other in (steps | {"none": whole}).items()}
         leading = frozenset(f[0][0] for named in step.fields.values() for f in named.values())

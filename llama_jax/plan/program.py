@@ -20,7 +20,7 @@ from llama_jax.errors import UserError, nearest
 from llama_jax.kernels.backends import lines, recording
 from llama_jax.layers.linear import Lettered
 from llama_jax.layers.stack import Remat, Stack
-from llama_jax.models.decoder import DecoderLM
+from llama_jax.models.decoder import Decoder
 from llama_jax.objectives.base import losses
 from llama_jax.plan.environment import quiet
 from llama_jax.plan.hlo import Collective, collectives
@@ -154,7 +154,7 @@ def least(run: Run) -> int:
     Rows of a language model know nothing of each other. Elsewhere objectives compare them, or
     share a picture among them: there the batch of the preset is the least.
     """
-    return 1 if isinstance(run.model, DecoderLM) and len(run.data) == 1 else total_rows(run)
+    return 1 if isinstance(run.model, Decoder) and len(run.data) == 1 else total_rows(run)
 
 
 def tokens(run: Run) -> int:

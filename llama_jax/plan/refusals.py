@@ -3,9 +3,9 @@
 import math
 from typing import Any
 
+from llama_jax.chips import GIB
 from llama_jax.config import Run
 from llama_jax.plan.candidates import SURELY, TRIED, axes, guesses, name
-from llama_jax.plan.chips import GIB
 from llama_jax.plan.model import Guess, Shapes
 from llama_jax.plan.topology import Topology
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from llama_jax import presets
 from llama_jax.axes import FSDP_TENSOR_RESIDUAL
+from llama_jax.chips import GIB
 from llama_jax.config import Run, children
 from llama_jax.plan.candidates import name
-from llama_jax.plan.chips import GIB
 from llama_jax.plan.program import least, stacks, tokens
 from llama_jax.plan.search import Found, Plan
 from llama_jax.plan.topology import Topology

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from llama_jax.chips import GIB
 from llama_jax.config import Run
 from llama_jax.errors import UserError
 from llama_jax.plan import network
 from llama_jax.plan.candidates import SURELY, TRIED, frugal, guesses, name
-from llama_jax.plan.chips import GIB
 from llama_jax.plan.cost import OF_WEIGHTS, Cost, Sent, of
 from llama_jax.plan.model import Guess, Shapes, head_dim
 from llama_jax.plan.program import QUICK, Compiled, Step, TooBig, changed, shared

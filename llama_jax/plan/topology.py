@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from llama_jax.chips import CHIPS, Chip
 from llama_jax.errors import UserError, nearest
-from llama_jax.plan.chips import CHIPS, Chip
 from llama_jax.plan.environment import AOT, quiet
 
 # Slices that Google Cloud rents; libtpu knows more, these are the ones to name.

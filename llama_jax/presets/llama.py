@@ -15,9 +15,9 @@ from llama_jax.layers.mlp import SwiGLU
 from llama_jax.layers.norm import RMSNorm
 from llama_jax.layers.rope import Llama3Rope, Rope
 from llama_jax.layers.stack import Stack
-from llama_jax.models.decoder import Decoder, DecoderLM
+from llama_jax.models.decoder import Decoder
 from llama_jax.objectives import CausalLM
-from llama_jax.train.optimizer import AdamW, Cosine
+from llama_jax.optim.optimizer import AdamW, Cosine
 
 # vocabulary, context
 LLAMA1: dict[str, Any] = {"vocab": 32_000, "context": 2048, "rope": Rope()}
@@ -152,7 +152,7 @@ def _run(
     length = min(context, 8192)
     return Run(
         name=name,
-        model=DecoderLM(Decoder(vocab, width, stack, tied=tied, norm=norm, context=context)),
+        model=Decoder(vocab, width, stack, tied=tied, norm=norm, context=context),
         data={"text": Stream(Tfds("c4"), LanguageModel(length), batch=8)},
         objectives={"lm": CausalLM(on="text")},
         optimizer=AdamW(rate=3e-4, schedule=Cosine(warmup=2000)),

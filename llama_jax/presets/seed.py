@@ -16,10 +16,10 @@ from llama_jax.models.coattention import CoAttention
 from llama_jax.models.decoder import Decoder
 from llama_jax.models.multimodal import Multimodal
 from llama_jax.models.stem import Convolutions
-from llama_jax.models.text import TextEncoder
+from llama_jax.models.text_encoder import TextEncoder
 from llama_jax.models.vision import SpaceTime, VisionEncoder
 from llama_jax.objectives import ITC, ITM, MLM, NSP, Caption, Seq2Seq
-from llama_jax.train.optimizer import AdamW, Cosine
+from llama_jax.optim.optimizer import AdamW, Cosine
 
 VOCAB = 2048
 KJV = Tfds("kjv")

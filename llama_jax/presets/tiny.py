@@ -6,9 +6,9 @@ from llama_jax.layers.attention import Attention
 from llama_jax.layers.block import Block
 from llama_jax.layers.mlp import SwiGLU
 from llama_jax.layers.stack import Stack
-from llama_jax.models.decoder import Decoder, DecoderLM
+from llama_jax.models.decoder import Decoder
 from llama_jax.objectives import CausalLM
-from llama_jax.train.optimizer import AdamW, Cosine
+from llama_jax.optim.optimizer import AdamW, Cosine
 
 
 def tiny_decoder() -> Run:
@@ -17,7 +17,7 @@ def tiny_decoder() -> Run:
     block = Block(attention, SwiGLU(hidden=336))
     return Run(
         name="tiny_decoder",
-        model=DecoderLM(Decoder(vocab=1024, width=128, stack=Stack((block,), repeats=2))),
+        model=Decoder(vocab=1024, width=128, stack=Stack((block,), repeats=2)),
         data={"text": Stream(Tfds("kjv"), LanguageModel(length=128), batch=8)},
         objectives={"lm": CausalLM(on="text")},
         optimizer=AdamW(rate=3e-3, schedule=Cosine(warmup=20)),
@@ -34,7 +34,7 @@ def decoder_25m() -> Run:
     stack = Stack((Block(attention, SwiGLU(hidden=1024)),), repeats=10)
     return Run(
         name="decoder_25m",
-        model=DecoderLM(Decoder(vocab=16384, width=384, stack=stack, context=512)),
+        model=Decoder(vocab=16384, width=384, stack=stack, context=512),
         data={"text": Stream(Tfds("kjv"), LanguageModel(length=512), batch=4)},
         objectives={"lm": CausalLM(on="text")},
         optimizer=AdamW(rate=1e-3, schedule=Cosine(warmup=100)),

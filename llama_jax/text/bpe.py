@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llama_jax.errors import FormatError
-from llama_jax.text.guard import is_unicode, refusing
+from llama_jax.text.limits import is_unicode, refusing
 
 if TYPE_CHECKING:
     import tokenizers

@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any
 
-from llama_jax.text.opened import PROBES
+from llama_jax.text.any_tokenizer import PROBES
 from llama_jax.text.tokenizer import Tokenizer, Vocabulary
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from llama_jax.text import bpe, meta, spm
-from llama_jax.text.opened import Opened
+from llama_jax.text.any_tokenizer import Opened
 from llama_jax.text.patterns import PRE
 from llama_jax.text.pretrained import Pretrained
 

@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from llama_jax.text.guard import read_bytes
+from llama_jax.text.limits import read_bytes
 from llama_jax.text.pretrained import Pretrained, open_tokenizer
 from llama_jax.text.tokenizer import FORMAT, Tokenizer
 

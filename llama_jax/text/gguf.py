@@ -6,9 +6,9 @@ from typing import Any, cast
 
 from llama_jax.errors import FormatError, nearest
 from llama_jax.text import bpe, patterns, spm
+from llama_jax.text.any_tokenizer import ENDS as END_TEXTS
+from llama_jax.text.any_tokenizer import PROBES, Opened, Special, assemble
 from llama_jax.text.export import Tables, tables
-from llama_jax.text.opened import ENDS as END_TEXTS
-from llama_jax.text.opened import PROBES, Opened, Special, assemble
 from llama_jax.text.pretrained import Pretrained
 
 SOURCE = "the GGUF file"

@@ -4,9 +4,9 @@ from typing import Any
 
 from llama_jax.errors import FormatError
 from llama_jax.text import bpe, patterns
-from llama_jax.text.beside import Beside, added_tokens, parse_json, typed
-from llama_jax.text.guard import check_ids
-from llama_jax.text.opened import Opened, Prefix, assemble
+from llama_jax.text.any_tokenizer import Opened, Prefix, assemble
+from llama_jax.text.config_files import Beside, added_tokens, parse_json, typed
+from llama_jax.text.limits import check_ids
 
 NORMALIZERS = "expected none, or SentencePiece's Prepend and Replace"
 CUTS = ("Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous")

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from llama_jax.errors import FormatError
 from llama_jax.text import patterns
-from llama_jax.text.beside import Beside
-from llama_jax.text.guard import refusing
-from llama_jax.text.opened import Opened, assemble
+from llama_jax.text.any_tokenizer import Opened, assemble
+from llama_jax.text.config_files import Beside
+from llama_jax.text.limits import refusing
 
 if TYPE_CHECKING:
     import tiktoken

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from llama_jax.text.any_tokenizer import Opened, Special
 from llama_jax.text.bpe import alphabet
 from llama_jax.text.files import open_any
-from llama_jax.text.opened import Opened, Special
 from llama_jax.text.pretrained import Pretrained
 from llama_jax.text.tokenizer import NAMED, Tokenizer
 

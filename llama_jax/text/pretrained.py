@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from llama_jax.errors import FormatError
-from llama_jax.text.guard import read_bytes
+from llama_jax.text.limits import read_bytes
 
 
 @runtime_checkable
@@ -88,7 +88,7 @@ class Pretrained(Protocol):
 
 
 def open_tokenizer(
-    path: str | os.PathLike[str], beside: str | os.PathLike[str] | None = None
+    path: str | os.PathLike[str], config_files: str | os.PathLike[str] | None = None
 ) -> Pretrained:
     """Opens the tokenizer in a folder of weights, or one file of it.
 
@@ -111,14 +111,14 @@ def open_tokenizer(
                 f"{str(path)!r} holds no tokenizer; expected tokenizer.json or tokenizer.model."
             )
         return _read(file, path)
-    return _read(path, None if beside is None else Path(beside))
+    return _read(path, None if config_files is None else Path(config_files))
 
 
 def _read(file: Path, folder: Path | None) -> Pretrained:
-    from llama_jax.text import beside, huggingface, meta, spm
+    from llama_jax.text import config_files, huggingface, meta, spm
 
     data = read_bytes(file)
-    others = beside.read(folder)
+    others = config_files.read(folder)
     if data.lstrip()[:1] == b"{":
         return huggingface.read(data, others, str(file))
     if re.match(rb"[A-Za-z0-9+/]+=* \d+\s", data):

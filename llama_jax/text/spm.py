@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llama_jax.errors import FormatError
-from llama_jax.text.beside import Beside
+from llama_jax.text.any_tokenizer import Opened, assemble
 from llama_jax.text.bpe import BLANK, BYTES, apart
-from llama_jax.text.guard import MOST_TOKENS, is_unicode, refusing
-from llama_jax.text.opened import Opened, assemble
+from llama_jax.text.config_files import Beside
+from llama_jax.text.limits import MOST_TOKENS, is_unicode, refusing
 
 if TYPE_CHECKING:
     import sentencepiece

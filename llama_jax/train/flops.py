@@ -6,7 +6,7 @@
 XLA's own cost analysis counts the body of a loop once; here a scan counts as often as it runs.
 What counts are matrix products and convolutions, 2 operations a multiply-add; the rest of a
 Transformer is limited by memory. Attention counts by its mask's structure, not by how a backend
-computes it (`kernels/counted.py`). Shapes are global, so figures are those of all devices together.
+computes it (`kernels/flop_count.py`). Shapes are global: figures are of all devices together.
 
 **Model FLOPs** are three times the forward pass by definition: 2 for every weight and token
 forward, 4 backward, so 6 N a token with N the weights that take part in products (the embedding is
@@ -25,7 +25,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from llama_jax.axes import make_mesh, using
-from llama_jax.kernels import counted as stand_in
+from llama_jax.kernels import flop_count as stand_in
 
 # What an operation adds to [all, those of attention].
 NONE, ALL, OF_ATTENTION = np.array([0.0, 0.0]), np.array([1.0, 0.0]), np.array([1.0, 1.0])

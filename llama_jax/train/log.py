@@ -8,9 +8,9 @@ import jax
 
 from llama_jax.train.console import Console, short
 from llama_jax.train.processes import first, several
-from llama_jax.train.rates import Machine, Rates
 from llama_jax.train.rundir import RunDir
-from llama_jax.train.sinks import Heartbeat, JsonLines, Sink, TensorBoard
+from llama_jax.train.throughput import Machine, Rates
+from llama_jax.train.trackers import Heartbeat, JsonLines, Sink, TensorBoard
 
 
 class Log:

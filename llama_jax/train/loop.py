@@ -25,6 +25,7 @@ from llama_jax.text.tokenizer import Vocabulary
 from llama_jax.train.accumulate import joined
 from llama_jax.train.checkpoint import Checkpoints, saved_steps
 from llama_jax.train.flops import of_step
+from llama_jax.train.init_from import Start, check_context
 from llama_jax.train.load import build
 from llama_jax.train.log import Log
 from llama_jax.train.processes import (
@@ -37,13 +38,12 @@ from llama_jax.train.processes import (
     together,
 )
 from llama_jax.train.profile import Profile, Tracer
-from llama_jax.train.rates import Machine
 from llama_jax.train.rundir import RunDir
 from llama_jax.train.signals import graceful
-from llama_jax.train.sinks import WandB, last_metrics
-from llama_jax.train.start import Start, check_context
 from llama_jax.train.state import Plan, TrainState, plan
 from llama_jax.train.step import bind, check_rows, initializer, make_train_step, put, share
+from llama_jax.train.throughput import Machine
+from llama_jax.train.trackers import WandB, last_metrics
 
 # So many steps in a row without a finite gradient do not mend themselves.
 HOPELESS = 20

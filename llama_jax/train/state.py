@@ -14,8 +14,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from llama_jax.axes import LETTERS, Rules, weight_sharding
 from llama_jax.errors import UserError
 from llama_jax.layers.linear import Lettered
-from llama_jax.train.optimizer import Optimizer
-from llama_jax.train.parameters import path_name
+from llama_jax.optim.optimizer import Optimizer
+from llama_jax.optim.parameters import path_name
 
 
 class TrainState(struct.PyTreeNode):

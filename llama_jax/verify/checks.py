@@ -15,16 +15,16 @@ from llama_jax.errors import UserError, nearest
 from llama_jax.generate.engine import Engine
 from llama_jax.verify import compare
 from llama_jax.verify.consistency import consistency, whole
+from llama_jax.verify.declared import rope_of, said
 from llama_jax.verify.facts import INTERLEAVED, facts
 from llama_jax.verify.layout import prediction
-from llama_jax.verify.ledger import Ledger, Line, Section, unchecked
 from llama_jax.verify.reference import Unavailable, reference
+from llama_jax.verify.report import Ledger, Line, Section, unchecked
 from llama_jax.verify.rope import rope
 from llama_jax.verify.rounding import tolerance
-from llama_jax.verify.said import rope_of, said
 from llama_jax.verify.text import Tokens, tokens
-from llama_jax.verify.words import words
-from llama_jax.weights.checkpoint import Checkpoint
+from llama_jax.verify.tokenizer import words
+from llama_jax.weights.opened import Checkpoint
 from llama_jax.weights.read import sizes
 
 AGAINST = ("transformers", "none")
@@ -54,9 +54,9 @@ def verify(
     Raises:
       UserError: nothing there, a file that is not what it should be, or a text too short.
     """
-    from llama_jax.generate.find import find
     from llama_jax.generate.lm import open_engine
-    from llama_jax.weights.checkpoint import open_checkpoint
+    from llama_jax.weights.find import find
+    from llama_jax.weights.opened import open_checkpoint
 
     if against not in AGAINST:
         raise UserError(
@@ -81,7 +81,7 @@ def examine(
     model, told = engine.module.config, said(checkpoint)
     head_dim = sizes(model)["H"]
     tokenizer, vocabulary = words(checkpoint)
-    chosen = tokens(text, tokenizer, model.decoder.vocab, model.decoder.context)
+    chosen = tokens(text, tokenizer, model.vocab, model.context)
     # Accelerators multiply float32 in fewer digits unless told not to.
     with jax.default_matmul_precision("highest"):
         sections = [

@@ -7,7 +7,7 @@ import numpy as np
 
 from llama_jax.verify.consistency import log_softmax
 from llama_jax.verify.layout import nats
-from llama_jax.verify.ledger import Line, within
+from llama_jax.verify.report import Line, within
 
 WORST = 3  # positions that are named
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from llama_jax.axes import using
 from llama_jax.generate.engine import Engine
-from llama_jax.verify.ledger import Line, Section, within
+from llama_jax.verify.report import Line, Section, within
 from llama_jax.verify.rounding import tolerance
 
 STEPS = 16  # tokens decoded

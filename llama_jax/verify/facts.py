@@ -6,11 +6,11 @@ from typing import Any
 
 from llama_jax.errors import UserError
 from llama_jax.layers.rope import Llama3Rope
-from llama_jax.models.decoder import DecoderLM
-from llama_jax.verify.ledger import Line, Section, unchecked
-from llama_jax.verify.said import Said, rope_of
-from llama_jax.weights.checkpoint import Checkpoint
+from llama_jax.models.decoder import Decoder
+from llama_jax.verify.declared import Said, rope_of
+from llama_jax.verify.report import Line, Section, unchecked
 from llama_jax.weights.names import HUGGING_FACE
+from llama_jax.weights.opened import Checkpoint
 from llama_jax.weights.read import sizes, tensors
 
 FORMATS = {
@@ -22,9 +22,9 @@ FORMATS = {
 INTERLEAVED = ("gguf", "meta")  # others hold halves
 
 
-def facts(checkpoint: Checkpoint, model: DecoderLM, said: Said) -> Section:
+def facts(checkpoint: Checkpoint, model: Decoder, said: Said) -> Section:
     """What is in the file, and what the model that will compute has of it."""
-    size, decoder = sizes(model), model.decoder
+    size, decoder = sizes(model), model
     count = sum(math.prod(name.shape) for name in tensors(model, HUGGING_FACE))
     norm = getattr(decoder.norm, "eps", 0.0)
     same = math.isclose(norm, said.eps, rel_tol=1e-6)  # GGUF keeps it in float32
@@ -75,25 +75,25 @@ def _types(checkpoint: Checkpoint) -> Line:
     return Line("types of the tensors", text, numbers=dict(kinds))
 
 
-def constants(model: DecoderLM) -> dict[str, Any]:
+def constants(model: Decoder) -> dict[str, Any]:
     """What two models of the same sizes can differ in."""
     rope = rope_of(model)
     return {
         "rope": describe(rope),
-        "norm eps": getattr(model.decoder.norm, "eps", None),
-        "tied": model.decoder.tied,
-        "context": model.decoder.context,
+        "norm eps": getattr(model.norm, "eps", None),
+        "tied": model.tied,
+        "context": model.context,
     }
 
 
-def _preset(model: DecoderLM) -> Line:
+def _preset(model: Decoder) -> Line:
     """Published models of these sizes, and in what they differ."""
     from llama_jax import presets
 
     mine, found = constants(model), {}
     for name in presets.NAMES:
         theirs = presets.get(name).model
-        if not isinstance(theirs, DecoderLM) or theirs.decoder.context is None:
+        if not isinstance(theirs, Decoder) or theirs.context is None:
             continue
         if _sizes(theirs) == _sizes(model):
             found[name] = {k: v for k, v in constants(theirs).items() if v != mine[k]}
@@ -107,8 +107,8 @@ def _preset(model: DecoderLM) -> Line:
     return Line("preset", f"sizes of {nearest}; {differs}", "differs", found[nearest])
 
 
-def _sizes(model: DecoderLM) -> tuple:
+def _sizes(model: Decoder) -> tuple:
     try:
-        return (*sizes(model).values(), model.decoder.stack.repeats)
+        return (*sizes(model).values(), model.stack.repeats)
     except UserError:
         return ()

@@ -16,7 +16,7 @@ from einops import rearrange
 from llama_jax.axes import using
 from llama_jax.generate.engine import Engine
 from llama_jax.verify.consistency import log_softmax
-from llama_jax.verify.ledger import Line, Section
+from llama_jax.verify.report import Line, Section
 
 # Nats a token. Right weights lose several by the wrong order; random ones win or lose hundredths.
 BETTER = 0.5

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from llama_jax.layers.rope import Llama3Rope
-from llama_jax.models.decoder import DecoderLM
-from llama_jax.verify.said import rope_of
-from llama_jax.weights.checkpoint import Checkpoint
+from llama_jax.models.decoder import Decoder
+from llama_jax.verify.declared import rope_of
+from llama_jax.weights.opened import Checkpoint
 
 # Meta's names, below a layer, to Hugging Face's.
 LAYER = {
@@ -151,11 +151,11 @@ def _renamed(name: str) -> str:
     return f"model.layers.{layer}.{LAYER[rest.removesuffix('.weight')]}.weight"
 
 
-def _halves(name: str, tensor: np.ndarray, model: DecoderLM) -> np.ndarray:
+def _halves(name: str, tensor: np.ndarray, model: Decoder) -> np.ndarray:
     """Rows 0, 2, 4, ... of each head of q and k first, then 1, 3, 5, ..."""
     if not name.endswith(("wq.weight", "wk.weight")):
         return tensor
-    head = model.decoder.stack.pattern[0].attention.head_dim  # pyright: ignore
+    head = model.stack.pattern[0].attention.head_dim  # pyright: ignore
     order = np.concatenate([np.arange(0, head, 2), np.arange(1, head, 2)])
     rows = np.arange(0, len(tensor), head)[:, None] + order
     return tensor[rows.reshape(-1)]
@@ -180,14 +180,14 @@ def _torch(tensor: np.ndarray) -> Any:
     return torch.from_numpy(np.ascontiguousarray(tensor))
 
 
-def _built(model: DecoderLM, state: dict[str, Any]) -> Any:
+def _built(model: Decoder, state: dict[str, Any]) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from llama_jax.weights.huggingface_write import config
     from llama_jax.weights.write import inference
 
     about = config(inference(model), np.dtype(np.float32), {})
-    if model.decoder.tied:
+    if model.tied:
         state.pop("lm_head.weight", None)
     return LlamaForCausalLM.from_pretrained(
         None, config=LlamaConfig(**about), state_dict=state, **_settings()

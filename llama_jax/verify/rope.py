@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llama_jax.verify.ledger import Line, Section, within
-from llama_jax.verify.said import Said
+from llama_jax.verify.declared import Said
+from llama_jax.verify.report import Line, Section, within
 
 POSITIONS = (0, 8192, 81_920, 131_071)
 U = 2.0**-24

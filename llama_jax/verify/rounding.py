@@ -4,14 +4,14 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from llama_jax.models.decoder import DecoderLM
+from llama_jax.models.decoder import Decoder
 from llama_jax.weights.read import sizes
 
 # Models of two layers differ by this much from their own reference.
 SMALLEST = 1e-5
 
 
-def tolerance(model: DecoderLM, dtype: Any) -> float:
+def tolerance(model: Decoder, dtype: Any) -> float:
     """Of the largest logit, in size.
 
     Roundings of two orders of summation add up like a random walk: a layer's longest sum has F
@@ -23,7 +23,7 @@ def tolerance(model: DecoderLM, dtype: Any) -> float:
     layer, u sqrt(10 L). SmolLM2-135M, with 6.8e-2, differs by 2.2e-2. So coarse a measure misses
     small faults, such as another eps; verify in float32 first.
     """
-    layers, hidden = model.decoder.stack.repeats, sizes(model)["F"]
+    layers, hidden = model.stack.repeats, sizes(model)["F"]
     if jnp.dtype(dtype) == jnp.float32:
         return max(SMALLEST, 2.0**-24 * (layers * hidden) ** 0.5)
     return float(jnp.finfo(dtype).eps) / 2 * (10 * layers) ** 0.5

@@ -18,12 +18,12 @@ import numpy as np
 
 from llama_jax.axes import DATA, make_mesh
 from llama_jax.errors import FormatError, UserError, nearest
-from llama_jax.weights.checkpoint import Checkpoint, load_params, open_checkpoint
-from llama_jax.weights.companions import Companions
-from llama_jax.weights.folder import check_free
+from llama_jax.formats.folder import check_free
+from llama_jax.formats.source import Source
 from llama_jax.weights.names import Name
+from llama_jax.weights.opened import Checkpoint, load_params, open_checkpoint
 from llama_jax.weights.read import nested, tensors
-from llama_jax.weights.source import Source
+from llama_jax.weights.tokenizer_files import Companions
 from llama_jax.weights.write import inference
 
 FORMATS = ("huggingface", "gguf", "orbax")

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from llama_jax.errors import FormatError
-from llama_jax.models.decoder import DecoderLM
+from llama_jax.formats.gguf import Entry, read_header, show
+from llama_jax.formats.source import Source, Tensor
+from llama_jax.models.decoder import Decoder
 from llama_jax.weights import gguf_config, gguf_rope
-from llama_jax.weights.gguf_header import Entry, read_header, show
 from llama_jax.weights.names import GGUF
 from llama_jax.weights.read import tensors
-from llama_jax.weights.source import Source, Tensor
 
 # Tensors that hold no weights: the model's config has taken what they say.
 UNUSED = (gguf_rope.TENSOR,)
@@ -50,7 +50,7 @@ class Gguf:
 
     place: Path
     fields: Mapping[str, Any]
-    model: DecoderLM
+    model: Decoder
     source: Source
     unused: tuple[str, ...]
 

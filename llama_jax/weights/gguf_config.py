@@ -17,7 +17,7 @@ from llama_jax.layers.mlp import SwiGLU
 from llama_jax.layers.norm import RMSNorm
 from llama_jax.layers.rope import Llama3Rope, Rope
 from llama_jax.layers.stack import Stack
-from llama_jax.models.decoder import Decoder, DecoderLM
+from llama_jax.models.decoder import Decoder
 from llama_jax.weights import gguf_rope
 
 ARCHITECTURE = "llama"
@@ -49,7 +49,7 @@ def model(
     shapes: Mapping[str, tuple[int, ...]],
     divisors: np.ndarray | None = None,
     place: Path | str = "the file",
-) -> DecoderLM:
+) -> Decoder:
     """The model that a GGUF file of architecture "llama" describes.
 
     Args:
@@ -114,15 +114,13 @@ def model(
     except ValueError as error:
         raise FormatError(f"{place}: {error}") from None
     block = Block(attention, SwiGLU(size("llama.feed_forward_length")), norm=norm)
-    return DecoderLM(
-        Decoder(
-            vocab=_vocab(fields, shapes, place),
-            width=width,
-            stack=Stack((block,), layers),
-            tied="output.weight" not in shapes,
-            norm=norm,
-            context=size("llama.context_length"),
-        )
+    return Decoder(
+        vocab=_vocab(fields, shapes, place),
+        width=width,
+        stack=Stack((block,), layers),
+        tied="output.weight" not in shapes,
+        norm=norm,
+        context=size("llama.context_length"),
     )
 
 
@@ -188,13 +186,13 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:80]}…"
 
 
-def describe(model: DecoderLM) -> dict[str, int | float | str]:
+def describe(model: Decoder) -> dict[str, int | float | str]:
     """The fields of a GGUF file that describe a model.
 
     Raises:
       UserError: GGUF's architecture "llama" has no words for it.
     """
-    decoder = model.decoder
+    decoder = model
     block, *others = decoder.stack.pattern
     if others or not isinstance(block, Block) or not isinstance(block.ffn, SwiGLU):
         raise UserError(f"{type(block).__name__}: GGUF's {ARCHITECTURE!r} is one block, repeated")

@@ -16,11 +16,11 @@ from typing import Any, Literal
 import numpy as np
 
 from llama_jax.errors import UserError, nearest
+from llama_jax.formats.gguf import ALIGNMENT
 from llama_jax.layers.block import Block
 from llama_jax.layers.rope import Llama3Rope
-from llama_jax.models.decoder import DecoderLM
+from llama_jax.models.decoder import Decoder
 from llama_jax.weights import gguf_config, gguf_rope
-from llama_jax.weights.gguf_header import ALIGNMENT
 from llama_jax.weights.names import GGUF, Name
 from llama_jax.weights.read import sizes, tensors
 from llama_jax.weights.write import export
@@ -34,7 +34,7 @@ KINDS = {"F32": (0, float(np.finfo("f4").max)), "F16": (1, 65_504.0), "Q8_0": (7
 
 def write_gguf(
     path: str | Path,
-    model: DecoderLM,
+    model: Decoder,
     params: Mapping[str, Any],
     fields: Mapping[str, Any] | None = None,
     kind: Kind = "F32",
@@ -98,14 +98,14 @@ def write_gguf(
         draft.unlink(missing_ok=True)
 
 
-def _fields(model: DecoderLM, given: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
+def _fields(model: Decoder, given: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     from gguf import GGML_QUANT_VERSION
 
     tokenizer = {key: value for key, value in given.items() if key.startswith("tokenizer.")}
     tokens = tokenizer.get("tokenizer.ggml.tokens")
-    if tokens is not None and len(tokens) != model.decoder.vocab:
+    if tokens is not None and len(tokens) != model.vocab:
         raise UserError(
-            f"the tokenizer has {len(tokens)} tokens, the model {model.decoder.vocab}; pad one of "
+            f"the tokenizer has {len(tokens)} tokens, the model {model.vocab}; pad one of "
             "them, for llama.cpp wants as many"
         )
     own = gguf_config.describe(model)
@@ -141,8 +141,8 @@ def _typed(key: str, value: Any) -> tuple[Any, tuple[Any, ...]]:
     return listed, (Type.ARRAY, items[kinds.pop()])
 
 
-def _divisors(model: DecoderLM) -> np.ndarray | None:
-    [block] = model.decoder.stack.pattern
+def _divisors(model: Decoder) -> np.ndarray | None:
+    [block] = model.stack.pattern
     rope = block.attention.rope if isinstance(block, Block) else None
     return gguf_rope.divisors(rope, sizes(model)["H"]) if isinstance(rope, Llama3Rope) else None
 

@@ -16,7 +16,7 @@ from llama_jax.layers.mlp import SwiGLU
 from llama_jax.layers.norm import RMSNorm
 from llama_jax.layers.rope import Llama3Rope, Rope
 from llama_jax.layers.stack import Stack
-from llama_jax.models.decoder import Decoder, DecoderLM
+from llama_jax.models.decoder import Decoder
 
 # Fields that must have one of these values, for nothing else is built; absent means the first.
 FIXED = {
@@ -39,7 +39,7 @@ BUFFERS = (
 )
 
 
-def model(config: dict[str, Any], place: Path | str = "config.json") -> DecoderLM:
+def model(config: dict[str, Any], place: Path | str = "config.json") -> Decoder:
     """The model that a config.json of architecture "llama" describes.
 
     Args:
@@ -79,15 +79,13 @@ def model(config: dict[str, Any], place: Path | str = "config.json") -> DecoderL
             error if isinstance(error, FormatError) else FormatError(f"{place}: {error}")
         ) from None
     block = Block(attention, SwiGLU(size("intermediate_size")), norm=norm)
-    return DecoderLM(
-        Decoder(
-            vocab=size("vocab_size"),
-            width=width,
-            stack=Stack((block,), size("num_hidden_layers", most=MOST_LAYERS)),
-            tied=bool(tied),
-            norm=norm,
-            context=size("max_position_embeddings", 2048),  # transformers' default
-        )
+    return Decoder(
+        vocab=size("vocab_size"),
+        width=width,
+        stack=Stack((block,), size("num_hidden_layers", most=MOST_LAYERS)),
+        tied=bool(tied),
+        norm=norm,
+        context=size("max_position_embeddings", 2048),  # transformers' default
     )
 
 
@@ -129,9 +127,9 @@ def _rope(given: Any, config: dict[str, Any], place: Path | str) -> Rope:
         raise FormatError(f"{place}: {error}") from None
 
 
-def unused(model: DecoderLM, names: Iterable[str]) -> tuple[str, ...]:
+def unused(model: Decoder, names: Iterable[str]) -> tuple[str, ...]:
     """Tensors that a checkpoint may have and that are not read, of those it has."""
-    layers = range(model.decoder.stack.repeats)
+    layers = range(model.stack.repeats)
     buffers = {buffer.format(layer=layer) for buffer in BUFFERS for layer in layers}
     return tuple(name for name in names if name in buffers)
 

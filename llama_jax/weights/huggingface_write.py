@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 
 from llama_jax.errors import UserError
+from llama_jax.formats.folder import writing
+from llama_jax.formats.safetensors import CODES, write_file
+from llama_jax.formats.source import INDEX
 from llama_jax.layers.rope import Llama3Rope
-from llama_jax.models.decoder import DecoderLM
+from llama_jax.models.decoder import Decoder
 from llama_jax.weights import huggingface
-from llama_jax.weights.folder import writing
 from llama_jax.weights.names import HUGGING_FACE, Name
 from llama_jax.weights.read import sizes, tensors
-from llama_jax.weights.safetensors_file import CODES, write_file
-from llama_jax.weights.source import INDEX
 from llama_jax.weights.write import cast, difference, export, inference
 
 Ids = Mapping[str, int | list[int] | None]
@@ -31,7 +31,7 @@ Ids = Mapping[str, int | list[int] | None]
 
 def write_huggingface(
     folder: str | Path,
-    model: DecoderLM,
+    model: Decoder,
     params: dict[str, Any],
     tokenizer_files: Mapping[str, bytes] | None = None,
     dtype: Any = "float32",
@@ -82,7 +82,7 @@ def write_huggingface(
             (draft / name).write_bytes(content)
 
 
-def config(model: DecoderLM, dtype: np.dtype, ids: Ids) -> dict[str, Any]:
+def config(model: Decoder, dtype: np.dtype, ids: Ids) -> dict[str, Any]:
     """The config.json of a model.
 
     The rotary embedding is in the notation that transformers 4 knows and 5 still reads.
@@ -90,9 +90,9 @@ def config(model: DecoderLM, dtype: np.dtype, ids: Ids) -> dict[str, Any]:
     Raises:
       UserError: the model has something that architecture "llama" has not; it is named.
     """
-    letters, decoder = sizes(model), model.decoder
+    letters, decoder = sizes(model), model
     plain = inference(model)
-    attention = plain.decoder.stack.pattern[0].attention  # pyright: ignore
+    attention = plain.stack.pattern[0].attention  # pyright: ignore
     rope = attention.rope
     scaling = None
     if isinstance(rope, Llama3Rope):
@@ -135,9 +135,9 @@ def config(model: DecoderLM, dtype: np.dtype, ids: Ids) -> dict[str, Any]:
     return about
 
 
-def _scanned_like(model: DecoderLM, other: DecoderLM) -> DecoderLM:
-    stack = dataclasses.replace(model.decoder.stack, scan=other.decoder.stack.scan)
-    return DecoderLM(dataclasses.replace(model.decoder, stack=stack))
+def _scanned_like(model: Decoder, other: Decoder) -> Decoder:
+    stack = dataclasses.replace(model.stack, scan=other.stack.scan)
+    return dataclasses.replace(model, stack=stack)
 
 
 def _shards(names: list[Name], dtype: np.dtype, most: int) -> list[list[Name]]:

@@ -5,13 +5,13 @@ from typing import Any
 
 import jax
 
-from llama_jax.models.decoder import DecoderLM
+from llama_jax.models.decoder import Decoder
 
 
-def one_by_one(model: DecoderLM) -> DecoderLM:
+def one_by_one(model: Decoder) -> Decoder:
     """The same model with arrays of its own for each layer; see `Stack.scan`."""
-    stack = replace(model.decoder.stack, scan=False)
-    return replace(model, decoder=replace(model.decoder, stack=stack))
+    stack = replace(model.stack, scan=False)
+    return replace(model, stack=stack)
 
 
 def unstack(params: dict[str, Any], layers: int) -> dict[str, Any]:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llama_jax.errors import FormatError, UserError
-from llama_jax.models.decoder import DecoderLM
+from llama_jax.formats.source import Source, Tensor, inside, read_json
+from llama_jax.models.decoder import Decoder
 from llama_jax.weights.meta_params import Shapes, model
 from llama_jax.weights.names import META
 from llama_jax.weights.read import tensors
-from llama_jax.weights.source import Source, Tensor, inside, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -34,9 +34,7 @@ COLUMNS = ("attention.wo.weight", "feed_forward.w2.weight")
 UNUSED = "rope.freqs"
 
 
-def open_meta(
-    folder: str | Path, pickle: bool = False
-) -> tuple[DecoderLM, Source, tuple[str, ...]]:
+def open_meta(folder: str | Path, pickle: bool = False) -> tuple[Decoder, Source, tuple[str, ...]]:
     """The model of a folder, its tensors, and the names of those that are not read.
 
     Args:
@@ -74,7 +72,7 @@ def open_meta(
     ours = model(params, shapes, place / PARAMS)
     found, axes = {}, {}
     for name in first:
-        shape, axes[name] = _whole(name, shards, ours.decoder.width)
+        shape, axes[name] = _whole(name, shards, ours.width)
         kind = str(first[name].dtype).removeprefix("torch.")
         found[name] = Tensor(shape, kind, files[0])
     # What is no weight (and of no type that can be one) is told by the check of the names.

@@ -17,7 +17,7 @@ from llama_jax.layers.mlp import SwiGLU
 from llama_jax.layers.norm import RMSNorm
 from llama_jax.layers.rope import Llama3Rope, Rope
 from llama_jax.layers.stack import Stack
-from llama_jax.models.decoder import Decoder, DecoderLM
+from llama_jax.models.decoder import Decoder
 from llama_jax.weights.huggingface import LARGEST, MOST_LAYERS
 
 FIELDS = {
@@ -47,7 +47,7 @@ class Shapes:
     output: bool  # whether there is an output layer beside the embedding
 
 
-def model(params: Mapping[str, Any], shapes: Shapes, place: Any = "params.json") -> DecoderLM:
+def model(params: Mapping[str, Any], shapes: Shapes, place: Any = "params.json") -> Decoder:
     """The model of a params.json.
 
     Without an output layer, or with the sizes of 3.2 1B or 3B, whose files repeat the embedding
@@ -97,15 +97,13 @@ def model(params: Mapping[str, Any], shapes: Shapes, place: Any = "params.json")
         )
     except ValueError as error:
         raise FormatError(f"{place}: {error}") from None
-    return DecoderLM(
-        Decoder(
-            vocab=shapes.vocab,
-            width=dim,
-            stack=Stack((Block(attention, SwiGLU(hidden), norm=norm),), layers),
-            tied=not shapes.output or _is_small(dim, layers, shapes.vocab),
-            norm=norm,
-            context=_context(rope, float(eps), dim, hidden),
-        )
+    return Decoder(
+        vocab=shapes.vocab,
+        width=dim,
+        stack=Stack((Block(attention, SwiGLU(hidden), norm=norm),), layers),
+        tied=not shapes.output or _is_small(dim, layers, shapes.vocab),
+        norm=norm,
+        context=_context(rope, float(eps), dim, hidden),
     )
 
 

@@ -18,24 +18,24 @@ from jax.sharding import Mesh, NamedSharding
 
 from llama_jax.axes import FSDP_TENSOR, Rules, make_mesh, using, weight_sharding
 from llama_jax.errors import FormatError, UserError
+from llama_jax.formats.source import Source
 from llama_jax.layers.block import Block
 from llama_jax.layers.linear import Lettered
 from llama_jax.layers.mlp import SwiGLU
-from llama_jax.models.decoder import DecoderLM
+from llama_jax.models.decoder import Decoder
 from llama_jax.weights.names import Name, Rows, names
-from llama_jax.weights.source import Source
 
 OVERHEAD = 96 * 2**20  # bytes
 STACKED = "stack/layers/"  # before the path of a weight that all layers have in one array
 
 
-def sizes(model: DecoderLM) -> dict[str, int]:
+def sizes(model: Decoder) -> dict[str, int]:
     """The sizes of the letters D, N, K, H, F and V of a LLaMA model.
 
     Raises:
       UserError: it has other blocks, for which formats have no names.
     """
-    block, *others = model.decoder.stack.pattern
+    block, *others = model.stack.pattern
     if others or not isinstance(block, Block) or not isinstance(block.ffn, SwiGLU):
         raise UserError(
             "the model is not made of one kind of LLaMA block with SwiGLU; other formats have no "
@@ -43,23 +43,23 @@ def sizes(model: DecoderLM) -> dict[str, int]:
         )
     attention = block.attention
     return {
-        "D": model.decoder.width,
+        "D": model.width,
         "N": attention.heads,
         "K": attention.kv_heads,
         "H": attention.head_dim,
         "F": block.ffn.hidden,
-        "V": model.decoder.vocab,
+        "V": model.vocab,
     }
 
 
-def tensors(model: DecoderLM, rows: Rows) -> list[Name]:
+def tensors(model: Decoder, rows: Rows) -> list[Name]:
     """Every tensor of a model in a format; see `names`."""
-    stack = model.decoder.stack
-    return names(rows, sizes(model), stack.repeats, model.decoder.tied, stack.scan)
+    stack = model.stack
+    return names(rows, sizes(model), stack.repeats, model.tied, stack.scan)
 
 
 def read(
-    model: DecoderLM,
+    model: Decoder,
     source: Source,
     rows: Rows,
     mesh: Mesh | None = None,
@@ -158,14 +158,13 @@ def _weight(kind: Name, dtype: np.dtype, tensor: jax.Array) -> tuple[jax.Array, 
     return weight, jnp.all(jnp.isfinite(ends.astype(dtype)))
 
 
-def abstract(model: DecoderLM) -> dict[str, Lettered]:
+def abstract(model: Decoder) -> dict[str, Lettered]:
     """Shape and letters of every parameter, by its path below the decoder."""
-    stack = model.decoder.stack
+    stack = model.stack
     if not stack.scan:
         # Traced as one layer, for thirty take seconds.
         stacked = dataclasses.replace(stack, scan=True)
-        decoder = dataclasses.replace(model.decoder, stack=stacked)
-        return _singles(abstract(dataclasses.replace(model, decoder=decoder)), stack.repeats)
+        return _singles(abstract(dataclasses.replace(model, stack=stacked)), stack.repeats)
     module, ids = model.build(), jax.ShapeDtypeStruct((1, 1), jnp.int32)
     made = jax.eval_shape(lambda ids: module.init(jax.random.key(0), ids, method="decode"), ids)
     boxes, _ = jax.tree_util.tree_flatten_with_path(

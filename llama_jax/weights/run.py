@@ -13,14 +13,14 @@ from llama_jax.axes import Rules
 from llama_jax.config import File, Run, from_json, to_json
 from llama_jax.data import LanguageModel, Stream, Tfds
 from llama_jax.errors import FormatError
-from llama_jax.models.decoder import DecoderLM
+from llama_jax.formats.folder import writing
+from llama_jax.models.decoder import Decoder
 from llama_jax.objectives import CausalLM
 from llama_jax.train.checkpoint import restore_params, save_params
-from llama_jax.weights.folder import writing
 from llama_jax.weights.read import abstract
 
 
-def open_run(folder: Path) -> DecoderLM:
+def open_run(folder: Path) -> Decoder:
     """The model of a run; without a context of its own it gets that of the longest texts.
 
     Raises:
@@ -32,15 +32,14 @@ def open_run(folder: Path) -> DecoderLM:
     except (OSError, UnicodeDecodeError) as error:
         raise FormatError(f"{folder / 'run.json'} cannot be read ({error})") from None
     model = run.model
-    if not isinstance(model, DecoderLM):
+    if not isinstance(model, Decoder):
         raise FormatError(
-            f"{folder} is a run of a {type(model).__name__}; only a DecoderLM, a language model "
+            f"{folder} is a run of a {type(model).__name__}; only a Decoder, a language model "
             "alone, can be opened as a checkpoint"
         )
     lengths = [getattr(stream.task, "length", 0) for stream in run.data.values()]
-    if model.decoder.context is None and any(lengths):
-        decoder = dataclasses.replace(model.decoder, context=max(lengths))
-        model = dataclasses.replace(model, decoder=decoder)
+    if model.context is None and any(lengths):
+        model = dataclasses.replace(model, context=max(lengths))
     return model
 
 
@@ -56,7 +55,7 @@ def read_run(folder: Path, mesh: Mesh, rules: Rules, dtype: Any = None) -> dict[
 
 def write_run(
     folder: str | Path,
-    model: DecoderLM,
+    model: Decoder,
     params: dict[str, Any],
     tokenizer_files: Mapping[str, bytes] | None = None,
     dtype: str = "float32",
@@ -79,7 +78,7 @@ def write_run(
       UserError: the folder is not empty, or cannot be written.
     """
     kind = jnp.dtype(dtype)
-    length = min(model.decoder.context or 2048, 8192)
+    length = min(model.context or 2048, 8192)
     run = Run(
         name=name,
         model=model,

@@ -2,7 +2,7 @@
 
 from llama_jax.errors import FormatError
 from llama_jax.text.pretrained import Pretrained, open_tokenizer
-from llama_jax.weights.checkpoint import Checkpoint
+from llama_jax.weights.opened import Checkpoint
 
 
 def tokenizer(checkpoint: Checkpoint) -> Pretrained:
@@ -27,7 +27,7 @@ def tokenizer(checkpoint: Checkpoint) -> Pretrained:
         found = open_own(place)
     else:
         found = open_tokenizer(place)
-    vocab = checkpoint.model.decoder.vocab
+    vocab = checkpoint.model.vocab
     if found.vocab > vocab:
         raise FormatError(
             f"{place}: the tokenizer has ids up to {found.vocab - 1} and the model {vocab} "

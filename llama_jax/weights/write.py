@@ -6,14 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from llama_jax.models.decoder import DecoderLM
+from llama_jax.models.decoder import Decoder
 from llama_jax.weights.names import Name, Rows
 from llama_jax.weights.read import not_finite, tensors
 
 
-def export(
-    model: DecoderLM, params: dict[str, Any], rows: Rows
-) -> Iterator[tuple[Name, np.ndarray]]:
+def export(model: Decoder, params: dict[str, Any], rows: Rows) -> Iterator[tuple[Name, np.ndarray]]:
     """Every tensor of a model in a format, in the format's axes, in the parameters' type.
 
     Args:
@@ -41,16 +39,16 @@ def cast(name: Name, tensor: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return found
 
 
-def inference(model: DecoderLM) -> DecoderLM:
+def inference(model: Decoder) -> Decoder:
     """The model without what only matters in training, or to the compiler."""
-    stack = model.decoder.stack
+    stack = model.stack
     blocks = tuple(dataclasses.replace(block, dropout=0.0) for block in stack.pattern)
     stack = dataclasses.replace(stack, pattern=blocks, remat="none")
-    return DecoderLM(dataclasses.replace(model.decoder, stack=stack))
+    return dataclasses.replace(model, stack=stack)
 
 
 def difference(a: Any, b: Any, path: str = "model") -> str | None:
-    """The first place where two configs differ, as "model.decoder.tied is True", or None."""
+    """The first place where two configs differ, as "model.tied is True", or None."""
     inside, other = _inside(a), _inside(b)
     if type(a) is not type(b) or not inside or inside.keys() != other.keys():
         return None if a == b else f"{path} is {a!r}"

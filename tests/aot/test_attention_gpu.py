@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import SingleDeviceSharding
 
-from llama_jax.kernels import Mask, gpu, gpu_decode
-from llama_jax.kernels.flash import attend
+from llama_jax.kernels import Mask
+from llama_jax.kernels.attention import triton, triton_decode
+from llama_jax.kernels.attention.flash import attend
 from tests.aot.ptx import Use, kernels
 from tests.aot.topologies import a100, h100
 
@@ -58,7 +59,7 @@ def both_passes(device, H, make=MASKS["causal"], dtype=jnp.bfloat16, softcap=Non
     """The kernels of a forward and a backward pass."""
 
     def total(q, k, v, mask):
-        out = attend(gpu.GPU, q, k, v, mask, scale=H**-0.5, softcap=softcap)
+        out = attend(triton.GPU, q, k, v, mask, scale=H**-0.5, softcap=softcap)
         return jnp.sum(out.astype(jnp.float32))
 
     q, k = shapes(device, (B, length, N, H), (B, length, K, H), dtype=dtype)
@@ -73,7 +74,7 @@ def decoding(device, H, make, dtype=jnp.bfloat16, queries=1, softcap=None):
     """The kernel of a decoded token."""
 
     def token(q, k, v, mask):
-        return attend(gpu_decode.DECODE, q, k, v, mask, scale=H**-0.5, softcap=softcap)
+        return attend(triton_decode.DECODE, q, k, v, mask, scale=H**-0.5, softcap=softcap)
 
     q, k = shapes(device, (B, queries, N, H), (B, CACHE, K, H), dtype=dtype)
     found = kernels(jax.jit(token).lower(q, k, k, data(device, make)), arch(device))

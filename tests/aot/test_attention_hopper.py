@@ -1,7 +1,7 @@
 """The Mosaic GPU kernels compile for an H100: registers fit, and products are Hopper's own.
 
 The kernels read a mask as arrays, so their code depends on its kinds of data and not on causal,
-window or chunk. What the numbers are, only `tests/kernels/test_hopper.py` can say.
+window or chunk. What the numbers are, only `tests/kernels/attention/test_mosaic_gpu.py` can say.
 """
 
 import jax
@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, SingleDeviceSharding
 
-from llama_jax.kernels.attention import Case
-from llama_jax.kernels.flash import attend
-from llama_jax.kernels.hopper import HOPPER, why_not
-from llama_jax.kernels.mask import Mask
+from llama_jax.kernels.attention.api import Case
+from llama_jax.kernels.attention.flash import attend
+from llama_jax.kernels.attention.mask import Mask
+from llama_jax.kernels.attention.mosaic_gpu import HOPPER, why_not
 from tests.aot.ptx import assembled
 from tests.aot.topologies import h100
 

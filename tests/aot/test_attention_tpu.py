@@ -10,10 +10,10 @@ from jax.sharding import PartitionSpec as P
 
 from llama_jax.axes import make_mesh
 from llama_jax.kernels import Mask
-from llama_jax.kernels.flash import attend
+from llama_jax.kernels.attention.flash import attend
+from llama_jax.kernels.attention.mosaic_tpu import TPU
+from llama_jax.kernels.attention.mosaic_tpu_decode import TPU_DECODE
 from llama_jax.kernels.target import platform
-from llama_jax.kernels.tpu import TPU
-from llama_jax.kernels.tpu_decode import TPU_DECODE
 from llama_jax.layers.cache import KV, LayerCache, Slots, write
 from tests.aot.topologies import tpu
 

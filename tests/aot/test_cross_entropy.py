@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import NamedSharding
 
 from llama_jax.axes import FSDP_TENSOR, activation_spec, make_mesh, using, weight_sharding
-from llama_jax.kernels.cross_entropy import linear_cross_entropy
+from llama_jax.kernels.cross_entropy.api import linear_cross_entropy
 from tests.aot.topologies import h100, memory, tpu
 
 T, V = 1024, 128_256

@@ -12,7 +12,7 @@ from llama_jax.layers.attention import Attention
 from llama_jax.layers.block import Block
 from llama_jax.layers.mlp import SwiGLU
 from llama_jax.layers.stack import Stack
-from llama_jax.models.decoder import Decoder, DecoderLM
+from llama_jax.models.decoder import Decoder
 from tests.aot.topologies import tpu
 
 STACK = Stack((Block(Attention(2, 2, 64, causal=True), SwiGLU(128)),), repeats=2)
@@ -24,7 +24,7 @@ def program(remat: str) -> str:
     whole = NamedSharding(mesh, PartitionSpec())
     stack = dataclasses.replace(STACK, remat=remat, saved=("attn", "hidden"))
     with using(mesh):
-        model = DecoderLM(Decoder(64, 128, stack)).build()
+        model = Decoder(64, 128, stack).build()
         ids = jax.ShapeDtypeStruct((2, 128), jnp.int32, sharding=whole)
 
         def init():

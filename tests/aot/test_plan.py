@@ -28,11 +28,9 @@ NETWORK = 0.5
 def run():
     """A LLaMA of the published shape of a block, two layers deep."""
     small = presets.get("llama3_2_1b")
-    stack = small.model.decoder.stack
-    decoder = dataclasses.replace(
-        small.model.decoder, vocab=4096, width=512, stack=Stack(stack.pattern, 2)
-    )
-    small = dataclasses.replace(small, model=dataclasses.replace(small.model, decoder=decoder))
+    stack = small.model.stack
+    decoder = dataclasses.replace(small.model, vocab=4096, width=512, stack=Stack(stack.pattern, 2))
+    small = dataclasses.replace(small, model=decoder)
     return changed(small, sequence=1024)
 
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from llama_jax.__main__ import main
+from llama_jax.cli.rehearse import VARIABLE, Part, _free_port, environment
+from llama_jax.cli.subprocesses import crew
 from llama_jax.train.load import load
-from llama_jax.train.local import crew
 from llama_jax.train.loop import train
-from llama_jax.train.rehearse import VARIABLE, Part, _free_port, environment
 from tests.chaos.member import STEPS, run_of
 from tests.train.tiny import losses
 
@@ -156,7 +156,7 @@ set -e
 {python} {program} train tiny_decoder --run-dir /somewhere/else --steps 100000 --distributed \\
   --coordinator 10.0.0.1:8476 --processes 64 --process-id 63 --wandb nowhere \\
   --set data.text.source={text} --set data.text.task.length=16 \\
-  --set tokenizer.vocab=300 --set model.decoder.vocab=300 --set model.decoder.width=32
+  --set tokenizer.vocab=300 --set model.vocab=300 --set model.width=32
 """
 UNDIVIDED = """
 import sys
@@ -180,7 +180,7 @@ def test_a_rehearsal_runs_the_script_of_a_pod_on_this_machine(tmp_path, text, ca
 TWICE = """
 set -e
 few="--set data.text.source={text} --set data.text.task.length=16 --set tokenizer.vocab=300
-  --set model.decoder.vocab=300 --set model.decoder.width=32"
+  --set model.vocab=300 --set model.width=32"
 llama-jax train tiny_decoder --run-dir runs/first-$(date +%N) $few
 llama-jax train tiny_decoder --run-dir runs/same $few
 llama-jax train tiny_decoder --run-dir runs/next $few --init-from runs/same --optimizer.rate 1e-4

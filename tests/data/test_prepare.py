@@ -16,10 +16,10 @@ from llama_jax.data import (
     PlainText,
     Prepared,
     Stream,
-    jobs,
-    lines,
     prepare,
     sources,
+    text_files,
+    workers,
 )
 from llama_jax.data.folder import locked
 from llama_jax.errors import UserError
@@ -85,7 +85,7 @@ def test_two_workers_write_the_same_bytes_as_one(source, words, whole, tmp_path)
 def test_an_interrupted_preparation_goes_on_and_ends_with_the_same(
     source, words, whole, tmp_path, monkeypatch
 ):
-    out, make_shard, made = tmp_path / "x", jobs.Job.make, []
+    out, make_shard, made = tmp_path / "x", workers.Job.make, []
 
     def stop_at_the_fourth(job, *args):
         if len(made) == 3:
@@ -94,12 +94,12 @@ def test_an_interrupted_preparation_goes_on_and_ends_with_the_same(
         made.append(job.path.name)
         return make_shard(job, *args)
 
-    monkeypatch.setattr(jobs.Job, "make", stop_at_the_fourth)
+    monkeypatch.setattr(workers.Job, "make", stop_at_the_fourth)
     with pytest.raises(KeyboardInterrupt):
         make(source, out, words)
     with pytest.raises(UserError, match="not prepared to the end: give the same"):
         Prepared(str(out)).open()
-    monkeypatch.setattr(jobs.Job, "make", lambda j, *a: made.append(1) or make_shard(j, *a))
+    monkeypatch.setattr(workers.Job, "make", lambda j, *a: made.append(1) or make_shard(j, *a))
     found = make(source, out, words)
     assert len(made) == 6  # three before, three after
     assert found == Prepared(str(whole)).open().manifest
@@ -194,7 +194,7 @@ def test_a_source_that_has_changed_is_refused_though_it_has_as_many_rows(
     path, source = tmp_path / name, kind(str(tmp_path / name))
     write(path, TEXTS)
     whole = make(source, tmp_path / "whole", words)
-    make_shard = jobs.Job.make
+    make_shard = workers.Job.make
 
     def stop_at_the_fourth(job, *args):
         if job.rows.start == 30:
@@ -202,7 +202,7 @@ def test_a_source_that_has_changed_is_refused_though_it_has_as_many_rows(
         return make_shard(job, *args)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(jobs.Job, "make", stop_at_the_fourth)
+        patch.setattr(workers.Job, "make", stop_at_the_fourth)
         make(source, tmp_path / "begun", words)
     write(path, [text.replace("land", "sand") for text in TEXTS])
     for place in ("whole", "begun"):
@@ -229,14 +229,14 @@ def test_a_folder_that_was_prepared_before_files_were_noted_is_gone_on_with(sour
 def test_a_fingerprint_sees_all_of_a_small_file_and_pieces_of_a_large_one(
     tmp_path, monkeypatch, size, seen
 ):
-    monkeypatch.setattr(lines, "PIECE", 4)
-    monkeypatch.setattr(lines, "PIECES", 3)
+    monkeypatch.setattr(text_files, "PIECE", 4)
+    monkeypatch.setattr(text_files, "PIECES", 3)
 
     def fingerprint(*contents):
         files = [tmp_path / f"{i}" for i in range(len(contents))]
         for file, content in zip(files, contents, strict=True):
             file.write_bytes(content)
-        return lines.fingerprint(files)
+        return text_files.fingerprint(files)
 
     data = bytes(size)
     changed = [data[:at] + b"x" + data[at + 1 :] for at in range(size)]
@@ -490,6 +490,6 @@ def test_a_source_that_cannot_be_read_is_not_taken_for_the_folder(
             with pytest.raises(UserError, match=r"lambs.jsonl' cannot be read \(Input/output err"):
                 make(source, tmp_path / "x", words)
     with monkeypatch.context() as patch:
-        patch.setattr("llama_jax.data.lines.Pieces.__getitem__", fail)
+        patch.setattr("llama_jax.data.text_files.Pieces.__getitem__", fail)
         with pytest.raises(UserError, match=r"lambs.jsonl' cannot be read \(Input/output error"):
             make(source, tmp_path / "x", words)

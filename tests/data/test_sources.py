@@ -148,7 +148,7 @@ def test_texts_are_all_strings_of_a_source(tmp_path):
 
 
 def test_arrays_stay_arrays(tmp_path):
-    from llama_jax.data.catalogue import _native
+    from llama_jax.data.tfds import _native
 
     row = _native(
         {"v": np.zeros((2, 3), np.uint8), "s": np.array([b"a", "b"], object), "n": np.int64(3)}
@@ -201,9 +201,9 @@ def test_texts_of_many_files_are_documents(tmp_path):
 
 
 def test_text_is_checked_across_chunks_and_the_byte_is_named(tmp_path, monkeypatch):
-    from llama_jax.data import lines
+    from llama_jax.data import text_files
 
-    monkeypatch.setattr(lines, "CHUNK", 4)
+    monkeypatch.setattr(text_files, "CHUNK", 4)
     (tmp_path / "a.txt").write_text("abcü de\n\nüüf")
     assert [row["text"] for row in PlainText(str(tmp_path / "a.txt")).open()] == ["abcü de", "üüf"]
     (tmp_path / "a.txt").write_bytes("abcüdef".encode() + b"\xff!")

@@ -23,7 +23,7 @@ from llama_jax.data import (
     Stream,
     one_pass,
 )
-from llama_jax.data.rows import identity
+from llama_jax.data.fields import identity
 from llama_jax.errors import UserError
 
 

@@ -24,7 +24,7 @@ from llama_jax.models.decoder import Decoder
 from llama_jax.models.fusion import Late
 from llama_jax.models.multimodal import Multimodal
 from llama_jax.models.stem import Patches
-from llama_jax.models.text import TextEncoder
+from llama_jax.models.text_encoder import TextEncoder
 from llama_jax.models.vision import SpaceTime, VisionEncoder
 from llama_jax.objectives import ITC, ITM, MLM, NSP, Seq2Seq
 

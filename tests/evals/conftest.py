@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from llama_jax.data import Captions, JsonLines, Masking, Questions, SentencePairs, Stream
-from llama_jax.models.readout import Readout
+from llama_jax.models.logits import Readout
 from llama_jax.models.tokens import Tokens, concatenate, text_positions
 from llama_jax.text.tokenizer import Tokenizer
 from llama_jax.train.load import Trained
@@ -40,7 +40,7 @@ class Oracle(nn.Module):
     @property
     def config(self):
         """What `decode` asks for."""
-        return SimpleNamespace(decoder=SimpleNamespace(empty_cache=lambda rows, slots, dtype: None))
+        return SimpleNamespace(empty_cache=lambda rows, slots, dtype: None)
 
     def encode_text(self, ids, valid=None, types=None):
         which = jnp.argmax(jnp.any(ids[..., None] == jnp.array(self.names), axis=1), axis=-1)

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llama_jax.weights.checkpoint import load_params, open_checkpoint
+from llama_jax.formats.source import INDEX, read_json, safetensors
 from llama_jax.weights.meta_params import Shapes
 from llama_jax.weights.meta_params import model as meta_model
-from llama_jax.weights.source import INDEX, read_json, safetensors
+from llama_jax.weights.opened import load_params, open_checkpoint
 from tests.fuzz.mutate import damaged, damaged_json, run
 from tests.weights.small import CONFIG, save, weights
 
@@ -28,16 +28,16 @@ def read_config(data: bytes, folder: Path) -> None:
     save(folder, weights(**FIELDS))
     (folder / "config.json").write_bytes(data)
     opened = open_checkpoint(folder)
-    attention = opened.model.decoder.stack.pattern[0].attention
+    attention = opened.model.stack.pattern[0].attention
     assert np.isfinite(attention.rope.frequencies(attention.head_dim)).all()
     params = load_params(opened)
-    assert opened.model.decoder.tied == ("out" not in params["decoder"])
+    assert opened.model.tied == ("out" not in params["decoder"])
 
 
 def read_params(data: bytes, folder: Path) -> None:
     """The model of Meta's params.json."""
     (folder / "params.json").write_bytes(data)
-    decoder = meta_model(read_json(folder / "params.json"), Shapes(40, 176, True)).decoder
+    decoder = meta_model(read_json(folder / "params.json"), Shapes(40, 176, True))
     attention = decoder.stack.pattern[0].attention
     assert np.isfinite(attention.rope.frequencies(attention.head_dim)).all()
     assert (decoder.vocab, decoder.stack.pattern[0].ffn.hidden) == (40, 176)

@@ -7,8 +7,8 @@ from gguf import GGUFValueType as Type
 
 from llama_jax.layers.rope import Llama3Rope
 from llama_jax.weights import gguf_rope
+from tests.formats.gguf_bytes import VOCAB, keyed, listed, string, tiny_file, tiny_tensors, told
 from tests.fuzz.mutate import damaged, run
-from tests.weights.gguf_bytes import VOCAB, keyed, listed, string, tiny_file, tiny_tensors, told
 
 pytestmark = pytest.mark.fuzz
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llama_jax.formats.source import safetensors
 from llama_jax.weights import huggingface
 from llama_jax.weights.names import HUGGING_FACE
 from llama_jax.weights.read import tensors
-from llama_jax.weights.source import safetensors
 from tests.fuzz.mutate import damaged, run
 from tests.weights.small import CONFIG, save, weights
 

@@ -14,7 +14,7 @@ from llama_jax.layers.attention import Attention
 from llama_jax.layers.block import Block
 from llama_jax.layers.mlp import SwiGLU
 from llama_jax.layers.stack import Stack
-from llama_jax.models.decoder import Decoder, DecoderLM
+from llama_jax.models.decoder import Decoder
 from llama_jax.text.pretrained import open_tokenizer
 
 CONTEXT = 200
@@ -26,7 +26,7 @@ TEMPLATE = (
 )
 WORDS = "the sky is blue and the sea is deep; once upon a time there was a little king " * 20
 STACK = Stack((Block(Attention(4, 2, 8, causal=True), SwiGLU(48)),), repeats=2, scan=False)
-MODEL = DecoderLM(Decoder(VOCAB, 32, STACK, tied=True, context=CONTEXT))
+MODEL = Decoder(VOCAB, 32, STACK, tied=True, context=CONTEXT)
 
 
 @functools.cache

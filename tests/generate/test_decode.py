@@ -10,7 +10,7 @@ from llama_jax.generate.sample import Sampling
 from llama_jax.layers.stack import Stack
 from llama_jax.models.decoder import Decoder
 from llama_jax.models.encoder_decoder import EncoderDecoder
-from llama_jax.models.text import TextEncoder
+from llama_jax.models.text_encoder import TextEncoder
 from tests.models.small import BLOCK, WRITER, D, V, ids, start
 
 

@@ -5,7 +5,7 @@ import pytest
 
 import llama_jax
 from llama_jax.errors import UserError
-from llama_jax.generate.find import find
+from llama_jax.weights.find import find
 from tests.generate import small
 
 TOLERANCE = 1e-5  # float32, logits of order 1

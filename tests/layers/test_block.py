@@ -10,7 +10,7 @@ from llama_jax.layers.block import Block, Context
 from llama_jax.layers.divided import DividedBlock
 from llama_jax.layers.norm import LayerNorm
 from llama_jax.layers.stack import Stack
-from llama_jax.models.decoder import Decoder, DecoderLM
+from llama_jax.models.decoder import Decoder
 from llama_jax.models.tokens import text_positions
 from tests.models.small import FFN, D, V, attention, ids, start
 
@@ -56,7 +56,7 @@ def test_post_norm_makes_each_part_of_unit_size():
 
 
 def test_bfloat16_decoding_keeps_its_cache_in_bfloat16():
-    config = DecoderLM(Decoder(V, D, Stack((Block(attention(causal=True), FFN),))))
+    config = Decoder(V, D, Stack((Block(attention(causal=True), FFN),)))
     model = config.build().clone(dtype=jnp.bfloat16)
     variables, _ = start(lambda m, x: m.decode(x)[0], model, ids(2, 3))
     found = decode(model, variables, None, ids(2, 3), eos=-1, max_new=3)

@@ -18,9 +18,9 @@ from llama_jax.layers.attention import Attention
 from llama_jax.layers.block import Block, Context
 from llama_jax.layers.mlp import SwiGLU
 from llama_jax.layers.stack import Period, Stack
-from llama_jax.models.decoder import Decoder, DecoderLM
+from llama_jax.models.decoder import Decoder
 from llama_jax.models.encoder_decoder import EncoderDecoder
-from llama_jax.models.text import TextEncoder
+from llama_jax.models.text_encoder import TextEncoder
 from llama_jax.models.tokens import text_positions
 
 # Of the norm of all gradients, in float32: two orders of the same sums.
@@ -34,7 +34,7 @@ def block(**fields) -> Block:
 
 # A pattern of two blocks, as Llama 4 has them, and one that reads a memory.
 CAUSAL = (block(causal=True), block(causal=True, window=3))
-DECODER = DecoderLM(Decoder(64, 16, Stack(CAUSAL, repeats=4, remat="block")))
+DECODER = Decoder(64, 16, Stack(CAUSAL, repeats=4, remat="block"))
 READER = dataclasses.replace(block(causal=True), cross=Attention(2, 2, 8, rope=None))
 SEED = EncoderDecoder(
     TextEncoder(64, 16, Stack((block(),), repeats=2)),
@@ -173,7 +173,7 @@ def test_what_does_not_divide_is_refused_by_name(mesh, rows, layers, count, word
 
 
 def test_a_stack_that_does_not_divide_is_refused_before_its_first_step(mesh):
-    model = DecoderLM(Decoder(64, 16, Stack(CAUSAL, repeats=3))).build()
+    model = Decoder(64, 16, Stack(CAUSAL, repeats=3)).build()
     with axes.using(mesh(2, stage=2, data=1)), pytest.raises(UserError, match="3 periods"):
         jax.eval_shape(lambda: model.init(jax.random.key(0), batch()["ids"], method="decode"))
 
@@ -183,7 +183,7 @@ def test_a_cache_and_a_lone_period_need_no_stages(mesh):
     model, ids = DECODER.build(), batch()["ids"]
     expected, _ = model.apply({"params": params}, ids, method="decode")
     with axes.using(mesh(4, stage=2, data=2)):
-        cache = DECODER.decoder.empty_cache(ROWS, LENGTH)
+        cache = DECODER.empty_cache(ROWS, LENGTH)
         decode = jax.jit(lambda c: model.apply({"params": params}, ids, cache=c, method="decode"))
         found, _ = decode(cache)
         one = Stack((block(),)).build()

@@ -15,7 +15,7 @@ from llama_jax.layers.attention import Attention
 from llama_jax.layers.block import Block
 from llama_jax.layers.mlp import SwiGLU
 from llama_jax.layers.stack import Stack, with_remat
-from llama_jax.models.decoder import Decoder, DecoderLM
+from llama_jax.models.decoder import Decoder
 
 # Equal programs but for their order; float32 gradients of order 0.1.
 TOLERANCE = 1e-6
@@ -33,7 +33,7 @@ IDS = jnp.arange(4 * 64).reshape(4, 64) % 61
 
 def built(stack):
     """(model, parameters)."""
-    model = DecoderLM(Decoder(61, 32, stack)).build()
+    model = Decoder(61, 32, stack).build()
     init = jax.eval_shape(lambda: model.init(jax.random.key(0), IDS[:1, :8], method="decode"))
     rng = np.random.default_rng(0)
     params = jax.tree.map(
@@ -105,6 +105,6 @@ def test_mistakes_are_named_and_a_cpu_has_nowhere_to_offload_to():
     with pytest.raises(UserError, match="remat='blok' is not one of none, .*Did you mean 'block'"):
         dataclasses.replace(STACK, remat="blok")
     with pytest.raises(UserError, match="saved='atention'.*Did you mean 'attention'"):
-        edit(presets.get("tiny_decoder"), "model.decoder.stack.saved", ("atention",))
+        edit(presets.get("tiny_decoder"), "model.stack.saved", ("atention",))
     with pytest.raises(UserError, match="on a CPU they are there; take remat='named'"):
         gradient(dataclasses.replace(STACK, remat="offload"))

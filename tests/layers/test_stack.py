@@ -11,15 +11,12 @@ from llama_jax.layers.block import Block
 from llama_jax.layers.mlp import SwiGLU
 from llama_jax.layers.positions import RelativeBias
 from llama_jax.layers.stack import Stack
-from llama_jax.models.decoder import Decoder, DecoderLM
+from llama_jax.models.decoder import Decoder
 
-STACKED = DecoderLM(
-    Decoder(61, 16, Stack((Block(Attention(4, 2, 4, causal=True), SwiGLU(24)),) * 2, repeats=3))
+STACKED = Decoder(
+    61, 16, Stack((Block(Attention(4, 2, 4, causal=True), SwiGLU(24)),) * 2, repeats=3)
 )
-SINGLE = replace(
-    STACKED,
-    decoder=replace(STACKED.decoder, stack=replace(STACKED.decoder.stack, scan=False)),
-)
+SINGLE = replace(STACKED, stack=replace(STACKED.stack, scan=False))
 IDS = jnp.arange(10).reshape(2, 5)
 # Logits of order 1 in float32, as everywhere: one program is a loop and the other is not.
 TOLERANCE = 1e-5
@@ -51,7 +48,7 @@ def test_single_layers_decode_with_a_cache():
     stacked, single = STACKED.build(), SINGLE.build()
     params = stacked.init(jax.random.key(0), IDS, method="decode")["params"]
     expected, _ = stacked.apply({"params": params}, IDS, method="decode")
-    cache = SINGLE.decoder.empty_cache(2, 8)
+    cache = SINGLE.empty_cache(2, 8)
     variables = {"params": unstacked(params)}
     first, cache = single.apply(variables, IDS[:, :3], cache=cache, method="decode")
     then, cache = single.apply(variables, IDS[:, 3:], cache=cache, method="decode")
@@ -62,12 +59,9 @@ def test_single_layers_decode_with_a_cache():
 
 BIASED = replace(
     STACKED,
-    decoder=replace(
-        STACKED.decoder,
-        stack=Stack(
-            (Block(Attention(4, 2, 4, rope=None, causal=True), SwiGLU(24)),),
-            bias=RelativeBias(4, distance=8, causal=True),
-        ),
+    stack=Stack(
+        (Block(Attention(4, 2, 4, rope=None, causal=True), SwiGLU(24)),),
+        bias=RelativeBias(4, distance=8, causal=True),
     ),
 )
 
@@ -92,7 +86,7 @@ def test_a_relative_bias_does_not_see_the_padding_before_a_prompt():
     padded = jnp.pad(IDS, ((0, 0), (2, 0)))
     valid = jnp.arange(7) >= 2
     for cut in (7, 4):  # in one piece, and the rest with what is in the cache
-        cache, found = BIASED.decoder.empty_cache(2, 9), []
+        cache, found = BIASED.empty_cache(2, 9), []
         for part in (slice(0, cut), slice(cut, 7)):
             ids, real = padded[:, part], jnp.broadcast_to(valid[part], padded[:, part].shape)
             if ids.shape[1]:

@@ -15,7 +15,7 @@ from llama_jax.models.coattention import CoAttention
 from llama_jax.models.decoder import Decoder
 from llama_jax.models.multimodal import Multimodal
 from llama_jax.models.stem import Patches
-from llama_jax.models.text import TextEncoder
+from llama_jax.models.text_encoder import TextEncoder
 from llama_jax.models.vision import SpaceTime, VisionEncoder
 
 V, D, F, H = 50, 16, 24, 8

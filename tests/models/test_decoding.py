@@ -8,9 +8,9 @@ import pytest
 from llama_jax.layers.block import Block, Gated, Merged
 from llama_jax.layers.positions import Learned, RelativeBias
 from llama_jax.layers.stack import Stack
-from llama_jax.models.decoder import Decoder, DecoderLM
+from llama_jax.models.decoder import Decoder
 from llama_jax.models.encoder_decoder import EncoderDecoder
-from llama_jax.models.text import TextEncoder
+from llama_jax.models.text_encoder import TextEncoder
 
 from .small import BLOCK, FFN, WRITER, D, V, attention, ids, start
 
@@ -53,7 +53,7 @@ def test_an_encoder_decoder_gives_the_same_logits_token_by_token(name):
     step = jax.jit(
         lambda tokens, cache: model.apply(variables, tokens, None, cache, method="decode")
     )
-    cache = config.decoder.empty_cache(3, T + 2)
+    cache = config.empty_cache(3, T + 2)
     first = jax.jit(lambda *args: model.apply(variables, *args, method="decode"))
     logits, cache = first(target[:, :2], memory, cache)
     found = [logits]
@@ -67,12 +67,12 @@ def test_an_encoder_decoder_gives_the_same_logits_token_by_token(name):
 def test_t5_bias_is_cached_too():
     block = Block(attention(rope=None, causal=True, scale=1.0), FFN)
     bias = RelativeBias(2, buckets=6, distance=8, causal=True)
-    config = DecoderLM(Decoder(V, D, Stack((block,), 2, bias=bias)))
+    config = Decoder(V, D, Stack((block,), 2, bias=bias))
     model, tokens = config.build(), ids(2, T)
     variables, run = start(lambda m, x: m.decode(x)[0], model, tokens)
     expected = run(variables, tokens)
     step = jax.jit(lambda *args: model.apply(variables, args[0], None, args[1], method="decode"))
-    cache, found = config.decoder.empty_cache(2, T), []
+    cache, found = config.empty_cache(2, T), []
     for t in range(T):
         logits, cache = step(tokens[:, t : t + 1], cache)
         found.append(logits)
@@ -80,21 +80,21 @@ def test_t5_bias_is_cached_too():
 
 
 def test_a_left_padded_prompt_continues_as_if_it_had_no_padding():
-    config = DecoderLM(Decoder(V, D, Stack((Block(OWN, FFN),), 2)))
+    config = Decoder(V, D, Stack((Block(OWN, FFN),), 2))
     model, tokens = config.build(), ids(1, 4)
     variables, run = start(lambda m, x: m.decode(x)[0], model, tokens)
     expected = run(variables, tokens)[:, -1]
     padded = jnp.pad(tokens, ((0, 0), (3, 0)))
     places = jnp.maximum(jnp.arange(7)[None] - 3, 0)
     logits, _ = model.apply(
-        variables, padded, None, config.decoder.empty_cache(1, 9), places,
+        variables, padded, None, config.empty_cache(1, 9), places,
         valid_BT=jnp.arange(7)[None] >= 3, method="decode",
     )  # fmt: skip
     np.testing.assert_allclose(logits[:, -1], expected, atol=TOLERANCE)
 
 
 def test_packed_documents_are_read_as_if_each_stood_alone():
-    config = DecoderLM(Decoder(V, D, Stack((Block(OWN, FFN),), 2)))
+    config = Decoder(V, D, Stack((Block(OWN, FFN),), 2))
     model, tokens = config.build(), ids(1, 6)
     variables, run = start(lambda m, *a: m.decode(a[0], None, None, *a[1:])[0], model, tokens)
     segments = jnp.array([[1, 1, 1, 2, 2, 2]])
@@ -110,7 +110,7 @@ def test_remat_changes_memory_and_not_gradients():
 
     tokens, grads = ids(2, 5), {}
     for kind in ("none", "block", "dots"):
-        model = DecoderLM(Decoder(V, D, Stack((Block(OWN, FFN),), 2, remat=kind))).build()
+        model = Decoder(V, D, Stack((Block(OWN, FFN),), 2, remat=kind)).build()
         variables, run = start(total, model, tokens)
         grads[kind] = jax.jit(jax.grad(run))(variables, tokens)
     for kind in ("block", "dots"):
@@ -122,7 +122,7 @@ def test_remat_changes_memory_and_not_gradients():
 
 
 def test_a_scan_over_layers_has_one_body_in_the_program():
-    model = DecoderLM(Decoder(V, D, Stack((Block(OWN, FFN),), 12))).build()
+    model = Decoder(V, D, Stack((Block(OWN, FFN),), 12)).build()
     variables, run = start(lambda m, x: m.decode(x)[0], model, ids(1, 3))
     assert str(jax.make_jaxpr(run)(variables, ids(1, 3))).count("scan[") == 1
 
@@ -134,7 +134,7 @@ def test_encoder_and_decoder_of_other_sizes_are_refused():
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_loss_reads_what_becomes_the_logits(tied):
-    model = DecoderLM(Decoder(V, D, Stack((Block(OWN, FFN),)), tied=tied)).build()
+    model = Decoder(V, D, Stack((Block(OWN, FFN),)), tied=tied).build()
     variables, _ = start(lambda m, x: m.decode(x)[0], model, ids(2, T))
     logits, _ = model.apply(variables, ids(2, T), method="decode")
     readout = model.apply(variables, ids(2, T), method="readout")

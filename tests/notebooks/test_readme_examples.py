@@ -17,7 +17,7 @@ def test_the_example_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
     def tiny(name):
         """The preset over a little of its data."""
         run = edit(get(name), "data.text.source.limit", 8)
-        return edit(run, "model.decoder.stack.pattern.0.ffn.hidden", 32)
+        return edit(run, "model.stack.pattern.0.ffn.hidden", 32)
 
     monkeypatch.setattr(presets, "get", tiny)
     monkeypatch.chdir(tmp_path)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llama_jax.models.readout import Readout
+from llama_jax.models.logits import Readout
 from llama_jax.models.tokens import Tokens, concatenate, text_positions
 
 VOCAB, WIDTH = 11, 6

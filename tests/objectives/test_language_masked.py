@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llama_jax.models.readout import Readout
+from llama_jax.models.logits import Readout
 from llama_jax.objectives import MLM, NSP, SOP, Acts, CausalLM, Classify, Seq2Seq
 from llama_jax.objectives.language import decoder_loss
 from llama_jax.objectives.masked import gather_positions, label_loss

@@ -13,7 +13,7 @@ from llama_jax.layers.attention import Attention
 from llama_jax.layers.block import Block
 from llama_jax.layers.mlp import SwiGLU
 from llama_jax.layers.stack import Stack
-from llama_jax.models.decoder import Decoder, DecoderLM
+from llama_jax.models.decoder import Decoder
 from llama_jax.objectives import CausalLM
 from llama_jax.objectives.base import losses
 from llama_jax.text import Tokenizer
@@ -45,7 +45,7 @@ def prepared(words, tmp_path_factory):
 def model():
     attention = Attention(4, 2, 8, causal=True)
     block = Block(attention, SwiGLU(32))
-    return DecoderLM(Decoder(290, 32, Stack((block,)))).build()
+    return Decoder(290, 32, Stack((block,))).build()
 
 
 @pytest.fixture(scope="module")

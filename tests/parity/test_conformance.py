@@ -22,9 +22,9 @@ from llama_jax.generate.engine import Engine  # noqa: E402
 from llama_jax.generate.lm import open_engine  # noqa: E402
 from llama_jax.verify.checks import examine, verify  # noqa: E402
 from llama_jax.verify.consistency import whole  # noqa: E402
-from llama_jax.weights import checkpoint as checkpoints  # noqa: E402
-from llama_jax.weights.checkpoint import open_checkpoint  # noqa: E402
+from llama_jax.weights import opened as checkpoints  # noqa: E402
 from llama_jax.weights.convert import convert  # noqa: E402
+from llama_jax.weights.opened import open_checkpoint  # noqa: E402
 
 # float32 logits of order 1 through two layers.
 TOLERANCE = 1e-5
@@ -97,7 +97,7 @@ def test_and_that_of_metas_files(tmp_path, ways):
     assert ledger.line("rope").text.startswith("llama3, theta 500000, factor 8")
 
 
-ATTENTION = "decoder.stack.pattern.0.attention"
+ATTENTION = "stack.pattern.0.attention"
 
 
 def with_config(engine, path, value):
@@ -122,7 +122,7 @@ def smaller_factor(engine):
 def smaller_eps(engine):
     """That of Llama 1 in place of Llama 2's."""
     model = edit(engine.module.config, "decoder.norm.eps", 1e-6)
-    model = edit(model, "decoder.stack.pattern.0.norm.eps", 1e-6)
+    model = edit(model, "stack.pattern.0.norm.eps", 1e-6)
     return Engine(model.build(), engine.params)
 
 

@@ -13,9 +13,9 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("llama_models")
 
 from experiments.conformance import GENERATIONS, tiny  # noqa: E402
-from llama_jax.weights.checkpoint import load_params, open_checkpoint  # noqa: E402
 from llama_jax.weights.convert import convert  # noqa: E402
 from llama_jax.weights.names import META  # noqa: E402
+from llama_jax.weights.opened import load_params, open_checkpoint  # noqa: E402
 from llama_jax.weights.read import tensors  # noqa: E402
 from tests.parity.meta_reference import transformer  # noqa: E402
 from tests.parity.test_conformance import TOLERANCE  # noqa: E402
@@ -121,7 +121,7 @@ def test_metas_files_become_a_folder_that_transformers_opens(tmp_path, name):
             expected = theirs(torch.tensor(ids), position_ids=positions).logits
         found = logits(opened.model, params, ids, start)
         np.testing.assert_allclose(found, expected.numpy(), atol=TOLERANCE, rtol=TOLERANCE)
-    assert theirs.config.max_position_embeddings == opened.model.decoder.context
+    assert theirs.config.max_position_embeddings == opened.model.context
 
 
 def test_many_files_and_half_precision_are_opened_too(tmp_path):

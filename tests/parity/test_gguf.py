@@ -20,7 +20,7 @@ from llama_jax.layers.mlp import SwiGLU  # noqa: E402
 from llama_jax.layers.norm import RMSNorm  # noqa: E402
 from llama_jax.layers.rope import Llama3Rope, Rope  # noqa: E402
 from llama_jax.layers.stack import Stack  # noqa: E402
-from llama_jax.models.decoder import Decoder, DecoderLM  # noqa: E402
+from llama_jax.models.decoder import Decoder  # noqa: E402
 from llama_jax.verify.reference import scaling  # noqa: E402
 from llama_jax.weights import gguf_rope  # noqa: E402
 from llama_jax.weights.gguf import open_gguf  # noqa: E402
@@ -32,10 +32,10 @@ from llama_jax.weights.read import abstract, nested, read  # noqa: E402
 TOLERANCE = 1e-5
 
 
-def tiny(rope: Rope, kv_heads: int, head_dim: int, tied: bool) -> DecoderLM:
+def tiny(rope: Rope, kv_heads: int, head_dim: int, tied: bool) -> Decoder:
     attention = Attention(4, kv_heads, head_dim, rope=rope, causal=True)
     stack = Stack((Block(attention, SwiGLU(96), norm=RMSNorm()),), 2)
-    return DecoderLM(Decoder(61, 64, stack, tied=tied, context=131_072))
+    return Decoder(61, 64, stack, tied=tied, context=131_072)
 
 
 MODELS = {
@@ -46,7 +46,7 @@ MODELS = {
 }
 
 
-def parameters(model: DecoderLM) -> dict:
+def parameters(model: Decoder) -> dict:
     """Random ones; the norms near 1, and the matrices large enough for every part to matter."""
     dice, found = np.random.default_rng(0), {}
     for path, box in abstract(model).items():
@@ -55,7 +55,7 @@ def parameters(model: DecoderLM) -> dict:
     return {"decoder": nested(found)}
 
 
-def ours(model: DecoderLM, params: dict, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
+def ours(model: Decoder, params: dict, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
     logits, _ = model.build().apply(
         {"params": params},
         jnp.asarray(ids),
@@ -92,7 +92,7 @@ def test_transformers_opens_what_we_write(tmp_path, name, kind):
     again = read(found.model, found.source, GGUF, unused=found.unused)
     # Without rounding, what was written is what is compared; with it, what the file holds.
     mine = params if kind == "F32" else again
-    [block] = model.decoder.stack.pattern
+    [block] = model.stack.pattern
     ids = np.random.default_rng(1).integers(0, 61, (2, 12))
     for start in (0, 9_000):
         positions = np.broadcast_to(np.arange(start, start + 12), (2, 12))
@@ -111,10 +111,10 @@ def test_transformers_does_not_see_the_scaling_of_rope_by_itself(tmp_path):
     ids = np.random.default_rng(1).integers(0, 61, (2, 12))
     positions = np.broadcast_to(np.arange(9_000, 9_012), (2, 12))
     untold = theirs(tmp_path, ids, positions)
-    [block] = model.decoder.stack.pattern
+    [block] = model.stack.pattern
     attention = dataclasses.replace(block.attention, rope=Rope(5e5))
     stack = Stack((dataclasses.replace(block, attention=attention),), 2)
-    plain = DecoderLM(dataclasses.replace(model.decoder, stack=stack))
+    plain = dataclasses.replace(model, stack=stack)
     logits = ours(plain, params, ids, positions)
     np.testing.assert_allclose(logits, untold, atol=TOLERANCE, rtol=TOLERANCE)
     assert np.abs(ours(model, params, ids, positions) - untold).max() > 100 * TOLERANCE

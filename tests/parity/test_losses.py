@@ -14,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from llama_jax.kernels.cross_entropy import cross_entropy  # noqa: E402
+from llama_jax.kernels.cross_entropy.api import cross_entropy  # noqa: E402
 from llama_jax.layers.norm import LayerNorm  # noqa: E402
 from llama_jax.models.heads import MaskedHead, PairHead  # noqa: E402
 from llama_jax.models.tokens import Tokens, text_positions  # noqa: E402

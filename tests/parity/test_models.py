@@ -21,9 +21,9 @@ from llama_jax.layers.norm import RMSNorm  # noqa: E402
 from llama_jax.layers.positions import RelativeBias  # noqa: E402
 from llama_jax.layers.rope import Rope  # noqa: E402
 from llama_jax.layers.stack import Stack  # noqa: E402
-from llama_jax.models.decoder import Decoder, DecoderLM  # noqa: E402
+from llama_jax.models.decoder import Decoder  # noqa: E402
 from llama_jax.models.encoder_decoder import EncoderDecoder  # noqa: E402
-from llama_jax.models.text import TextEncoder  # noqa: E402
+from llama_jax.models.text_encoder import TextEncoder  # noqa: E402
 
 # The figure; activations are of order 1, gradients of order 0.1.
 TOLERANCE = 1e-5
@@ -233,7 +233,7 @@ def block(kv_heads, causal):
 def test_the_decoder_equals_llama_with_grouped_heads(kv_heads):
     theirs, params = llama(kv_heads)
     ids = np.random.default_rng(3).integers(0, V, (2, 13))
-    ours = DecoderLM(Decoder(V, D, Stack((block(kv_heads, True),), L), tied=False)).build()
+    ours = Decoder(V, D, Stack((block(kv_heads, True),), L), tied=False).build()
     params = {"decoder": params | {"out": projection(theirs.lm_head.weight, V)}}
     out = theirs(torch.tensor(ids), labels=torch.tensor(ids))
     out.loss.backward()

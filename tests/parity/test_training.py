@@ -12,7 +12,7 @@ import pytest
 
 from llama_jax.config import edit
 from llama_jax.data import Loader
-from llama_jax.train.optimizer import Cosine
+from llama_jax.optim.optimizer import Cosine
 
 pytest.importorskip("torch")
 
@@ -33,7 +33,7 @@ def run(tmp_path_factory):
     rng = np.random.default_rng(0)
     words = [" ".join(rng.choice(["sea", "land", "lamb", "and"], 40)) for _ in range(60)]
     text.write_text("\n\n".join(words))
-    run = edit(decoder_run(text), "model.decoder.context", 64)
+    run = edit(decoder_run(text), "model.context", 64)
     optimizer = dataclasses.replace(run.optimizer, rate=3e-3, schedule=Cosine(warmup=5))
     return dataclasses.replace(run, optimizer=optimizer, steps=STEPS)
 

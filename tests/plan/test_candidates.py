@@ -7,12 +7,13 @@ import pytest
 
 from llama_jax import edit, presets
 from llama_jax.axes import FSDP_TENSOR_RESIDUAL
+from llama_jax.chips import CHIPS
+from llama_jax.cli.plan import mesh_of
 from llama_jax.config import Mesh
 from llama_jax.errors import UserError
+from llama_jax.optim.optimizer import Muon
 from llama_jax.plan import search as searching
 from llama_jax.plan.candidates import batches, fixed, frugal, guesses, meshes, name
-from llama_jax.plan.chips import CHIPS
-from llama_jax.plan.command import mesh_of
 from llama_jax.plan.cost import Sent, of
 from llama_jax.plan.model import Guess, Shapes
 from llama_jax.plan.program import least, shared, total_rows
@@ -21,7 +22,6 @@ from llama_jax.plan.report import launch, told
 from llama_jax.plan.search import Plan, search
 from llama_jax.plan.topology import parse
 from llama_jax.train.flops import Work
-from llama_jax.train.optimizer import Muon
 
 
 def guess(rate, rows=8, remat="block", **mesh):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llama_jax.plan.chips import CHIPS, OVERLAP
+from llama_jax.chips import CHIPS, OVERLAP
 from llama_jax.plan.cost import UPDATE, Sent, of
 from llama_jax.train.flops import Work
 

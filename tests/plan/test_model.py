@@ -6,7 +6,7 @@ from llama_jax import presets
 from llama_jax.layers.block import SAVED
 from llama_jax.plan.model import elements, stored
 
-BLOCK = presets.get("llama3_1_8b").model.decoder.stack.pattern[0]
+BLOCK = presets.get("llama3_1_8b").model.stack.pattern[0]
 D, NH, KH, F = 4096, 32 * 128, 8 * 128, 14_336
 
 

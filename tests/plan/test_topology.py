@@ -5,8 +5,8 @@ import types
 import numpy as np
 import pytest
 
+from llama_jax.chips import CHIPS
 from llama_jax.errors import UserError
-from llama_jax.plan.chips import CHIPS
 from llama_jax.plan.hlo import Collective
 from llama_jax.plan.network import Span, seconds, total
 from llama_jax.plan.topology import Topology, parse

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from llama_jax.errors import FormatError
 from llama_jax.text import Pretrained, Tokenizer, open_tokenizer, patterns
+from llama_jax.text.any_tokenizer import Opened, Special
 from llama_jax.text.bpe import build
-from llama_jax.text.guard import LONGEST_RUN, MOST_CHARACTERS, portions
-from llama_jax.text.opened import Opened, Special
+from llama_jax.text.limits import LONGEST_RUN, MOST_CHARACTERS, portions
 from llama_jax.text.tokenizer import Vocabulary
 from tests.text.small import (
     ADDED,

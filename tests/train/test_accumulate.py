@@ -127,10 +127,10 @@ def close(found, expected):
 
 def test_a_language_model_learns_the_same_from_micro_batches(text):
     run = text_run(text)
-    block = with_dropout(run.model.decoder.stack.pattern[0], 0.0)
-    stack = dataclasses.replace(run.model.decoder.stack, pattern=(block,))
-    decoder = dataclasses.replace(run.model.decoder, stack=stack)
-    case = Case(dataclasses.replace(run, model=dataclasses.replace(run.model, decoder=decoder)))
+    block = with_dropout(run.model.stack.pattern[0], 0.0)
+    stack = dataclasses.replace(run.model.stack, pattern=(block,))
+    model = dataclasses.replace(run.model, stack=stack)
+    case = Case(dataclasses.replace(run, model=model))
     key = jax.random.key(1)
     close(case.parts(key), case.whole(key))
 

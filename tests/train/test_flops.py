@@ -6,7 +6,7 @@ import pytest
 
 from llama_jax import presets
 from llama_jax.kernels import Mask, attention
-from llama_jax.kernels.counted import counting, pairs
+from llama_jax.kernels.flop_count import counting, pairs
 from llama_jax.objectives.base import losses
 from llama_jax.train.flops import counted, model_flops, work
 from llama_jax.train.load import build

@@ -46,7 +46,7 @@ def test_an_older_run_json_without_a_new_field_is_the_same_run(text):
     for name in ("growth", "ema"):
         del old[name]
     del old["optimizer"]["groups"]
-    old["optimizer"]["schedule"]["class"] = "llama_jax.train.optimizer:Constant"
+    old["optimizer"]["schedule"]["class"] = "llama_jax.optim.optimizer:Constant"
     now = json.loads(to_json(run))
     assert differences(old, now)
     assert differences(as_now(json.dumps(old), run), now) == []

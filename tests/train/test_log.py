@@ -9,9 +9,9 @@ import pytest
 
 from llama_jax.train.console import duration
 from llama_jax.train.log import Log
-from llama_jax.train.rates import Machine
 from llama_jax.train.rundir import RunDir
-from llama_jax.train.sinks import forget_after, last_metrics
+from llama_jax.train.throughput import Machine
+from llama_jax.train.trackers import forget_after, last_metrics
 
 ROOT = Path(__file__).parents[2]
 

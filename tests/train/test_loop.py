@@ -89,7 +89,7 @@ def test_another_tokenizer_does_not_go_on(tmp_path, text):
 def test_a_run_goes_on_over_another_mesh(tmp_path, text, uninterrupted):
     train(text_run(text, steps=6), tmp_path, progress=False)
     mesh = Mesh(data=2, fsdp=2, tensor=2)
-    run = edit(text_run(text, mesh=mesh), "model.decoder.stack.pattern.0.attention.kv_heads", 1)
+    run = edit(text_run(text, mesh=mesh), "model.stack.pattern.0.attention.kv_heads", 1)
     assert train(run, tmp_path, progress=False).step == STEPS
     one, other = losses(tmp_path), losses(uninterrupted)
     for step in one:
@@ -111,8 +111,8 @@ def test_fine_tuning_begins_with_the_weights_and_the_tokenizer_of_another_run(
 
 
 def test_a_vocabulary_that_is_not_the_tokenizers_is_refused_before_any_step(tmp_path, text):
-    with pytest.raises(UserError, match="model.decoder.vocab is 400 and the tokenizer's .* is 300"):
-        train(edit(text_run(text), "model.decoder.vocab", 400), tmp_path, progress=False)
+    with pytest.raises(UserError, match="model.vocab is 400 and the tokenizer's .* is 300"):
+        train(edit(text_run(text), "model.vocab", 400), tmp_path, progress=False)
 
 
 def test_an_evaluation_runs_when_due_and_at_the_end(tmp_path, text):

@@ -15,7 +15,7 @@ from llama_jax.layers.attention import Attention
 from llama_jax.layers.block import Block
 from llama_jax.layers.mlp import SwiGLU
 from llama_jax.layers.stack import Stack
-from llama_jax.models.decoder import Decoder, DecoderLM
+from llama_jax.models.decoder import Decoder
 from llama_jax.presets.meshes import LAYOUTS, laid_out
 from tests.train.steps import Steps, first_steps
 from tests.train.tiny import text_run
@@ -31,7 +31,7 @@ EPS = 1e-5
 def decoder_run(text) -> Run:
     """All sizes are multiples of eight, for any axis may have so many devices."""
     block = Block(Attention(8, 8, 4, causal=True), SwiGLU(32))
-    model = DecoderLM(Decoder(304, 32, Stack((block,), repeats=4)))
+    model = Decoder(304, 32, Stack((block,), repeats=4))
     run = text_run(text, model=model, tokenizer=BPE(304), steps=STEPS)
     return edit(edit(run, "optimizer.rate", 1e-3), "optimizer.eps", EPS)
 
@@ -81,9 +81,9 @@ def test_weights_and_moments_of_a_pipeline_are_split_over_its_stages(text):
     ("name", "path", "value", "words"),
     [
         ("fsdp", "data.text.batch", 12, "axis B: stream 'text' has 12 rows .* multiple of 8"),
-        ("tensor", "model.decoder.vocab", 300, r"axis V \(vocab\) of length 300"),
+        ("tensor", "model.vocab", 300, r"axis V \(vocab\) of length 300"),
         ("context", "data.text.task.length", 12, r"axis T \(query length\) of length 12"),
-        ("pipeline", "model.decoder.stack.repeats", 3, "axis L: a stack of 3 periods"),
+        ("pipeline", "model.stack.repeats", 3, "axis L: a stack of 3 periods"),
         ("pipeline", "rules.microbatches", 3, "3 micro-batches are not a multiple of the 2"),
         ("pipeline", "mesh.stage", 3, "stage=3, data=-1 needs a multiple of 3 devices, 8"),
     ],

@@ -71,8 +71,7 @@ def test_a_run_needs_the_tokenizer_of_its_data(folder, text, tmp_path):
     other = prepare.trained(PlainText(str(text)), 310, None, tmp_path)
     other.save(tmp_path / "tokenizer.json")
     run = run_of(folder, text, tokenizer=File(str(tmp_path)))
-    model = dataclasses.replace(run.model.decoder, vocab=310)
-    run = dataclasses.replace(run, model=dataclasses.replace(run.model, decoder=model))
+    run = dataclasses.replace(run, model=dataclasses.replace(run.model, vocab=310))
     with pytest.raises(UserError, match="was prepared with the tokenizer [0-9a-f]{12} .*run has"):
         train(run, tmp_path / "b", progress=False)
 

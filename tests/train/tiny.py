@@ -24,7 +24,7 @@ from llama_jax.config import BPE, Run
 from llama_jax.layers.linear import Einsum, Embed
 from llama_jax.layers.norm import RMSNorm
 from llama_jax.objectives.base import Loss
-from llama_jax.train.optimizer import AdamW, Constant, Optimizer
+from llama_jax.optim.optimizer import AdamW, Constant, Optimizer
 from llama_jax.train.state import plan
 from llama_jax.train.step import bind, initializer, make_train_step, put
 
@@ -138,13 +138,13 @@ def text_run(text: Path, **changes) -> Run:
     from llama_jax.layers.block import Block
     from llama_jax.layers.mlp import SwiGLU
     from llama_jax.layers.stack import Stack
-    from llama_jax.models.decoder import Decoder, DecoderLM
+    from llama_jax.models.decoder import Decoder
     from llama_jax.objectives.language import CausalLM
 
     block = Block(Attention(2, 1, 8, causal=True), SwiGLU(32), dropout=0.1)
     run = Run(
         name="tiny",
-        model=DecoderLM(Decoder(vocab=300, width=16, stack=Stack((block,)))),
+        model=Decoder(vocab=300, width=16, stack=Stack((block,))),
         data={"text": Stream(PlainText(str(text)), LanguageModel(length=16), batch=8)},
         objectives={"lm": CausalLM(on="text")},
         optimizer=AdamW(rate=1e-2, schedule=Constant()),

@@ -17,19 +17,19 @@ from llama_jax.generate.engine import Engine
 from llama_jax.layers import block
 from llama_jax.layers.cache import KV
 from llama_jax.layers.rope import Llama3Rope, Rope
-from llama_jax.models.decoder import DecoderLMModule
+from llama_jax.models.decoder import DecoderModule
 from llama_jax.verify import checks
 from llama_jax.verify.checks import examine, verify
+from llama_jax.verify.declared import Said
 from llama_jax.verify.facts import facts
 from llama_jax.verify.layout import BETTER, nats
-from llama_jax.verify.ledger import Ledger, Line, Section, unchecked, within
 from llama_jax.verify.reference import Unavailable
+from llama_jax.verify.report import Ledger, Line, Section, unchecked, within
 from llama_jax.verify.rope import frequencies, rope
 from llama_jax.verify.rounding import tolerance
-from llama_jax.verify.said import Said
 from llama_jax.verify.text import tokens
-from llama_jax.weights.checkpoint import open_checkpoint
 from llama_jax.weights.convert import convert
+from llama_jax.weights.opened import open_checkpoint
 from tests.generate import small
 
 
@@ -230,7 +230,7 @@ def test_divisors_of_a_file_are_the_rule_s():
 
 def with_rope(model, **fields):
     for name, value in fields.items():
-        model = edit(model, f"decoder.stack.pattern.0.attention.rope.{name}", value)
+        model = edit(model, f"stack.pattern.0.attention.rope.{name}", value)
     return model
 
 
@@ -261,12 +261,12 @@ def test_a_published_model_with_another_number_is_to_be_looked_at(checkpoint, ch
 
 
 def test_padding_that_is_seen_is_found(checkpoint, monkeypatch):
-    extend = DecoderLMModule.extend
+    extend = DecoderModule.extend
 
     def careless(self, ids_BT, cache, valid_BT, fresh=False):
         return extend(self, ids_BT, cache, jnp.ones_like(valid_BT), fresh)
 
-    monkeypatch.setattr(DecoderLMModule, "extend", careless)
+    monkeypatch.setattr(DecoderModule, "extend", careless)
     jax.clear_caches()
     found = statuses(examine(checkpoint, lm.open_engine(checkpoint), against="none"))
     jax.clear_caches()
@@ -327,7 +327,7 @@ def test_a_failed_check_is_exit_status_1(folder, capsys, monkeypatch):
 
     def faulty(*args, **kwargs):
         engine = opened(*args, **kwargs)
-        model = edit(engine.module.config, "decoder.stack.pattern.0.attention.rope.theta", 5e5)
+        model = edit(engine.module.config, "stack.pattern.0.attention.rope.theta", 5e5)
         return Engine(model.build(), engine.params)
 
     monkeypatch.setattr(lm, "open_engine", faulty)

@@ -11,8 +11,8 @@ from llama_jax.errors import FormatError, UserError
 from llama_jax.train import checkpoint as checkpoints
 from llama_jax.train.load import load
 from llama_jax.train.loop import train
-from llama_jax.weights.checkpoint import load_params, open_checkpoint
 from llama_jax.weights.convert import convert
+from llama_jax.weights.opened import load_params, open_checkpoint
 from tests.train.tiny import text_run, write_text
 from tests.weights.small import BFLOAT16, save, weights
 
@@ -73,7 +73,7 @@ def trained(tmp_path_factory):
 
 def test_a_run_that_became_a_folder_and_a_run_again_can_be_fine_tuned(tmp_path, trained):
     opened = open_checkpoint(trained)
-    assert opened.model.decoder.context == 16  # the length of its texts
+    assert opened.model.context == 16  # the length of its texts
     convert(trained, tmp_path / "hf", "huggingface")
     convert(tmp_path / "hf", tmp_path / "weights", "orbax")
     fresh = load_params(opened)

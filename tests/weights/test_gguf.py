@@ -13,7 +13,7 @@ from llama_jax.weights import gguf_rope
 from llama_jax.weights.gguf import open_gguf
 from llama_jax.weights.names import GGUF
 from llama_jax.weights.read import read
-from tests.weights.gguf_bytes import (
+from tests.formats.gguf_bytes import (
     VOCAB,
     File,
     keyed,
@@ -60,7 +60,7 @@ def test_without_an_output_tensor_the_head_is_tied(tmp_path):
 def test_a_head_that_repeats_the_embedding_is_not_tied(tmp_path):
     values = tiny_tensors()
     values["output.weight"] = values["token_embd.weight"]
-    assert not opened(tmp_path, tiny_file(values)).model.decoder.tied
+    assert not opened(tmp_path, tiny_file(values)).model.tied
 
 
 def test_every_weight_is_read_and_turned(tmp_path):
@@ -104,8 +104,8 @@ def with_tensor(kind: GGMLQuantizationType, rows: np.ndarray, shape: tuple[int, 
 
 
 def test_a_tensor_of_several_chunks_has_the_values_that_gguf_gives_it():
+    from llama_jax.formats.gguf import Entry
     from llama_jax.weights.gguf import CHUNK, _array
-    from llama_jax.weights.gguf_header import Entry
 
     kind = GGMLQuantizationType.Q4_1
     values = np.random.default_rng(0).normal(size=(7, CHUNK // 2 + 32)).astype(np.float32)
@@ -133,8 +133,8 @@ def test_the_types_that_can_be_read_are_all_that_are_in_use():
 
 @pytest.mark.parametrize("kind", READABLE, ids=NAMES.get)
 def test_a_tensor_of_any_type_has_the_values_that_gguf_gives_it(tmp_path, kind):
+    from llama_jax.formats.gguf import read_header
     from llama_jax.weights.gguf import _array
-    from llama_jax.weights.gguf_header import read_header
 
     block, size = gguf.GGML_QUANT_SIZES[kind]
     stored = np.random.default_rng(1).integers(0, 256, (3, 2 * size), dtype=np.uint8)
@@ -310,7 +310,7 @@ def test_heads_may_be_wider_than_their_share(tmp_path):
             values[f"blk.{layer}.{name}.weight"] = np.ones((32, 32), np.float32)
     file = tiny_file(values, llama__attention__key_length=(Type.UINT32, 16))
     file.fields.append(keyed("llama.attention.value_length", Type.UINT32, 16))
-    [block] = opened(tmp_path, file).model.decoder.stack.pattern
+    [block] = opened(tmp_path, file).model.stack.pattern
     assert block.attention.head_dim == 16
 
 

@@ -19,7 +19,7 @@ from llama_jax.weights.gguf_write import write_gguf
 from llama_jax.weights.names import GGUF
 from llama_jax.weights.read import abstract, nested, read
 from llama_jax.weights.write import export
-from tests.weights.gguf_bytes import VOCAB, tiny_model
+from tests.formats.gguf_bytes import VOCAB, tiny_model
 
 MODELS = {
     "llama 2": tiny_model(),
@@ -55,12 +55,12 @@ def test_what_is_written_as_float32_comes_back_bit_by_bit(tmp_path, name):
     params = random_params(model)
     write_gguf(tmp_path / "x.gguf", model, params)
     found, again = back(tmp_path / "x.gguf")
-    [ours], [theirs] = model.decoder.stack.pattern, found.model.decoder.stack.pattern
+    [ours], [theirs] = model.stack.pattern, found.model.stack.pattern
     np.testing.assert_array_equal(
         ours.attention.rope.frequencies(8), theirs.attention.rope.frequencies(8)
     )
-    assert found.model.decoder.tied == model.decoder.tied
-    assert found.model.decoder.context == 64
+    assert found.model.tied == model.tied
+    assert found.model.context == 64
     jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
@@ -75,8 +75,8 @@ def test_a_second_file_is_the_first_byte_by_byte(tmp_path):
 def test_layers_with_arrays_of_their_own_are_written_alike(tmp_path):
     model = MODELS["llama 2"]
     write_gguf(tmp_path / "a.gguf", model, random_params(model))
-    stack = replace(model.decoder.stack, scan=False)
-    apart = replace(model, decoder=replace(model.decoder, stack=stack))
+    stack = replace(model.stack, scan=False)
+    apart = replace(model, stack=stack)
     found = open_gguf(tmp_path / "a.gguf")
     params = read(apart, found.source, GGUF, unused=found.unused)
     write_gguf(tmp_path / "b.gguf", apart, params)
@@ -112,7 +112,7 @@ def test_blocks_are_those_of_gguf_s_own_quantisation(tmp_path):
 
 def test_rows_of_no_whole_blocks_are_float16(tmp_path):
     model = MODELS["llama 2"]
-    model = replace(model, decoder=replace(model.decoder, width=40))
+    model = replace(model, width=40)
     write_gguf(tmp_path / "x.gguf", model, random_params(model), kind="Q8_0")
     tensors = open_gguf(tmp_path / "x.gguf").source.tensors
     assert tensors["blk.0.ffn_up.weight"].dtype == "float16"  # rows of 40
@@ -152,7 +152,7 @@ def test_without_a_tokenizer_the_file_says_so(tmp_path):
 
 
 def test_offsets_follow_each_other_as_llama_cpp_demands(tmp_path):
-    from llama_jax.weights.gguf_header import read_header
+    from llama_jax.formats.gguf import read_header
 
     path = tmp_path / "x.gguf"
     write_gguf(path, MODELS["llama 3.1"], random_params(MODELS["llama 3.1"]), kind="F16")
@@ -254,6 +254,6 @@ OTHER_MODELS = {
 @pytest.mark.parametrize("name", [*OTHER_MODELS, "no context"])
 def test_a_model_that_is_no_llama_is_refused(tmp_path, name):
     plain = tiny_model()
-    without = replace(plain, decoder=replace(plain.decoder, context=None))
+    without = replace(plain, context=None)
     with pytest.raises(UserError, match="GGUF's 'llama'"):
         write_gguf(tmp_path / "x.gguf", OTHER_MODELS.get(name, without), {})

@@ -12,12 +12,12 @@ LLAMA3 |= {"original_max_position_embeddings": 8192}
 
 
 def attention(**fields):
-    return model(CONFIG | fields).decoder.stack.pattern[0].attention
+    return model(CONFIG | fields).stack.pattern[0].attention
 
 
 def test_what_is_absent_or_null_has_the_default_of_transformers():
     absent = {k: v for k, v in CONFIG.items() if k != "num_key_value_heads"}
-    assert model(absent).decoder.stack.pattern[0].attention.kv_heads == 4
+    assert model(absent).stack.pattern[0].attention.kv_heads == 4
     assert attention(num_key_value_heads=None).kv_heads == 4
     assert attention(head_dim=None).head_dim == 4
     assert attention(head_dim=6).head_dim == 6

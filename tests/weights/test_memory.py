@@ -20,7 +20,7 @@ SMALL = {"hidden_size": 64}
 CHILD = """
 import json, sys
 import jax
-from llama_jax.weights.checkpoint import load_params, open_checkpoint
+from llama_jax.weights.opened import load_params, open_checkpoint
 from llama_jax.weights.convert import convert
 def kilobytes(key):
     lines = open("/proc/self/status").read().splitlines()

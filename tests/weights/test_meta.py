@@ -7,9 +7,9 @@ import pytest
 
 from llama_jax.errors import FormatError, UserError
 from llama_jax.layers.rope import Llama3Rope, Rope
-from llama_jax.weights.checkpoint import load_params, open_checkpoint
 from llama_jax.weights.meta_params import Shapes, model
 from llama_jax.weights.names import META
+from llama_jax.weights.opened import load_params, open_checkpoint
 from llama_jax.weights.read import tensors
 
 PARAMS = {"dim": 64, "n_layers": 2, "n_heads": 16, "n_kv_heads": 8, "vocab_size": 40}
@@ -210,9 +210,9 @@ def test_what_is_not_read_is_refused_by_name(params, said):
 
 def test_rope_of_llama_3_is_not_guessed():
     open_ = {k: v for k, v in PARAMS.items() if k not in ("rope_theta", "vocab_size")}
-    assert model(open_, SHAPES).decoder.stack.pattern[0].attention.rope == Rope(10_000.0)
+    assert model(open_, SHAPES).stack.pattern[0].attention.rope == Rope(10_000.0)
     with pytest.raises(FormatError, match="rope_theta is missing"):
         model(open_, Shapes(128_256, 176, True))
     told = model(PARAMS | {"use_scaled_rope": True, "rope_scaling_factor": 4}, SHAPES)
-    assert told.decoder.stack.pattern[0].attention.rope == Llama3Rope(5e5, factor=4.0)
-    assert model(PARAMS, Shapes(40, 176, False)).decoder.tied
+    assert told.stack.pattern[0].attention.rope == Llama3Rope(5e5, factor=4.0)
+    assert model(PARAMS, Shapes(40, 176, False)).tied

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from llama_jax.errors import UserError
-from llama_jax.weights.checkpoint import load_params, open_checkpoint
+from llama_jax.weights.opened import load_params, open_checkpoint
 from tests.weights.small import save, weights
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +74,7 @@ import sys
 seen = []
 sys.addaudithook(lambda event, args: seen.append(args) if event == "pickle.find_class" else None)
 from llama_jax.errors import UserError
-from llama_jax.weights.checkpoint import load_params, open_checkpoint
+from llama_jax.weights.opened import load_params, open_checkpoint
 for path in sys.argv[1:]:
     for allowed in (False, True):
         try:

@@ -10,8 +10,8 @@ from safetensors import safe_open
 
 from llama_jax.errors import FormatError, UserError
 from llama_jax.layers.rope import Llama3Rope
-from llama_jax.weights.checkpoint import load_params, open_checkpoint
 from llama_jax.weights.huggingface_write import write_huggingface
+from llama_jax.weights.opened import load_params, open_checkpoint
 from tests.weights.small import BFLOAT16, save, weights
 
 SCALING = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0}
@@ -78,9 +78,9 @@ def test_layers_of_their_own_are_read_and_written_alike(tmp_path):
 
     wanted = weights()
     opened = open_checkpoint(save(tmp_path / "theirs", wanted))
-    stack = dataclasses.replace(opened.model.decoder.stack, scan=False)
-    decoder = dataclasses.replace(opened.model.decoder, stack=stack)
-    opened = dataclasses.replace(opened, model=dataclasses.replace(opened.model, decoder=decoder))
+    stack = dataclasses.replace(opened.model.stack, scan=False)
+    model = dataclasses.replace(opened.model, stack=stack)
+    opened = dataclasses.replace(opened, model=model)
     params = load_params(opened)
     assert set(params["decoder"]["stack"]) == {"layer_0", "layer_1"}
     write_huggingface(tmp_path / "ours", opened.model, params)
@@ -90,9 +90,7 @@ def test_layers_of_their_own_are_read_and_written_alike(tmp_path):
 def test_the_config_says_all_that_the_model_is(tmp_path):
     fields = {"rope_theta": 5e5, "rope_scaling": SCALING, "head_dim": 8, "rms_norm_eps": 1e-6}
     opened = open_checkpoint(save(tmp_path / "theirs", weights(0, **fields), **fields))
-    assert opened.model.decoder.stack.pattern[0].attention.rope == Llama3Rope(
-        5e5, factor=32.0, original=64
-    )
+    assert opened.model.stack.pattern[0].attention.rope == Llama3Rope(5e5, factor=32.0, original=64)
     ids = {"bos_token_id": 1, "eos_token_id": [2, 3]}
     write_huggingface(
         tmp_path / "ours", opened.model, load_params(opened), {"a.json": b"{}"}, ids=ids
@@ -110,16 +108,16 @@ def test_what_the_format_cannot_say_is_refused_by_name(tmp_path):
     opened = open_checkpoint(save(tmp_path / "theirs", weights()))
     params = load_params(opened)
     for path, value, said in [
-        ("decoder.stack.pattern.0.attention.window", 7, "attention.window is 7"),
-        ("decoder.stack.pattern.0.attention.bias", True, "attention.bias is True"),
-        ("decoder.stack.pattern.0.ffn.activation", "relu", "ffn.activation is 'relu'"),
-        ("decoder.stack.pattern.0.norm.eps", 1e-3, "norm.eps is 0.001"),
+        ("stack.pattern.0.attention.window", 7, "attention.window is 7"),
+        ("stack.pattern.0.attention.bias", True, "attention.bias is True"),
+        ("stack.pattern.0.ffn.activation", "relu", "ffn.activation is 'relu'"),
+        ("stack.pattern.0.norm.eps", 1e-3, "norm.eps is 0.001"),
         ("decoder.context", None, "has no context"),
     ]:
         with pytest.raises(UserError, match=said):
             write_huggingface(tmp_path / "ours", edit(opened.model, path, value), params)
         assert not (tmp_path / "ours").exists()
-    dropped = edit(opened.model, "decoder.stack.pattern.0.dropout", 0.5)
+    dropped = edit(opened.model, "stack.pattern.0.dropout", 0.5)
     write_huggingface(tmp_path / "ours", dropped, params)
 
 

@@ -1,0 +1,122 @@
+"""What a checkpoint's own file says of rope and the norms, read apart from `weights`.
+
+Plain look-ups of the published fields and nothing else: a fault in how `weights` turns them into a
+config shows as a difference.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llama_jax.formats.source import inside, read_json
+from llama_jax.layers.rope import Llama3Rope
+from llama_jax.weights.opened import Checkpoint
+from llama_jax.weights.read import sizes
+
+
+@dataclass(frozen=True)
+class Said:
+    """The numbers of a file.
+
+    Attributes:
+      theta: base of rope.
+      scaling: (factor, low, high, original) of Llama 3.1's rule, or None.
+      divisors: of each pair's frequency, if the file has them in place of the rule.
+      eps: of the norms.
+      origin: which fields told them, and what the file left open.
+    """
+
+    theta: float
+    scaling: tuple[float, float, float, float] | None
+    divisors: np.ndarray | None
+    eps: float
+    origin: str
+
+
+def said(checkpoint: Checkpoint) -> Said:
+    """Looks it up in the file of a checkpoint.
+
+    Raises:
+      UserError: the model is no LLaMA.
+    """
+    sizes(checkpoint.model)
+    if checkpoint.kind == "huggingface":
+        place = checkpoint.place
+        folder = place if place.is_dir() else place.absolute().parent
+        return _huggingface(read_json(inside(folder, "config.json")))
+    if checkpoint.kind == "gguf":
+        return _gguf(checkpoint)
+    if checkpoint.kind == "meta":
+        return _meta(checkpoint, read_json(inside(checkpoint.place, "params.json")))
+    scaling, theta = _rule(checkpoint)
+    return Said(theta, scaling, None, _eps(checkpoint), "run.json, as the model's config itself")
+
+
+def _huggingface(config: Mapping[str, Any]) -> Said:
+    # transformers 4 had rope_theta and rope_scaling, 5 puts both into rope_parameters.
+    field = next((f for f in ("rope_parameters", "rope_scaling") if config.get(f)), None)
+    rope: Mapping[str, Any] = config[field] if field else {}
+    theta = rope.get("rope_theta", config.get("rope_theta"))
+    origin = [f for f in (field, "rope_theta" if "rope_theta" in config else None) if f]
+    scaling = None
+    if rope.get("rope_type", rope.get("type")) == "llama3":
+        scaling = (
+            float(rope["factor"]),
+            float(rope["low_freq_factor"]),
+            float(rope["high_freq_factor"]),
+            float(rope["original_max_position_embeddings"]),
+        )
+    open_ = "" if theta is not None else "; no theta, so transformers' 10,000"
+    eps = config.get("rms_norm_eps", 1e-6)  # transformers' default
+    told = " and ".join(origin) or "no field of rope"
+    return Said(float(theta or 10_000.0), scaling, None, float(eps), f"config.json: {told}{open_}")
+
+
+def _gguf(checkpoint: Checkpoint) -> Said:
+    from llama_jax.weights.gguf import open_gguf
+
+    found = open_gguf(checkpoint.place)
+    field, tensor = "llama.rope.freq_base", "rope_freqs.weight"
+    eps = float(found.fields["llama.attention.layer_norm_rms_epsilon"])
+    origin = field if field in found.fields else f"no {field}, so llama.cpp's 10,000"
+    divisors = None
+    if tensor in found.source.tensors:
+        divisors, origin = np.asarray(found.source.read(tensor), np.float64), f"{origin}, {tensor}"
+    return Said(float(found.fields.get(field, 10_000.0)), None, divisors, eps, origin)
+
+
+def _meta(checkpoint: Checkpoint, params: Mapping[str, Any]) -> Said:
+    theta, eps = params.get("rope_theta"), params.get("norm_eps")
+    origin = "params.json"
+    if theta is None:
+        origin += "; no rope_theta, so the 10,000 of Llama 1 and 2"
+    if eps is None:
+        origin += "; no norm_eps, so 1e-5"
+    scaling = None
+    if params.get("use_scaled_rope"):
+        # Meta's code has low 1, high 4 and original 8192 written out.
+        factor = params.get("rope_scaling_factor")
+        scaling = (factor or 0.0, 1.0, params.get("rope_high_freq_factor") or 4.0, 8192.0)
+        if factor is None:
+            rule, _ = _rule(checkpoint)
+            scaling = (rule[0] if rule else 0.0, *scaling[1:])
+            origin += "; no factor of the scaling, so that of the published model of these sizes"
+    return Said(float(theta or 10_000.0), scaling, None, float(eps or 1e-5), origin)
+
+
+def _rule(checkpoint: Checkpoint) -> tuple[tuple[float, float, float, float] | None, float]:
+    rope = rope_of(checkpoint.model)
+    if isinstance(rope, Llama3Rope):
+        return (rope.factor, rope.low, rope.high, float(rope.original)), rope.theta
+    return None, rope.theta
+
+
+def rope_of(model: Any) -> Any:
+    """The rotary embedding of a model of one kind of block."""
+    return model.stack.pattern[0].attention.rope
+
+
+def _eps(checkpoint: Checkpoint) -> float:
+    return getattr(checkpoint.model.norm, "eps", 0.0)

@@ -1,0 +1,234 @@
+"""Any checkpoint, opened: what is in a folder decides how it is read.
+
+    checkpoint = open_checkpoint("Llama-3.2-1B")       # or a .gguf file, or a run directory
+    params = load_params(checkpoint, dtype="bfloat16")
+    logits, _ = checkpoint.model.build().apply({"params": params}, ids, method="decode")
+
+config.json, *.safetensors          Hugging Face's
+params.json, consolidated.NN.pth    Meta's, a pickle: only with pickle=True
+*.gguf                              llama.cpp's
+run.json, checkpoints/              ours
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from llama_jax.axes import FSDP_TENSOR, Rules, make_mesh
+from llama_jax.errors import FormatError
+from llama_jax.formats.source import INDEX, Source, inside, read_json, safetensors
+from llama_jax.models.decoder import Decoder
+from llama_jax.weights import huggingface
+from llama_jax.weights.names import GGUF, HUGGING_FACE, META, Name, Rows
+from llama_jax.weights.read import read
+
+CONFIG = "config.json"
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model on disk; its weights are not read yet.
+
+    Attributes:
+      place: the file or folder.
+      kind: whose format it is.
+      model: its config.
+      source: its tensors; None of a run, whose weights need no names.
+      rows: which tensor is which weight.
+      unused: tensors that are there and are not read.
+      tokenizer_place: the file or folder with its tokenizer, or None.
+    """
+
+    place: Path
+    kind: Literal["huggingface", "gguf", "meta", "run"]
+    model: Decoder
+    source: Source | None
+    rows: Rows
+    unused: tuple[str, ...]
+    tokenizer_place: Path | None
+
+    def check_tied(self) -> None:
+        """Checks that an output layer in the file of a tied model is the embedding.
+
+        Raises:
+          FormatError: it is not.
+        """
+        embed, out = _ends(self.rows)
+        if self.source is None or not self.model.tied or out not in self.source.tensors:
+            return
+        # Digests, for the two may be the largest tensors that there are.
+        if _digest(self.source, embed) != _digest(self.source, out):
+            raise FormatError(
+                f"{self.place}: the embedding is said to be the output layer too, and {out!r} is "
+                f"not {embed!r}; if it is right, set tie_word_embeddings to false in {CONFIG}"
+            )
+
+
+def open_checkpoint(path: str | Path, pickle: bool = False) -> Checkpoint:
+    """Opens a file or a folder; what it is follows from what is in it.
+
+    Args:
+      path: a folder of Hugging Face, of Meta or of a run, or a .gguf or .safetensors file.
+      pickle: whether Meta's .pth files may be opened.
+
+    Raises:
+      UserError: nothing there that is known, or a pickle that was not allowed.
+      FormatError: a file that is not what it should be.
+    """
+    place = Path(path)
+    if place.is_file():
+        return _open_file(place, pickle)
+    if not place.is_dir():
+        raise FormatError(f"{place} does not exist; give a checkpoint's file or folder")
+    if (place / "run.json").is_file() and (place / "checkpoints").is_dir():
+        return _run(place)
+    there = sorted(entry.name for entry in place.iterdir())
+    ggufs = [name for name in there if name.endswith(".gguf")]
+    if CONFIG in there and any(name.endswith(".safetensors") for name in there):
+        return _huggingface(place, place)
+    if "params.json" in there:
+        return _meta(place, pickle)
+    if len(ggufs) == 1:
+        return _gguf(inside(place, ggufs[0]))
+    if ggufs:
+        raise FormatError(f"{place} holds {', '.join(ggufs[:8])}; give one of these files")
+    raise _unknown(place, there)
+
+
+def load_params(
+    checkpoint: Checkpoint,
+    mesh: Mesh | None = None,
+    rules: Rules = FSDP_TENSOR,
+    dtype: Any = jnp.float32,
+    progress: Callable[[Iterable[Name]], Iterable[Name]] = iter,
+) -> dict[str, Any]:
+    """The parameters of a checkpoint, on the devices; see `read`.
+
+    Args:
+      checkpoint: from `open_checkpoint`.
+      mesh: over which to split them; the first device alone by default.
+      rules: which mesh axis splits which letter.
+      dtype: of the parameters.
+      progress: wraps the tensors while they are read (not of a run, which orbax reads).
+
+    Raises:
+      UserError: no good checkpoint in a run.
+      FormatError: a tensor that is missing, one too many, of another shape, or not finite.
+    """
+    mesh = mesh or make_mesh(devices=jax.devices()[:1])
+    if checkpoint.source is None:
+        from llama_jax.weights.run import read_run
+
+        return read_run(checkpoint.place, mesh, rules, dtype)
+    checkpoint.check_tied()
+    return read(
+        checkpoint.model,
+        checkpoint.source,
+        checkpoint.rows,
+        mesh,
+        rules,
+        dtype,
+        checkpoint.unused,
+        progress,
+    )
+
+
+def _open_file(place: Path, pickle: bool) -> Checkpoint:
+    try:
+        with place.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise FormatError(f"{place} cannot be read ({error.strerror})") from None
+    folder = place.absolute().parent
+    if head.startswith(b"GGUF"):
+        return _gguf(place)
+    if head.startswith((b"PK", b"\x80")):  # a zip archive, as torch writes, or a bare pickle
+        if place.name.startswith("consolidated.") and (folder / "params.json").exists():
+            return _meta(folder, pickle)
+        raise _pickled(place)
+    if head[8:] == b"{":
+        return _huggingface(folder, folder if (folder / INDEX).exists() else place)
+    if place.suffix in PICKLES:
+        raise _pickled(place)
+    raise FormatError(
+        f"{place} is no safetensors, GGUF or .pth file; give one of these, or a checkpoint's folder"
+    )
+
+
+def _huggingface(folder: Path, place: Path) -> Checkpoint:
+    if not (folder / CONFIG).exists():
+        raise FormatError(f"{folder} has no {CONFIG}, which says what model {place.name} is of")
+    config = inside(folder, CONFIG)
+    model, source = huggingface.model(read_json(config), config), safetensors(place)
+    unused = huggingface.unused(model, source.tensors)
+    tokenizer = folder if any(folder.glob("tokenizer*")) else None
+    return _checkpoint("huggingface", place, model, source, HUGGING_FACE, unused, tokenizer)
+
+
+def _meta(folder: Path, pickle: bool) -> Checkpoint:
+    from llama_jax.weights.meta import open_meta
+
+    model, source, unused = open_meta(folder, pickle)
+    # Llama 1 and 2 have one tokenizer beside the folders of the sizes.
+    files = [where / "tokenizer.model" for where in (folder, folder.absolute().parent)]
+    tokenizer = next((file for file in files if file.is_file()), None)
+    return _checkpoint("meta", folder, model, source, META, unused, tokenizer)
+
+
+def _gguf(file: Path) -> Checkpoint:
+    from llama_jax.weights.gguf import open_gguf
+
+    found = open_gguf(file)
+    return _checkpoint("gguf", file, found.model, found.source, GGUF, found.unused, file)
+
+
+def _run(folder: Path) -> Checkpoint:
+    from llama_jax.weights.run import open_run
+
+    return Checkpoint(folder, "run", open_run(folder), None, (), (), folder)
+
+
+def _checkpoint(kind, place, model, source, rows, unused, tokenizer) -> Checkpoint:
+    # An output layer of a tied model is no weight; `check_tied` looks whether it is the embedding.
+    _, out = _ends(rows)
+    if model.tied and out in source.tensors:
+        unused = (*unused, out)
+    return Checkpoint(place, kind, model, source, rows, tuple(unused), tokenizer)
+
+
+def _ends(rows: Rows) -> tuple[str, str]:
+    """The names of the embedding and of the output layer."""
+    theirs = {ours: name for ours, name, _ in rows}
+    return theirs.get("embed/w", ""), theirs.get("out/w", "")
+
+
+def _digest(source: Source, name: str) -> tuple[str, bytes]:
+    tensor = np.ascontiguousarray(source.read(name))
+    return tensor.dtype.name, hashlib.sha256(tensor.reshape(-1).view(np.uint8).data).digest()
+
+
+def _unknown(place: Path, there: list[str]) -> FormatError:
+    pickles = [name for name in there if name.endswith(PICKLES)]
+    if pickles:
+        return _pickled(place / pickles[0])
+    held = ", ".join(repr(name)[1:-1] for name in there[:8]) or "nothing"
+    more = f" and {len(there) - 8} more" if len(there) > 8 else ""
+    return FormatError(
+        f"{place} is no checkpoint: it holds {held}{more}; {CONFIG} with .safetensors, a .gguf "
+        "file, params.json with consolidated.00.pth, or run.json with checkpoints was expected"
+    )
+
+
+def _pickled(file: Path) -> FormatError:
+    return FormatError(
+        f"{file} is a pickle, which can run any program while it is read, and is not opened; take "
+        "the model's safetensors (most repositories have both, or a branch refs/pr with them)"
+    )

@@ -1,0 +1,133 @@
+"""What goes along with weights: a checkpoint's tokenizer, in the form that another format wants."""
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llama_jax.errors import FormatError
+from llama_jax.formats.source import inside, read_json
+from llama_jax.text.files import NAMES
+from llama_jax.text.pretrained import Pretrained, open_tokenizer
+from llama_jax.text.tokenizer import FORMAT, NAMED, Tokenizer
+from llama_jax.weights.opened import Checkpoint
+from llama_jax.weights.vocabulary import tokenizer
+
+MOST_BYTES = 48 << 20  # of one of them
+IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+UNUSED = 5  # GGUF's type of a token that no text gives
+
+
+@dataclass(frozen=True)
+class Companions:
+    """The tokenizer of a checkpoint."""
+
+    checkpoint: Checkpoint
+
+    def files(self, to: str) -> dict[str, bytes]:
+        """Its files by name, for a folder of format `to`; those of a folder stay as they are.
+
+        Raises:
+          FormatError: it is damaged, or `to` has no form for it.
+        """
+        place = self.checkpoint.tokenizer_place
+        if place is None:
+            return {}
+        if self._ours() and to != "orbax":
+            return _described(Tokenizer.load(place / "tokenizer.json"))
+        if place.is_dir():
+            return {n: _content(inside(place, n)) for n in NAMES if (place / n).exists()}
+        from llama_jax.text.export import files
+
+        return files(self._open())
+
+    def ids(self) -> dict[str, int | list[int] | None]:
+        """bos_token_id and eos_token_id.
+
+        Raises:
+          FormatError: the tokenizer is damaged, or of a kind that is not known.
+        """
+        place = self.checkpoint.place
+        if self.checkpoint.kind == "huggingface":
+            folder = place if place.is_dir() else place.absolute().parent
+            config = read_json(inside(folder, "config.json"))
+            return {name: config.get(name) for name in IDS if _is_ids(config.get(name))}
+        if self.checkpoint.tokenizer_place is None:
+            return {}
+        if self._ours():
+            return {"bos_token_id": Tokenizer.bos, "eos_token_id": Tokenizer.eos}
+        found = self._open()
+        ends = sorted(found.ends)
+        eos = ends if len(ends) > 1 else next(iter(ends), None)
+        # A text of some models begins with none, though they name one.
+        bos = found.control.get(found.named.get("bos_token", ""), found.bos)
+        return {"bos_token_id": bos, "eos_token_id": eos}
+
+    def fields(self) -> dict[str, Any]:
+        """GGUF's key-values, filled up to the rows of the embedding.
+
+        Raises:
+          FormatError: it is damaged, or GGUF has no name for it.
+        """
+        if self.checkpoint.kind == "gguf":
+            from llama_jax.weights.gguf import open_gguf
+
+            return dict(open_gguf(self.checkpoint.place).fields)
+        if self.checkpoint.tokenizer_place is None:
+            return {}
+        from llama_jax.text.gguf import to_fields
+
+        fields = to_fields(self._open())
+        tokens = fields["tokenizer.ggml.tokens"]
+        more = range(len(tokens), self.checkpoint.model.vocab)
+        fills = {"tokens": [f"[PAD{i}]" for i in more], "scores": [0.0] * len(more)}
+        fills["token_type"] = [UNUSED] * len(more)
+        for key, fill in fills.items():
+            if (name := f"tokenizer.ggml.{key}") in fields:
+                fields[name] = [*fields[name], *fill]
+        return fields
+
+    def _ours(self) -> bool:
+        """Whether a training run of ours made it."""
+        file = (self.checkpoint.tokenizer_place or Path()) / "tokenizer.json"
+        if self.checkpoint.kind != "run" or not file.is_file():
+            return False
+        return read_json(file, MOST_BYTES).get("format") == FORMAT
+
+    def _open(self) -> Pretrained:
+        if not self._ours():
+            return tokenizer(self.checkpoint)
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in self.files("huggingface").items():
+                (Path(folder) / name).write_bytes(content)
+            return open_tokenizer(folder)
+
+
+def _described(ours: Tokenizer) -> dict[str, bytes]:
+    """A tokenizer that a run of ours trained, as Hugging Face's files."""
+    tree = json.loads(ours.backend.to_str())
+    special = [t for t, i in tree["model"]["vocab"].items() if i < ours.reserved]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    tree["added_tokens"] = [
+        {"id": tree["model"]["vocab"][text], "content": text, "special": True} | flags
+        for text in sorted(special, key=tree["model"]["vocab"].__getitem__)
+    ]
+    names = {f"{name[1:-1]}_token": name for name in NAMED if name in special}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast"} | names
+    config |= {"clean_up_tokenization_spaces": False}
+    return {
+        "tokenizer.json": json.dumps(tree, ensure_ascii=False).encode(),
+        "tokenizer_config.json": json.dumps(config, indent=2).encode(),
+    }
+
+
+def _content(path: Path) -> bytes:
+    if path.stat().st_size > MOST_BYTES:
+        raise FormatError(f"{path} has more than {MOST_BYTES:,} bytes; a tokenizer was expected")
+    return path.read_bytes()
+
+
+def _is_ids(value: Any) -> bool:
+    listed = value if isinstance(value, list) else [value]
+    return bool(listed) and all(type(i) is int and 0 <= i < 2**31 for i in listed)
