@@ -125,7 +125,7 @@ def _run(preset: str) -> Any:
 def _batches(folder: Path) -> list[dict[str, np.ndarray]]:
     ones = np.ones((BATCH, LENGTH), np.float32)
     return [
-        {"decoder_input": ids[:, :-1].copy(), "target": ids[:, 1:].copy(), "target_weights": ones}
+        {"tokens": ids[:, :-1].copy(), "targets": ids[:, 1:].copy(), "loss_weights": ones}
         for ids in np.load(folder / "ids.npy")
     ]
 

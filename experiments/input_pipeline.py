@@ -93,7 +93,7 @@ def packing(prepared: Path, seconds: float) -> list[Row]:
             next(loader)
             begin, cpu, tokens, places = time.perf_counter(), time.process_time(), 0, 0
             while time.perf_counter() - begin < seconds:
-                weights = next(loader)["text"]["target_weights"]
+                weights = next(loader)["text"]["loss_weights"]
                 tokens, places = tokens + int(weights.sum()), places + weights.size
             rate = tokens / (time.perf_counter() - begin)
             here = tokens / (time.process_time() - cpu)

@@ -56,7 +56,7 @@ class TorchRun:
 
     def sums(self, batch: dict[str, np.ndarray]) -> tuple[torch.Tensor, float]:
         """The sum of the losses of all targets, and how many there are."""
-        ids, targets = (torch.from_numpy(batch[k]).long() for k in ("decoder_input", "target"))
+        ids, targets = (torch.from_numpy(batch[k]).long() for k in ("tokens", "targets"))
         places = {}
         if "positions" in batch:
             places["position_ids"] = torch.from_numpy(batch["positions"]).long()
@@ -64,7 +64,7 @@ class TorchRun:
         each = torch.nn.functional.cross_entropy(
             logits.flatten(0, 1), targets.flatten(), reduction="none"
         )
-        weights = torch.from_numpy(batch["target_weights"]).flatten()
+        weights = torch.from_numpy(batch["loss_weights"]).flatten()
         return (each * weights).sum(), float(weights.sum())
 
     def loss(self, batches: Any) -> float:

@@ -113,8 +113,8 @@ class Run:
       dtype: of the computation, "float32" or "bfloat16"; weights and losses are always float32.
       seed: of the weights, the order of the data, dropout and negatives.
       accumulate: micro-batches a step; the batch of every stream is split into so many.
-      growth: ((step, times), ...), the batch-size schedule: after so many steps, a step takes
-        `times` batches of every stream, in as many times the micro-batches (memory stays).
+      batch_schedule: ((step, times), ...): after so many steps, a step takes `times` batches of
+        every stream, in as many times the micro-batches (memory stays).
       ema: decay of an average of the weights, which evaluations and `load` then take, such as
         0.999; None keeps none.
       log_every: steps between lines of metrics.
@@ -141,7 +141,7 @@ class Run:
     dtype: str = "float32"
     seed: int = 0
     accumulate: int = 1
-    growth: tuple[tuple[int, int], ...] = ()
+    batch_schedule: tuple[tuple[int, int], ...] = ()
     ema: float | None = None
     log_every: int = 10
     eval_every: int = 0
@@ -163,10 +163,11 @@ class Run:
                 raise UserError(f"{name}={getattr(self, name)}: give {least} or more")
         if self.dtype not in DTYPES:
             raise UserError(f"dtype={self.dtype!r}: give {' or '.join(DTYPES)}")
-        stages = [*self.growth]
+        stages = [*self.batch_schedule]
         if stages != sorted(set(stages)) or any(len(s) != 2 or min(s) < 1 for s in stages):
             raise UserError(
-                f"growth={self.growth}: give (step, times) pairs, steps rising, times 1 or more, "
+                f"batch_schedule={self.batch_schedule}: give (step, times) pairs, steps rising, "
+                "times 1 or more, "
                 "e.g. ((1000, 2), (3000, 4))"
             )
         if self.ema is not None and not 0 < self.ema < 1:
@@ -185,7 +186,7 @@ class Run:
 
     def batches(self, step: int) -> int:
         """How many batches of every stream step number `step` (from 1) takes."""
-        return next((times for after, times in reversed(self.growth) if step > after), 1)
+        return next((times for after, times in reversed(self.batch_schedule) if step > after), 1)
 
 
 def edit(config: Any, path: str, value: Any) -> Any:

@@ -93,7 +93,7 @@ def bounded(ids: Ids, tokenizer: Vocabulary) -> np.ndarray:
 
 
 def decoder_batch(answers: Sequence[Ids], length: int, tokenizer: Vocabulary) -> Batch:
-    """Returns `decoder_input` (`<bos>` first), `target` (`<eos>` last) and `target_weights`.
+    """Returns `tokens` (`<bos>` first), `targets` (`<eos>` last) and `loss_weights`.
 
     An answer that is too long loses its end and its `<eos>`: the model must not learn to stop
     where a text was cut.
@@ -107,18 +107,18 @@ def shifted(texts: Sequence[Ids], length: int) -> Batch:
     targets = [text[1:] for text in texts]
     sizes = np.array([len(target) for target in targets])
     return {
-        "decoder_input": pad([text[:-1] for text in texts], length),
-        "target": pad(targets, length),
-        "target_weights": (np.arange(length) < sizes[:, None]).astype(np.float32),
+        "tokens": pad([text[:-1] for text in texts], length),
+        "targets": pad(targets, length),
+        "loss_weights": (np.arange(length) < sizes[:, None]).astype(np.float32),
     }
 
 
 def decoder_fields(batch: int, length: int) -> Fields:
     """The fields of `decoder_batch`."""
     return {
-        "decoder_input": ((batch, length), "int32"),
-        "target": ((batch, length), "int32"),
-        "target_weights": ((batch, length), "float32"),
+        "tokens": ((batch, length), "int32"),
+        "targets": ((batch, length), "int32"),
+        "loss_weights": ((batch, length), "float32"),
     }
 
 

@@ -121,9 +121,9 @@ class LanguageModel:
             begin_BT = np.maximum.accumulate(np.where(change_BT, np.arange(self.length), 0), axis=1)
             same_BT = ~begins_BU[:, 1:] & inside[:, 1:]
             return {
-                "decoder_input": np.where(real_BT, ids_BU[:, :-1], 0).astype(np.int32),
-                "target": np.where(same_BT, ids_BU[:, 1:], 0).astype(np.int32),
-                "target_weights": same_BT.astype(np.float32),
+                "tokens": np.where(real_BT, ids_BU[:, :-1], 0).astype(np.int32),
+                "targets": np.where(same_BT, ids_BU[:, 1:], 0).astype(np.int32),
+                "loss_weights": same_BT.astype(np.float32),
                 "segments": np.where(real_BT, segments_BT, 0).astype(np.int32),
                 "positions": (np.arange(self.length) - begin_BT).astype(np.int32),
                 "id": np.asarray(slots, np.int32),

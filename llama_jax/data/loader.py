@@ -218,7 +218,7 @@ def one_pass(
         slots = np.where(inside, slots, len(examples) - 1)
         made = examples.make(slots.tolist(), [_rng(key, 0, int(examples.ids[s])) for s in slots])
         valid = np.repeat(inside, examples.rows) & made.get("row_valid", True)
-        for name in ("mlm_weights", "target_weights"):
+        for name in ("mlm_weights", "loss_weights"):
             if name in made:
                 made[name] = made[name] * valid[:, None].astype(np.float32)
         yield made | {"row_valid": valid}

@@ -201,9 +201,9 @@ class _TogetherIterator(grain.DatasetIterator):
         pair_BT2 = np.stack([row[PAIR] for row in rows])
         segments_BT = np.stack([row[f"{PAIR}_segment_ids"] for row in rows])
         return {
-            "decoder_input": np.ascontiguousarray(pair_BT2[..., 0]),
-            "target": np.ascontiguousarray(pair_BT2[..., 1]),
-            "target_weights": (segments_BT > 0).astype(np.float32),
+            "tokens": np.ascontiguousarray(pair_BT2[..., 0]),
+            "targets": np.ascontiguousarray(pair_BT2[..., 1]),
+            "loss_weights": (segments_BT > 0).astype(np.float32),
             "segments": segments_BT,
             "positions": np.stack([row[f"{PAIR}_positions"] for row in rows]),
             "id": np.array(self._lanes, np.int32),

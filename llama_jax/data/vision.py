@@ -262,7 +262,7 @@ class Questions:
                 batch[name] = ~np.array(hidden_I, bool)
             if once:
                 batch["row_valid"] = valid_B
-                batch["target_weights"] *= valid_B[:, None]
+                batch["loss_weights"] *= valid_B[:, None]
             return batch
 
         ids = np.arange(len(picture_E)) if once else picture_E

@@ -83,8 +83,8 @@ def encode(
             index.setdefault(name, []).append(number[valid])
         if "text" in made:
             asked += texts_of(made["text"][valid], tokenizer)
-        if "target" in made:
-            target += texts_of(made["target"][valid], tokenizer)
+        if "targets" in made:
+            target += texts_of(made["targets"][valid], tokenizer)
         if "class" in made:
             kind.append(made["class"][valid])
         classes = made.get("classes", made.get("class"))

@@ -20,7 +20,7 @@ from llama_jax.train.processes import on_device
 # Objective -> what it predicts and the weights of that (None: one label a row).
 PREDICTED: dict[type, tuple[str, str | None]] = {
     MLM: ("mlm_targets", "mlm_weights"),
-    CausalLM: ("target", "target_weights"),
+    CausalLM: ("targets", "loss_weights"),
     NSP: ("next", None),
     SOP: ("order", None),
     Classify: ("label", None),
@@ -151,7 +151,7 @@ class ExactMatch(Eval):
         counts = Counter(
             text
             for made in training_sample(self.stream(trained), trained.tokenizer, 5_000)
-            for text in texts_of(made["target"], trained.tokenizer)
+            for text in texts_of(made["targets"], trained.tokenizer)
         )
         usual = counts.most_common(1)[0][0]
         return [
@@ -210,4 +210,4 @@ def answers(
 
 def answer_length(stream: Any, trained: Trained) -> int:
     """T of the stream's targets."""
-    return int(stream.fields(trained.tokenizer)["target"][0][1])
+    return int(stream.fields(trained.tokenizer)["targets"][0][1])

@@ -270,7 +270,7 @@ class View:
     @cached_property
     def rows(self) -> int:
         """B: rows of text, or of decoder ids, or of images, whichever comes first."""
-        for name in ("text", "decoder_input", "image", "video"):
+        for name in ("text", "tokens", "image", "video"):
             if name in self.fields:
                 return self.fields[name].shape[0]
         raise UserError(f"stream {self.stream!r} has no text and no image: {_listed(self.fields)}")
@@ -345,9 +345,9 @@ class View:
         return self.decoded.logits
 
     def decode(self, memory: Tokens | None) -> Readout:
-        """The decoder's output for `decoder_input` and this memory."""
+        """The decoder's output for `tokens` and this memory."""
         return self.model.readout(
-            self["decoder_input"],
+            self["tokens"],
             memory,
             positions_BT=self.fields.get("positions"),
             segments_BT=self.fields.get("segments"),

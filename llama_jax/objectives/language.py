@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from llama_jax.models.logits import Readout
 from llama_jax.objectives.base import Acts, Loss, Objective, View, score
 
-_TARGETS = ("decoder_input", "target", "target_weights")
+_TARGETS = ("tokens", "targets", "loss_weights")
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Seq2Seq(Objective):
     def __call__(self, acts: Acts) -> Loss:
         """Sum over target tokens; metrics `accuracy` a token and `exact` a row."""
         view = acts[self.on]
-        weights_BT = view["target_weights"] * view.valid[:, None]
+        weights_BT = view["loss_weights"] * view.valid[:, None]
         return decoder_loss(
-            self.decoded(view), view["target"], weights_BT, self.label_smoothing, self.z_loss
+            self.decoded(view), view["targets"], weights_BT, self.label_smoothing, self.z_loss
         )
 
     def decoded(self, view: View) -> Readout:

@@ -162,7 +162,7 @@ def tokens(run: Run) -> int:
     total = 0
     for stream in run.data.values():
         fields = stream.fields(None)
-        for name in ("target", "text"):
+        for name in ("targets", "text"):
             if name in fields:
                 shape = fields[name][0]
                 total += shape[0] * shape[1]

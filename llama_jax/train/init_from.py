@@ -119,7 +119,7 @@ def check_context(run: Run, fields: dict[str, dict[str, tuple[tuple[int, ...], s
       UserError: a stream has longer rows.
     """
     for name, shapes in fields.items():
-        rows = shapes.get("decoder_input")
+        rows = shapes.get("tokens")
         for path, most in _called("context", run.model):
             if rows is not None and most is not None and rows[0][1] > most:
                 raise UserError(

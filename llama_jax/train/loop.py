@@ -178,7 +178,7 @@ def _train(
     def train_step(batches: int):
         """The step over so many batches of the loader; another number is another program."""
         micro, rate = run.accumulate * batches, run.optimizer.rate_at(run.steps)
-        if run.growth:
+        if run.batch_schedule:
             log.say(f"a step takes {batches} batch(es) from here on, in {micro} micro-batches")
         return make_train_step(layout, loss, rate, run.objectives, micro, run.ema)
 

@@ -94,7 +94,7 @@ class Rates:
         self._steps += 1
         for fields in batch.values():
             self._rows += max(len(x) for x in fields.values())
-            for name in ("text_valid", "target_weights"):
+            for name in ("text_valid", "loss_weights"):
                 if name in fields:
                     self._tokens += int((fields[name] > 0).sum())
 

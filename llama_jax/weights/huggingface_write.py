@@ -101,7 +101,7 @@ def config(model: Decoder, dtype: np.dtype, ids: Ids) -> dict[str, Any]:
     if decoder.context is None:
         raise UserError(
             "the model has no context, and config.json needs one; give it the number of positions "
-            "that it was trained for, e.g. edit(model, 'decoder.context', 2048)"
+            "that it was trained for, e.g. edit(model, 'context', 2048)"
         )
     about = {
         "architectures": ["LlamaForCausalLM"],

@@ -42,7 +42,7 @@ def test_every_lane_reads_its_share_of_each_source(even, words, of):
     loader = Loader({"text": stream}, words)
     batches = [next(loader)["text"] for _ in range(steps)]
     loader.close()
-    target_BT = np.concatenate([batch["target"] for batch in batches], axis=1)
+    target_BT = np.concatenate([batch["targets"] for batch in batches], axis=1)
     first_B, second_B = ((target_BT == letter).sum(1) for letter in letters)
     one_document = 181 / (steps * T)  # a lane stops in the middle of one
     assert (abs(first_B / (first_B + second_B) - share) < one_document).all()

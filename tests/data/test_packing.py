@@ -66,7 +66,7 @@ def join(parts):
 def segments(batches, row):
     """(ids, positions) of every segment of a row of the batch, in order."""
     for batch in batches:
-        pair = np.stack([batch["decoder_input"][row], batch["target"][row]], 1)
+        pair = np.stack([batch["tokens"][row], batch["targets"][row]], 1)
         for number in range(1, batch["segments"][row].max() + 1):
             here = batch["segments"][row] == number
             yield pair[here], batch["positions"][row][here]
@@ -93,14 +93,14 @@ def test_split_rows_are_the_documents_joined_and_cut(folders, words):
             joined += list(zip(ids[:-1], ids[1:], strict=True))
         for step, batch in enumerate(batches):
             cut = slice(step * T, step * T + T)
-            pair = np.stack([batch["decoder_input"][lane], batch["target"][lane]], 1)
+            pair = np.stack([batch["tokens"][lane], batch["targets"][lane]], 1)
             assert (pair == np.array(joined[cut])).all()
             new = np.array(begins[cut])
             new[0] = True
             assert (batch["segments"][lane] == np.cumsum(new)).all()
             start = np.maximum.accumulate(np.where(new, np.arange(T), 0))
             assert (batch["positions"][lane] == np.arange(T) - start).all()
-        assert all((batch["target_weights"] == 1).all() for batch in batches)
+        assert all((batch["loss_weights"] == 1).all() for batch in batches)
 
 
 def made_key(made):
@@ -121,9 +121,9 @@ def test_fitted_rows_never_cut_a_document_that_fits(folders, words):
     assert short == {ids for ids in whole if len(ids) <= T + 1}
     [long] = [ids for ids in whole if len(ids) > T + 1]
     assert set(pieces) == {long[at : at + T + 1] for at in range(0, len(long) - 1, T)}
-    filled = np.mean([batch["target_weights"].mean() for batch in batches])
+    filled = np.mean([batch["loss_weights"].mean() for batch in batches])
     assert filled > 0.9
-    assert all(((batch["segments"] > 0) == batch["target_weights"]).all() for batch in batches)
+    assert all(((batch["segments"] > 0) == batch["loss_weights"]).all() for batch in batches)
 
 
 @pytest.mark.parametrize("pack", ["split", "fit"])
@@ -195,7 +195,7 @@ def test_a_report_says_how_often_so_many_batches_read_a_source(folders, words):
     made = loader(folders[0], words, "fit")
     [said] = made.report(batches)
     most = float(said.partition("read at most ")[2].removesuffix(" times"))
-    trained = sum(float(batch["target_weights"].sum()) for batch in take(made, batches))
+    trained = sum(float(batch["loss_weights"].sum()) for batch in take(made, batches))
     times = trained / folders[0].open().manifest.pairs
     assert 0.9 * most < times < most
 
@@ -212,11 +212,11 @@ def test_a_smaller_fraction_is_part_of_a_larger_one(folders):
 
 def test_evaluation_reads_every_prepared_token_once(folders, words):
     stream = Stream(folders[0], LanguageModel(T), 4)
-    counted = sum(float(b["target_weights"].sum()) for b in one_pass(stream, words))
+    counted = sum(float(b["loss_weights"].sum()) for b in one_pass(stream, words))
     manifest = folders[0].open().manifest
     assert counted == manifest.tokens - manifest.documents
     rows = list(one_pass(Stream(folders[0], LanguageModel(128, packed=False), 8), words))
-    assert sum(float(b["target_weights"].sum()) for b in rows) == counted
+    assert sum(float(b["loss_weights"].sum()) for b in rows) == counted
 
 
 def test_what_was_prepared_anew_with_other_documents_is_refused(folders, words):

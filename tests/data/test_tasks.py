@@ -100,7 +100,7 @@ def test_of_several_captions_one_is_drawn_and_all_are_its_classes(tmp_path, toke
         drawn |= set(b["class"].tolist())
     assert len(drawn) > 1
     one = next(one_pass(Stream(source, Describe(answer_length=8, size=8), 1), tokenizer))
-    assert tokenizer.decode(one["target"][0]) == "a lamb"
+    assert tokenizer.decode(one["targets"][0]) == "a lamb"
     assert set(one["classes"][0].tolist()) == known
     with pytest.raises(UserError, match=r"has 3 captions in 'caption', 1 to most=2 were expected"):
         first_batch(source, Captions(16, size=8, most=2), tokenizer, 1)
@@ -114,7 +114,7 @@ def test_captions_can_be_masked_for_mlm_grounded_in_the_picture(pictures, tokeni
 def test_captions_can_be_written_beside_their_alignment(pictures, tokenizer):
     batch = first_batch(pictures, Captions(16, answer_length=12), tokenizer)
     for text, valid, target, weights in zip(
-        batch["text"], batch["text_valid"], batch["target"], batch["target_weights"], strict=True
+        batch["text"], batch["text_valid"], batch["targets"], batch["loss_weights"], strict=True
     ):
         caption = [*text[valid][1:-1], tokenizer.eos]  # without <cls> and <sep>
         assert target[weights > 0].tolist() == caption
@@ -138,7 +138,7 @@ def test_describe_asks_with_a_prompt_and_answers_with_the_caption(pictures, toke
     with pytest.raises(UserError, match=r"tokens and length=4 leaves room for 2"):
         first_batch(pictures, Describe(length=4, prompt="a picture of"), tokenizer, 4)
     for i, given, target, weights in zip(
-        b["id"], b["decoder_input"], b["target"], b["target_weights"], strict=True
+        b["id"], b["tokens"], b["targets"], b["loss_weights"], strict=True
     ):
         size = int(weights.sum())
         assert t.decode(target) == rows[int(i)]["caption"] and target[size - 1] == t.eos
@@ -157,7 +157,7 @@ def test_questions_share_their_picture_and_keep_their_answers(pictures, tokenize
 
     for row in range(24):
         i, question, answer = asked[int(b["id"][row])]
-        assert t.decode(b["text"][row]) == question and t.decode(b["target"][row]) == answer
+        assert t.decode(b["text"][row]) == question and t.decode(b["targets"][row]) == answer
         assert (b["image"][row // 4] == decode(rows[i]["image"])).all()
     assert len(set(b["id"].tolist())) > 20  # drawn without repeating while there are enough
 
@@ -168,8 +168,8 @@ def test_evaluation_asks_every_question_exactly_once(pictures, tokenizer, per_im
     ids = []
     for b in one_pass(Stream(pictures, Questions(16, per_image=per_image), 32), tokenizer):
         ids += b["id"][b["row_valid"]].tolist()
-        assert (b["target_weights"][~b["row_valid"]] == 0).all()
-        assert (b["target_weights"][b["row_valid"]].sum(1) > 0).all()
+        assert (b["loss_weights"][~b["row_valid"]] == 0).all()
+        assert (b["loss_weights"][b["row_valid"]].sum(1) > 0).all()
     assert sorted(ids) == list(range(total))
 
 
@@ -186,8 +186,8 @@ def test_packed_rows_keep_documents_apart(tmp_path, tokenizer):
     seen = []
     for b in one_pass(stream, t):
         for row in range(4):
-            given, target = b["decoder_input"][row], b["target"][row]
-            real = b["target_weights"][row] == 1
+            given, target = b["tokens"][row], b["targets"][row]
+            real = b["loss_weights"][row] == 1
             start = given == t.bos
             assert (b["positions"][row][start] == 0).all()
             assert (np.diff(b["segments"][row][b["segments"][row] > 0]) == start[
@@ -219,20 +219,20 @@ def test_a_text_is_read_as_it_is_written_and_may_have_no_beginning(tmp_path):
     (tmp_path / "t.txt").write_text("a b.\n c.\n\nd\n")
     source, words = PlainText(str(tmp_path / "t.txt")), Letters()
     [b] = one_pass(Stream(source, LanguageModel(12), 1), words)
-    assert words.decode(b["decoder_input"][0]) == "a b.\n c.d"
+    assert words.decode(b["tokens"][0]) == "a b.\n c.d"
     assert b["segments"].tolist() == [[1] * 9 + [2, 2, 0]]
     assert b["positions"][0, :11].tolist() == [*range(9), 0, 1]
-    assert b["target_weights"].tolist() == [[1] * 8 + [0, 1, 0, 0]]  # no end gives a beginning
+    assert b["loss_weights"].tolist() == [[1] * 8 + [0, 1, 0, 0]]  # no end gives a beginning
     [b] = one_pass(Stream(source, LanguageModel(12, packed=False), 2), words)
-    assert [words.decode(row) for row in b["decoder_input"]] == ["a b.\n c.", "d"]
-    assert [words.decode(row) for row in b["target"]] == [" b.\n c.", ""]
-    assert b["target_weights"].sum(1).tolist() == [8, 1]
+    assert [words.decode(row) for row in b["tokens"]] == ["a b.\n c.", "d"]
+    assert [words.decode(row) for row in b["targets"]] == [" b.\n c.", ""]
+    assert b["loss_weights"].sum(1).tolist() == [8, 1]
 
 
 def test_sentences_without_a_text_are_joined_by_blanks(tmp_path):
     (tmp_path / "t.jsonl").write_text(json.dumps({"sentences": ["One.", "Two."]}))
     [b] = one_pass(Stream(JsonLines(str(tmp_path / "t.jsonl")), LanguageModel(12), 1), Letters())
-    assert Letters().decode(b["decoder_input"][0]) == "One. Two."
+    assert Letters().decode(b["tokens"][0]) == "One. Two."
     (tmp_path / "t.jsonl").write_text(json.dumps({"text": " "}))
     with pytest.raises(UserError, match="document 0 is empty"):
         first_batch(JsonLines(str(tmp_path / "t.jsonl")), LanguageModel(12), Letters())
@@ -242,9 +242,9 @@ def test_a_lone_document_begins_anew_where_it_wraps_round(tmp_path):
     (tmp_path / "t.txt").write_text("abcde")
     stream = Stream(PlainText(str(tmp_path / "t.txt")), LanguageModel(8), 1)
     b = Loader({"x": stream}, Letters()).batch(0)["x"]
-    text, begins = b["decoder_input"][0], np.flatnonzero(b["decoder_input"][0] == ord("a"))
+    text, begins = b["tokens"][0], np.flatnonzero(b["tokens"][0] == ord("a"))
     assert len(begins) and (b["positions"][0][begins] == 0).all()
-    assert (b["target_weights"][0] == (text != 0)).all()
+    assert (b["loss_weights"][0] == (text != 0)).all()
 
 
 def test_unpacked_rows_are_one_document_each(chapters, tokenizer):
@@ -252,7 +252,7 @@ def test_unpacked_rows_are_one_document_each(chapters, tokenizer):
     assert "segments" not in first_batch(chapters, stream.task, tokenizer, 4)
     rows = chapters.open()
     for b in one_pass(stream, tokenizer):
-        for index, given in zip(b["id"].tolist(), b["decoder_input"].tolist(), strict=True):
+        for index, given in zip(b["id"].tolist(), b["tokens"].tolist(), strict=True):
             text = " ".join(rows[index]["sentences"])
             assert given == [tokenizer.bos, *tokenizer.encode(text)][:32]
 
@@ -267,10 +267,10 @@ def test_pieces_of_a_document_begin_and_end_as_it_does_and_nowhere_else(tmp_path
     found = set()
     for step in range(8):
         b = loader.batch(step)["x"]
-        for given, target in zip(b["decoder_input"].tolist(), b["target"].tolist(), strict=True):
+        for given, target in zip(b["tokens"].tolist(), b["targets"].tolist(), strict=True):
             assert given[1:] == target[:-1]
             found.add((*given, target[-1]))
-        assert (b["target_weights"] == 1).all()
+        assert (b["loss_weights"] == 1).all()
     assert found == {tuple(whole[at : at + length + 1]) for at in range(spare + 1)}
 
 
@@ -279,7 +279,7 @@ def test_denoising_rows_are_full_and_hide_a_span_for_each_sentinel(chapters, tok
     sentinels = list(tokenizer.sentinels)
     full = b["text_valid"].all(1)
     assert full.sum() >= 6
-    for text, target in zip(b["text"], b["target"], strict=True):
+    for text, target in zip(b["text"], b["targets"], strict=True):
         asked = [i for i in text.tolist() if i in sentinels]
         assert asked == [i for i in target.tolist() if i in sentinels] == sentinels[: len(asked)]
     with pytest.raises(UserError, match="needs 28 sentinels"):
@@ -292,7 +292,7 @@ def test_pairs_of_texts_come_from_json_lines(tmp_path, tokenizer):
     source = JsonLines(str(tmp_path / "x.jsonl"))
     task = Seq2Seq("translation.en", "translation.de", 24, 24, prefix="to German:")
     b = first_batch(source, task, tokenizer, 4)
-    for i, text, target in zip(b["id"], b["text"], b["target"], strict=True):
+    for i, text, target in zip(b["id"], b["text"], b["targets"], strict=True):
         assert tokenizer.decode(text) == f"to German: number {i}"
         assert tokenizer.decode(target) == f"Nummer {i}"
     with pytest.raises(UserError, match="Did you mean 'de'"):
@@ -317,7 +317,7 @@ def test_labels_of_pictures_and_names_of_texts(tmp_path, tokenizer):
 def test_a_cut_answer_has_no_end_token(tmp_path, tokenizer):
     (tmp_path / "x.jsonl").write_text(json.dumps({"source": "a", "target": "zq " * 30}))
     b = first_batch(JsonLines(str(tmp_path / "x.jsonl")), Seq2Seq(answer_length=6), tokenizer, 2)
-    assert (b["target_weights"] == 1).all() and not (b["target"] == tokenizer.eos).any()
+    assert (b["loss_weights"] == 1).all() and not (b["targets"] == tokenizer.eos).any()
 
 
 def test_next_sentence_pairs_need_another_document(tmp_path, tokenizer):

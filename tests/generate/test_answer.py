@@ -57,7 +57,7 @@ def test_questions_in_one_batch_do_not_see_each_other(image):
 def test_answers_are_those_that_evaluations_count():
     made = next(one_pass(trained().run.data["questions"], trained().tokenizer, 2))
     inputs = encode(trained(), [made], 2)
-    counted = answers(trained(), inputs, inputs.index, made["target"].shape[1], 2)
+    counted = answers(trained(), inputs, inputs.index, made["targets"].shape[1], 2)
     given = ask(trained(), made["image"][made["row_valid"]], inputs.asked)
     assert [one.text for one in given] == counted
 

@@ -123,8 +123,8 @@ def batch():
             "text_valid": np.ones((8, 5), bool),
             "image": rng.integers(0, 256, (8, 4, 4, 3)).astype(np.uint8),
             "class": np.array([4, 9, 4, 7, 1, 2, 3, 5], np.int32),
-            "decoder_input": rng.integers(1, VOCAB, (8, 3)).astype(np.int32),
-            "target": rng.integers(1, VOCAB, (8, 3)).astype(np.int32),
-            "target_weights": np.tile(np.array([1, 1, 0], np.float32), (8, 1)),
+            "tokens": rng.integers(1, VOCAB, (8, 3)).astype(np.int32),
+            "targets": rng.integers(1, VOCAB, (8, 3)).astype(np.int32),
+            "loss_weights": np.tile(np.array([1, 1, 0], np.float32), (8, 1)),
         },
     }

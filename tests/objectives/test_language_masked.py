@@ -45,7 +45,7 @@ def test_causal_lm_hands_positions_and_segments_to_the_decoder(stand_in, batch):
             return super().readout(ids_BT, memory)
 
     captions = batch["captions"]
-    names = ("decoder_input", "target", "target_weights")
+    names = ("tokens", "targets", "loss_weights")
     stream = {name: captions[name] for name in names} | {"positions": 1, "segments": 2}
     loss = CausalLM("lm")(Acts(Spy(), {"lm": stream}, KEY))
     assert seen == {"memory": None, "positions": 1, "segments": 2}

@@ -84,7 +84,7 @@ def everything(batch):
     captions = batch["captions"]
     names = ("mlm_positions", "mlm_targets", "mlm_weights")
     captions |= {name: np.concatenate([batch["documents"][name] % 5] * 2) for name in names}
-    decoder = {name: captions[name] for name in ("decoder_input", "target", "target_weights")}
+    decoder = {name: captions[name] for name in ("tokens", "targets", "loss_weights")}
     labelled = {"image": captions["image"], "label": np.arange(8, dtype=np.int32) % 2}
     return batch | {"text": decoder, "labelled": labelled}
 

@@ -59,9 +59,9 @@ def token_losses(model, params):
     @jax.jit
     def compute(fields):
         more = {f"{name}_BT": fields[name] for name in ("positions", "segments")}
-        logits = model.apply(params, fields["decoder_input"], method="readout", **more).logits
+        logits = model.apply(params, fields["tokens"], method="readout", **more).logits
         logits = jax.nn.log_softmax(logits)
-        return -jnp.take_along_axis(logits, fields["target"][..., None], axis=-1)[..., 0]
+        return -jnp.take_along_axis(logits, fields["targets"][..., None], axis=-1)[..., 0]
 
     return lambda fields: np.asarray(compute(fields))
 
@@ -93,9 +93,9 @@ def alone(batch):
     assert len(where) <= MOST
     fields = {name: np.zeros((MOST, T), x.dtype) for name, x in batch.items() if x.ndim == 2}
     for i, (row, at) in enumerate(where):
-        for name in ("decoder_input", "target"):
+        for name in ("tokens", "targets"):
             fields[name][i, : len(at)] = batch[name][row, at]
-        fields["target_weights"][i, : len(at)] = 1
+        fields["loss_weights"][i, : len(at)] = 1
     return whole_rows(fields), where
 
 
@@ -118,7 +118,7 @@ def test_packed_tokens_have_the_loss_of_their_document_alone(prepared, words, to
             assert np.abs(packed[row, at] - single[i, : len(at)]).max() <= APART
             noticed += np.abs(blind[row, at] - single[i, : len(at)]).max() > 100 * APART
         seen += len(where)
-        assert (batch["target_weights"] == (batch["segments"] > 0)).all()
+        assert (batch["loss_weights"] == (batch["segments"] > 0)).all()
     assert seen > 20 and noticed > seen / 2  # where documents see each other, the losses differ
 
 
@@ -139,5 +139,5 @@ def test_packed_rows_have_the_loss_and_gradient_of_their_documents(
 def test_no_first_token_is_predicted_from_the_document_before(prepared, words):
     # <bos> begins every document and <eos> ends it.
     for batch in batches(prepared, words, "split"):
-        assert not (batch["target"] == words.bos).any()
-        assert not (batch["decoder_input"] == words.eos).any()
+        assert not (batch["targets"] == words.bos).any()
+        assert not (batch["tokens"] == words.eos).any()

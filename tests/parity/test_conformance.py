@@ -121,7 +121,7 @@ def smaller_factor(engine):
 
 def smaller_eps(engine):
     """That of Llama 1 in place of Llama 2's."""
-    model = edit(engine.module.config, "decoder.norm.eps", 1e-6)
+    model = edit(engine.module.config, "norm.eps", 1e-6)
     model = edit(model, "stack.pattern.0.norm.eps", 1e-6)
     return Engine(model.build(), engine.params)
 

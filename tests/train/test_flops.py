@@ -103,8 +103,8 @@ def test_counting_leaves_no_trace_in_what_runs():
 def test_a_decoder_costs_six_a_weight_and_token_and_half_of_its_attention():
     run = presets.get("smollm2_135m")
     ids, weights = jax.ShapeDtypeStruct((2, T), jnp.int32), f32(2, T)
-    names = ("decoder_input", "target", "positions", "segments")
-    batch = {"text": {name: ids for name in names} | {"target_weights": weights}}
+    names = ("tokens", "targets", "positions", "segments")
+    batch = {"text": {name: ids for name in names} | {"loss_weights": weights}}
     fields = {"text": {name: (x.shape, x.dtype) for name, x in batch["text"].items()}}
     model, total = build(run), losses(run.objectives)
     init = initializer(model, total, fields)

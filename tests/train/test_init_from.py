@@ -56,7 +56,7 @@ def loss_by_hand(lm, batch) -> float:
     """Each document of the packed rows is read alone, by the decoding engine."""
     rows, targets, weights = [], [], []
     for given, target, weight, segments in zip(
-        *(batch[k] for k in ("decoder_input", "target", "target_weights", "segments")), strict=True
+        *(batch[k] for k in ("tokens", "targets", "loss_weights", "segments")), strict=True
     ):
         for segment in range(1, segments.max() + 1):
             ends = np.flatnonzero(segments == segment)[[0, -1]] + [0, 1]

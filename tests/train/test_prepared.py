@@ -48,7 +48,7 @@ def test_a_stopped_run_over_packed_data_ends_with_the_same_bits(folder, text, tm
 
 
 def test_a_run_says_how_often_its_growing_batches_read_the_data(folder, text, tmp_path, capsys):
-    run = run_of(folder, text, pack="split", steps=3, growth=((1, 2),))
+    run = run_of(folder, text, pack="split", steps=3, batch_schedule=((1, 2),))
     train(run, tmp_path)
     assert run.data["text"].batch == 8 and run.data["text"].task.length == 16
     times = 0.75 * (1 + 2 + 2) * 8 * 16 / Prepared(str(folder)).open().manifest.pairs

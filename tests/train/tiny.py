@@ -62,13 +62,13 @@ def lm_loss(model, batch, key):
     """Cross-entropy over the tokens whose weight is not 0; `poison` can make it infinite or NaN."""
     fields = batch["text"]
     logits = model(fields["ids"])
-    nll = -jnp.take_along_axis(jax.nn.log_softmax(logits), fields["target"][..., None], -1)[..., 0]
+    nll = -jnp.take_along_axis(jax.nn.log_softmax(logits), fields["targets"][..., None], -1)[..., 0]
     total, count = jnp.sum(nll * fields["weights"]), jnp.sum(fields["weights"])
     if "poison" in fields:
         total = total + jnp.sum(fields["poison"])
     if "kink" in fields:  # the value is finite and 0 at kink = 0, the gradient is 0 * inf
         total = total + jnp.sum(jnp.sqrt(fields["kink"] * jnp.mean(logits) ** 2))
-    right = jnp.sum((jnp.argmax(logits, -1) == fields["target"]) * fields["weights"])
+    right = jnp.sum((jnp.argmax(logits, -1) == fields["targets"]) * fields["weights"])
     return total / count, {"lm": Loss(total, count, {"accuracy": (right, count)})}
 
 
@@ -78,7 +78,7 @@ def batch_of(step: int, rows: int = 8, **more) -> dict:
     ids = rng.integers(0, 32, (rows, 6)).astype(np.int32)
     lengths = rng.integers(1, 7, (rows, 1))
     weights = (np.arange(6) < lengths).astype(np.float32)
-    return {"text": {"ids": ids, "target": (ids + 3) % 32, "weights": weights, **more}}
+    return {"text": {"ids": ids, "targets": (ids + 3) % 32, "weights": weights, **more}}
 
 
 @functools.cache

@@ -250,8 +250,8 @@ def test_the_published_model_with_these_numbers_is_named(checkpoint):
     ("change", "said"),
     [
         (lambda m: with_rope(m, factor=8.0), "factor 8, low 1, high 4, original 8192, there"),
-        (lambda m: edit(m, "decoder.norm.eps", 1e-6), "norm eps: 1e-06, there 1e-05"),
-        (lambda m: edit(m, "decoder.tied", False), "tied: False, there True"),
+        (lambda m: edit(m, "norm.eps", 1e-6), "norm eps: 1e-06, there 1e-05"),
+        (lambda m: edit(m, "tied", False), "tied: False, there True"),
     ],
 )
 def test_a_published_model_with_another_number_is_to_be_looked_at(checkpoint, change, said):

@@ -112,7 +112,7 @@ def test_what_the_format_cannot_say_is_refused_by_name(tmp_path):
         ("stack.pattern.0.attention.bias", True, "attention.bias is True"),
         ("stack.pattern.0.ffn.activation", "relu", "ffn.activation is 'relu'"),
         ("stack.pattern.0.norm.eps", 1e-3, "norm.eps is 0.001"),
-        ("decoder.context", None, "has no context"),
+        ("context", None, "has no context"),
     ]:
         with pytest.raises(UserError, match=said):
             write_huggingface(tmp_path / "ours", edit(opened.model, path, value), params)

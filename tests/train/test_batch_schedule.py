@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def test_a_growing_batch_and_an_average_go_on_as_if_nothing_happened(tmp_path, text, capsys):
-    run = functools.partial(text_run, text, growth=((2, 2),), ema=0.9, save_every=3)
+    run = functools.partial(text_run, text, batch_schedule=((2, 2),), ema=0.9, save_every=3)
     train(run(steps=4), tmp_path / "whole")
     assert "a step takes 2 batch(es) from here on, in 2 micro-batches" in capsys.readouterr().err
     for steps in (3, 4):
@@ -43,7 +43,7 @@ def test_a_growing_batch_and_an_average_go_on_as_if_nothing_happened(tmp_path, t
 def test_an_older_run_json_without_a_new_field_is_the_same_run(text):
     run = text_run(text)
     old = json.loads(to_json(run))
-    for name in ("growth", "ema"):
+    for name in ("batch_schedule", "ema"):
         del old[name]
     del old["optimizer"]["groups"]
     old["optimizer"]["schedule"]["class"] = "llama_jax.optim.optimizer:Constant"
@@ -53,7 +53,7 @@ def test_an_older_run_json_without_a_new_field_is_the_same_run(text):
 
 
 def test_the_step_before_a_batch_grows_is_logged_and_its_time_is_counted(tmp_path, text):
-    run = text_run(text, growth=((6, 2),), log_every=4, steps=9, save_every=100)
+    run = text_run(text, batch_schedule=((6, 2),), log_every=4, steps=9, save_every=100)
     train(run, tmp_path, progress=False)
     lines = list(map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()))
     assert [line["step"] for line in lines] == [4, 6, 8, 9]
