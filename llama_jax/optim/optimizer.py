@@ -20,7 +20,6 @@ from llama_jax.optim.parameters import (
     decays,
     multipliers,
     muon_axes,
-    path_name,
     scale_by_group,
 )
 from llama_jax.optim.schedules import WSD, Constant, Cosine, Linear, Schedule, check_limits
@@ -40,7 +39,6 @@ __all__ = [
     "decay_mask",
     "decays",
     "named",
-    "path_name",
 ]
 
 

@@ -14,6 +14,7 @@ import optax.contrib
 
 from llama_jax.errors import UserError, nearest
 from llama_jax.layers.linear import Lettered
+from llama_jax.trees import path_name
 
 # In front, these make many weights of one: each layer and each expert has a matrix of its own.
 MANY = "LE"
@@ -159,11 +160,3 @@ def letters_of(boxed: Any) -> Any:
         return box.letters
 
     return jax.tree_util.tree_map_with_path(one, boxed, is_leaf=lambda x: isinstance(x, Lettered))
-
-
-def path_name(path: tuple[Any, ...]) -> str:
-    """A tree path as people write it: "text/stack/attn/q/w"."""
-    return "/".join(
-        str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", part))))
-        for part in path
-    )

@@ -18,7 +18,6 @@ from llama_jax.config import Run, children
 from llama_jax.errors import UserError
 from llama_jax.layers.attention import Attention
 from llama_jax.models.decoder import Decoder
-from llama_jax.optim.optimizer import path_name
 from llama_jax.plan import network
 from llama_jax.plan.cost import Cost, Sent, of
 from llama_jax.plan.program import (
@@ -32,6 +31,7 @@ from llama_jax.plan.program import (
 )
 from llama_jax.plan.topology import Topology
 from llama_jax.train.flops import Work
+from llama_jax.trees import path_name
 
 HALF, WHOLE = 2, 4  # bytes of bfloat16 and float32
 

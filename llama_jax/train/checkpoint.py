@@ -34,9 +34,9 @@ from orbax.checkpoint.options import AsyncOptions
 
 from llama_jax.axes import Rules, weight_sharding
 from llama_jax.errors import UserError
-from llama_jax.optim.parameters import path_name
 from llama_jax.train.processes import first, on_first
 from llama_jax.train.state import TrainState
+from llama_jax.trees import path_name
 
 MANIFEST = "manifest.json"
 

@@ -15,7 +15,7 @@ from llama_jax.axes import LETTERS, Rules, weight_sharding
 from llama_jax.errors import UserError
 from llama_jax.layers.linear import Lettered
 from llama_jax.optim.optimizer import Optimizer
-from llama_jax.optim.parameters import path_name
+from llama_jax.trees import path_name
 
 
 class TrainState(struct.PyTreeNode):

@@ -1,0 +1,49 @@
+"""Files and folders that appear under their name when all of them is written, or not at all."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+DRAFT = ".unfinished"  # the end of the name of what is not all there yet
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Gives a path beside `path` to write to; the file takes its name, and its place, at the end.
+
+    Args:
+      path: of the file to be.
+
+    Raises:
+      OSError: it cannot be written; `path` is as it was.
+    """
+    place = Path(path).absolute()
+    draft = place.with_name(f"{place.name}.{os.getpid()}{DRAFT}")
+    try:
+        yield draft
+        os.replace(draft, place)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """Gives a folder beside `path` to write to, which takes its name at the end.
+
+    Args:
+      path: of the folder to be; nothing is there, or an empty folder.
+
+    Raises:
+      OSError: it cannot be written, or something is there; `path` is as it was.
+    """
+    place = Path(path).absolute()
+    draft = place.with_name(f"{place.name}.{os.getpid()}{DRAFT}")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        draft.mkdir()
+        yield draft
+        draft.rename(place)  # on POSIX an empty folder may be in the way
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
