@@ -7,7 +7,6 @@ import shutil
 import signal
 import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,10 +18,9 @@ from llama_jax.cli.subprocesses import crew
 from llama_jax.train.load import load
 from llama_jax.train.loop import train
 from tests.chaos.member import STEPS, run_of
+from tests.pages import example
 from tests.train.tiny import losses
 
-ROOT = Path(__file__).parents[2]
-# Sums over devices come in another order; after 20 steps of Adam, float32.
 CLOSE = 1e-5
 pytestmark = [pytest.mark.chaos, pytest.mark.usefixtures("compiled_once")]
 
@@ -228,10 +226,8 @@ def ends(group: int, seconds: float) -> bool:
     return False
 
 
-def test_the_two_processes_of_the_readme_train(tmp_path):
-    [block] = re.findall(
-        r"```sh\n(export JAX_PLATFORMS.*?)```", (ROOT / "README.md").read_text(), re.S
-    )
+def test_the_two_processes_of_the_page_about_pods_train(tmp_path):
+    block = example("export JAX_PLATFORMS", "sh")
     few = "tiny_decoder --steps 2 --set data.text.source.limit=20"
     script = block.replace("runs/two", str(tmp_path / "run")).replace("8476", str(_free_port()))
     script = "set -e\n" + script.replace("tiny_decoder", few) + "wait $!\n"
