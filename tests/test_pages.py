@@ -19,7 +19,8 @@ from llama_jax.presets.meshes import LAYOUTS
 from tests.pages import BLOCKS, ROOT, TEXTS, example, run_example
 from tests.test_imports import area, imports, sources
 
-INLINE = [code for text in TEXTS.values() for code in re.findall(r"`([^`\n]+)`", text)]
+PROSE = [re.sub(r"^```.*?^```", "", text, flags=re.M | re.S) for text in TEXTS.values()]
+INLINE = [" ".join(code.split()) for text in PROSE for code in re.findall(r"`([^`]+)`", text)]
 SHELL = [line for block in BLOCKS if block.kind == "sh" for line in block.code.splitlines()]
 # What the command line does not understand yet: words of the line, and what must come first.
 COMING = {
