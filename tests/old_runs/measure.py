@@ -19,11 +19,11 @@ from llama_jax.data.sources import JsonLines
 from llama_jax.evals import evaluate
 from llama_jax.generate.answer import ask
 from llama_jax.generate.lm import open_engine
-from llama_jax.train.checkpoint import flat
 from llama_jax.train.load import load
 from llama_jax.train.loop import train
-from llama_jax.weights.checkpoint import load_params, open_checkpoint
+from llama_jax.trees import flat
 from llama_jax.weights.convert import convert
+from llama_jax.weights.opened import load_params, open_checkpoint
 
 ARCHIVE = Path(__file__).parent / "2babaf5.tar.xz"
 RUNS = ("decoder", "multimodal", "encoder_decoder", "on_prepared")
