@@ -75,7 +75,6 @@ ARROWS = {
     ),
     "weights": (
         *("axes", "config", "data", "formats", "layers", "models", "objectives", "presets", "text"),
-        "train.checkpoint",
     ),
 }
 # Third parties that only some areas, or one module of an area, may know of.

@@ -17,10 +17,11 @@ from llama_jax.errors import UserError, nearest
 from llama_jax.models.decoder import Decoder
 from llama_jax.text.files import MAIN, files_of, open_any
 from llama_jax.text.tokenizer import Tokenizer, Vocabulary
-from llama_jax.train.checkpoint import flat, matching, replaced, start_from
 from llama_jax.train.rundir import differences
+from llama_jax.trees import flat
 from llama_jax.weights.find import find
 from llama_jax.weights.opened import Checkpoint, load_params, open_checkpoint
+from llama_jax.weights.orbax import matching, replaced, start_from
 from llama_jax.weights.read import abstract
 from llama_jax.weights.tokenizer_files import Companions
 from llama_jax.weights.vocabulary import tokenizer

@@ -15,7 +15,7 @@ from llama_jax.config import Run, from_json
 from llama_jax.errors import UserError
 from llama_jax.text.files import open_any
 from llama_jax.text.tokenizer import Vocabulary
-from llama_jax.train.checkpoint import restore_params, to_stderr
+from llama_jax.weights.orbax import restore_params, to_stderr
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from llama_jax.objectives.base import losses
 from llama_jax.text.files import open_any
 from llama_jax.text.tokenizer import Vocabulary
 from llama_jax.train.accumulate import joined
-from llama_jax.train.checkpoint import Checkpoints, saved_steps
+from llama_jax.train.checkpoint import Checkpoints
 from llama_jax.train.flops import of_step
 from llama_jax.train.init_from import Start, check_context
 from llama_jax.train.load import build
@@ -44,6 +44,7 @@ from llama_jax.train.state import Plan, TrainState, plan
 from llama_jax.train.step import bind, check_rows, initializer, make_train_step, put, share
 from llama_jax.train.throughput import Machine
 from llama_jax.train.trackers import WandB, last_metrics
+from llama_jax.weights.orbax import saved_steps
 
 # So many steps in a row without a finite gradient do not mend themselves.
 HOPELESS = 20
