@@ -26,8 +26,9 @@ from llama_jax.plan.environment import quiet
 from llama_jax.plan.hlo import Collective, collectives
 from llama_jax.train.flops import Work, counted, model_flops, work
 from llama_jax.train.load import build
+from llama_jax.train.rows import check_rows
 from llama_jax.train.state import Plan, plan
-from llama_jax.train.step import bind, check_rows, initializer, make_train_step
+from llama_jax.train.step import bind, initializer, make_train_step
 
 REMATS: tuple[str, ...] = get_args(Remat)
 # XLA's scale from -1 (least work on a fast program) to 1. At -1 a step compiles in a third of the
