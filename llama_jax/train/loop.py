@@ -137,6 +137,7 @@ def _train(
             log.say(f"computed by {summary(programs.receipts)} (why: receipts.txt)")
         if compiled:  # that says nothing about the speed
             jax.block_until_ready(metrics)
+            place.keep()
             log.begin(setup.machine(batches))
         tracer.after(step, metrics)
 
