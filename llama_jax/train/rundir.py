@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_jax.errors import UserError
+from llama_jax.files import whole_file
 from llama_jax.text.files import files_of
 from llama_jax.train.processes import first, on_first, together
 
@@ -169,11 +170,9 @@ class RunDir:
 
     def write(self, name: str, content: str | bytes) -> None:
         """Writes a file whole or not at all; of several processes the first does."""
-        if not first():
-            return
-        draft = self.path / f"{name}.unfinished"
-        draft.write_bytes(content.encode() if isinstance(content, str) else content)
-        draft.replace(self.path / name)
+        if first():
+            with whole_file(self.path / name) as draft:
+                draft.write_bytes(content.encode() if isinstance(content, str) else content)
 
     def write_tokenizer(self, files: dict[str, bytes]) -> None:
         """Writes the files of a tokenizer in the place of those of an earlier try."""
