@@ -24,6 +24,7 @@ from llama_jax.models.decoder import Decoder
 from llama_jax.objectives.base import losses
 from llama_jax.plan.environment import quiet
 from llama_jax.plan.hlo import Collective, collectives
+from llama_jax.train.fits import fields_named
 from llama_jax.train.flops import Work, counted, model_flops, work
 from llama_jax.train.load import build
 from llama_jax.train.rows import check_rows
@@ -121,9 +122,9 @@ def changed(
             if "length" not in children(run.data[stream].task):
                 raise UserError(f"stream {stream!r} of {run.name} has no length to set")
             run = edit(run, f"data.{stream}.task.length", sequence)
-    context = getattr(getattr(run.model, "decoder", None), "context", None)
-    if sequence is not None and context is not None and sequence > context:
-        raise UserError(f"--sequence {sequence} is beyond the context of {run.name}, {context}")
+    for _, context in fields_named("context", run.model):
+        if sequence is not None and context is not None and sequence > context:
+            raise UserError(f"--sequence {sequence} is beyond the context of {run.name}, {context}")
     return run
 
 

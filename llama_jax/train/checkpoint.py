@@ -50,10 +50,10 @@ class Checkpoints:
         """Copies the state off the devices and starts writing it.
 
         Args:
-          step: its name.
-          state: may be donated right after.
+          step: the steps done, which name the checkpoint.
+          state: the state, which may be donated right after.
           data: state of the data iterator after the batch of this step, JSON.
-          letters: of the plan.
+          letters: the axes of every weight, as the plan has them.
 
         Raises:
           UserError: a weight that is not finite, or the save before this one failed.

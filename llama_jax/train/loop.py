@@ -33,10 +33,10 @@ class Result:
     Attributes:
       run_dir: where everything was written.
       step: steps done in all.
-      metrics: of the last logged step, e.g. "loss", "mlm/accuracy".
+      metrics: those of the last logged step, e.g. "loss", "mlm/accuracy".
       evaluations: what each evaluation found when it last ran here.
       parameters: how many numbers the model learns.
-      seconds: of this call.
+      seconds: what this call took.
       stopped: the signal that ended it before its last step, or None.
     """
 
@@ -64,7 +64,7 @@ def train(
     Args:
       run: what to train.
       run_dir: made if it does not exist; see `RunDir`.
-      steps: in place of `run.steps`.
+      steps: how many, in place of `run.steps`.
       progress: show progress on standard error.
       profile: steps to trace.
       wandb: the project of Weights & Biases to log to as well.

@@ -19,8 +19,9 @@ from llama_jax.objectives.base import losses
 from llama_jax.text.files import open_any
 from llama_jax.text.tokenizer import Vocabulary
 from llama_jax.train.checkpoint import Checkpoints
+from llama_jax.train.fits import check_context
 from llama_jax.train.flops import of_step
-from llama_jax.train.init_from import Start, check_context
+from llama_jax.train.init_from import Start
 from llama_jax.train.load import build
 from llama_jax.train.processes import agree, code, exchange, on_first, together
 from llama_jax.train.rows import check_rows, share
@@ -37,20 +38,20 @@ class Setup:
 
     Attributes:
       run: the run.
-      tokenizer: as the run directory has it.
+      tokenizer: the one in the run directory.
       mesh: the devices.
-      loader: of this process's rows.
+      loader: what reads this process's rows.
       reached: what the loader had reached at the checkpoint that the run goes on from, or None.
-      part: which part of a batch's rows this process reads, of how many.
+      part: the part of a batch's rows that this process reads, of how many.
       fields: (shape, dtype) of every field of a batch, by stream and name.
       model: the unbound module.
       init: key -> boxed parameters.
       loss: a function of parameters, batch and key.
       layout: shapes and shardings of the state.
       checkpoints: those of the run directory.
-      digest: of the tokenizer.
-      ready: to be called when the first batch is there; until then an error of one process is one
-        of all.
+      digest: the tokenizer's SHA-256, which every checkpoint keeps.
+      ready: a meeting for when the first batch is there; until then an error of one process is an
+        error of all.
     """
 
     run: Run
@@ -103,7 +104,7 @@ def set_up(
       run: what to train.
       place: the run directory, opened.
       say: told what is found and taken.
-      at_exit: what must be ended and given back is put on it.
+      at_exit: the stack on which all that must be ended or given back is put.
 
     Raises:
       UserError: anything that the user can mend.

@@ -127,7 +127,7 @@ def save_params(directory: Path, step: int, params: Any, letters: dict[str, str]
 
     Args:
       directory: `checkpoints` of a run directory that nobody else writes to.
-      step: its name.
+      step: the name of the checkpoint, a number.
       params: the weights, a nested dict of arrays on devices.
       letters: the axes of every weight by its path name.
     """
@@ -162,7 +162,7 @@ def matching(
     Args:
       wanted: arrays with their shardings.
       saved: what has a shape.
-      path: where, for messages.
+      path: the place that messages name.
       say: told how many matched, and which did not.
 
     Raises:
