@@ -147,7 +147,7 @@ def _ours(preset: str, folder: Path) -> dict[str, Any]:
     import jax.numpy as jnp
 
     from experiments.steps import steps_of
-    from llama_jax.train.step import put
+    from llama_jax.train.rows import put
 
     run = _run(preset)
     with steps_of(run) as made:

@@ -112,7 +112,7 @@ def stepping(prepared: Path, args: argparse.Namespace) -> list[Row]:
     from llama_jax.config import File
     from llama_jax.data import LanguageModel, Loader, Prepared, Stream
     from llama_jax.text.files import open_any
-    from llama_jax.train.step import put
+    from llama_jax.train.rows import put
 
     stream = Stream(Prepared(str(prepared)), LanguageModel(STEP_LENGTH), STEP_BATCH)
     run = edit(presets.get(args.preset), "model.vocab", args.vocab)

@@ -84,7 +84,7 @@ def _timed(preset: str, folder: Path, begin: float) -> dict[str, float]:
     import jax
 
     from llama_jax import edit, presets
-    from llama_jax.train import loop
+    from llama_jax.train import loop, setup, step
 
     found: dict[str, float] = dict.fromkeys(PARTS, 0.0)
     found["import"] = time.time() - begin
@@ -108,24 +108,23 @@ def _timed(preset: str, folder: Path, begin: float) -> dict[str, float]:
 
         return call
 
-    make = loop.make_train_step
+    make = step.make_train_step
 
     def make_train_step(*args: Any) -> Any:
-        step = timed("step", make(*args))
+        taken = timed("step", make(*args))
 
         def once(*args: Any) -> Any:
-            out = step(*args)
+            out = taken(*args)
             found["all"] = found["all"] or time.time() - begin
             found["cpu"] = found["cpu"] or time.process_time()
             return out
 
         return once
 
-    patches: dict[str, Any] = {"make_train_step": make_train_step}
-    patches |= {"_tokenizer": timed("data", loop._tokenizer), "plan": timed("plan", loop.plan)}
-    patches |= {"Loader": timed("data", loop.Loader), "_begin": timed("init", loop._begin)}
-    for name, function in patches.items():
-        setattr(loop, name, function)
+    step.make_train_step = make_train_step
+    parts = {"_tokenizer": "data", "Loader": "data", "plan": "plan", "_begin": "init"}
+    for name, part in parts.items():
+        setattr(setup, name, timed(part, getattr(setup, name)))
     run = edit(presets.get(preset), "data.text.source", str(folder / "text.txt"))
     run = edit(edit(run, "data.text.batch", 1), "data.text.task.length", 128)
     run = edit(edit(run, "tokenizer", str(folder / "tokenizer")), "dtype", "float32")

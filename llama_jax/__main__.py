@@ -174,9 +174,9 @@ def _prepare(args: argparse.Namespace) -> None:
         if place.suffix in (".json", ".model") or any((place / n).is_file() for n in MAIN):
             words, files = open_any(place), files_of(place)
         else:
-            from llama_jax.train.init_from import words_of
+            from llama_jax.train.from_weights import tokenizer_of
 
-            words, files = words_of(args.tokenizer)
+            words, files = tokenizer_of(args.tokenizer)
 
     def say(text: str) -> None:
         if not args.quiet:

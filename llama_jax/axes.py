@@ -21,6 +21,8 @@ import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from llama_jax.errors import nearest
+
 LETTERS: dict[str, str] = {
     "A": "another width: alignment space, bottleneck, masked positions, position axes",
     "B": "batch",
@@ -45,7 +47,14 @@ LETTERS: dict[str, str] = {
 }
 
 # From the one that moves least to the one that moves most, for neighbours in the last are near.
-MESH_AXES = ("stage", "data", "fsdp", "expert", "context", "tensor")
+MESH_AXES = (
+    "stage",  # devices over which the layers of a stack are split, a pipeline
+    "data",  # replicas of the weights
+    "fsdp",  # devices over which a weight's embed axis is split; they share the batch too
+    "expert",  # devices over which experts are split
+    "context",  # devices over which a sequence is split
+    "tensor",  # devices over which heads, feed-forward and vocabulary are split
+)
 # Those that a data-centre network is fast enough for, the most frugal first: one sum of gradients
 # a step; a micro-batch a tick; every weight twice a step.
 ACROSS_SLICES = ("data", "stage", "fsdp")
@@ -128,15 +137,7 @@ DATA = Rules(weights=(), activations=(("B", ("data", "fsdp")), ("I", ("data", "f
 _rules: contextvars.ContextVar[Rules] = contextvars.ContextVar("rules", default=FSDP_TENSOR)
 
 
-def make_mesh(
-    data: int = -1,
-    fsdp: int = 1,
-    tensor: int = 1,
-    context: int = 1,
-    expert: int = 1,
-    stage: int = 1,
-    devices: Sequence[Any] | None = None,
-) -> jax.sharding.Mesh:
+def make_mesh(devices: Sequence[Any] | None = None, **sizes: int) -> jax.sharding.Mesh:
     """Makes the mesh with all axes of `MESH_AXES`; one size may be -1 and takes what is left.
 
     On a TPU, neighbours on the mesh are neighbours on the chips' torus. Devices of several slices
@@ -144,43 +145,36 @@ def make_mesh(
     first of `ACROSS_SLICES` whose size the slices divide.
 
     Args:
-      data: replicas of the weights.
-      fsdp: devices over which a weight's embed axis is split; they share the batch too.
-      tensor: devices over which heads, feed-forward and vocabulary are split.
-      context: devices over which a sequence is split.
-      expert: devices over which experts are split.
-      stage: devices over which the layers of a stack are split, a pipeline.
       devices: the devices to use; all of them by default.
+      sizes: of the axes by name; 1 if not given, but for `data`, which takes what is left (-1).
 
     Returns:
       A mesh whose axes are of type Auto: `with_sharding_constraint` guides the partitioner.
 
     Raises:
-      ValueError: the sizes do not multiply to the number of devices, or no axis can cross slices.
+      ValueError: no such axis, sizes that do not multiply to the number of devices, or no axis can
+        cross slices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    given = {
-        "stage": stage,
-        "data": data,
-        "fsdp": fsdp,
-        "expert": expert,
-        "context": context,
-        "tensor": tensor,
-    }
-    sizes = [given[axis] for axis in MESH_AXES]
-    named = ", ".join(f"{axis}={size}" for axis, size in given.items() if size != 1) or "data=1"
-    if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
+    for axis in sizes:
+        if axis not in MESH_AXES:
+            known = ", ".join(MESH_AXES)
+            raise ValueError(f"no mesh axis {axis!r}; there are {known}.{nearest(axis, MESH_AXES)}")
+    shape = [sizes.get(axis, -1 if axis == "data" else 1) for axis in MESH_AXES]
+    given = zip(MESH_AXES, shape, strict=True)
+    named = ", ".join(f"{axis}={size}" for axis, size in given if size != 1) or "data=1"
+    if shape.count(-1) > 1 or any(size == 0 or size < -1 for size in shape):
         raise ValueError(f"a mesh of {named}: use positive sizes and at most one -1")
-    known = math.prod(size for size in sizes if size > 0)
-    if -1 in sizes and len(devices) % known == 0:
-        sizes[sizes.index(-1)] = len(devices) // known
-    if math.prod(sizes) != len(devices):
-        multiple = "a multiple of " if -1 in sizes else ""
+    known = math.prod(size for size in shape if size > 0)
+    if -1 in shape and len(devices) % known == 0:
+        shape[shape.index(-1)] = len(devices) // known
+    if math.prod(shape) != len(devices):
+        multiple = "a multiple of " if -1 in shape else ""
         raise ValueError(
             f"a mesh of {named} needs {multiple}{known} devices, {len(devices)} are here; choose "
             f"sizes whose product is {len(devices)}, or -1 for one that takes what is left"
         )
-    grid = _laid_out(sizes, devices)
+    grid = _laid_out(shape, devices)
     return jax.sharding.Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 

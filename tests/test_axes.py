@@ -48,6 +48,11 @@ def test_sizes_that_do_not_fit_are_refused(mesh, sizes):
         mesh(8, **sizes)
 
 
+def test_an_axis_that_there_is_not_is_named_with_the_nearest():
+    with pytest.raises(ValueError, match=r"no mesh axis 'tensors'; there are stage, .*tensor"):
+        axes.make_mesh(tensors=2)
+
+
 def test_a_constraint_reaches_the_compiled_program(mesh):
     with axes.using(mesh(8, fsdp=2, tensor=2)):
         found = jax.jit(lambda x: axes.shard(x, "BTF"))(jnp.zeros((8, 3, 4)))

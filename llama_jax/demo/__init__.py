@@ -17,10 +17,10 @@ from llama_jax import presets
 from llama_jax.config import Run
 from llama_jax.errors import Stopped
 from llama_jax.evals import Row, evaluate, show
-from llama_jax.train.checkpoint import saved_steps
 from llama_jax.train.console import duration
 from llama_jax.train.load import Trained, load
 from llama_jax.train.loop import train
+from llama_jax.weights.orbax import saved_steps
 
 # Minutes on two CPU cores.
 PRETRAIN, FINETUNE, EVALUATE = 5, 3, 1

@@ -3,7 +3,6 @@
 import base64
 import json
 import math
-import os
 import shlex
 from collections.abc import Sequence
 from html import escape
@@ -18,6 +17,7 @@ from llama_jax.demo.figures import curves, metrics, png, svg
 from llama_jax.errors import UserError
 from llama_jax.evals import Row, as_json
 from llama_jax.evals.report import written
+from llama_jax.files import whole_file
 from llama_jax.train.console import duration
 from llama_jax.train.load import Trained
 
@@ -170,7 +170,5 @@ def _clean(value: Any) -> Any:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all."""
-    draft = path.with_name(path.name + ".unfinished")
-    draft.write_bytes(data)
-    os.replace(draft, path)
+    with whole_file(path) as draft:
+        draft.write_bytes(data)

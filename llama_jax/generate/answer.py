@@ -18,8 +18,8 @@ from llama_jax.errors import UserError
 from llama_jax.generate.decode import decode
 from llama_jax.models.tokens import repeat_rows
 from llama_jax.text.tokenizer import own
-from llama_jax.train.checkpoint import to_stderr
 from llama_jax.train.load import Trained, load
+from llama_jax.weights.orbax import to_stderr
 
 CHOICES = 5  # first tokens that are followed to an answer
 

@@ -120,7 +120,7 @@ class Adafactor(Optimizer):
     """Adafactor (Shazeer and Stern 2018, arXiv:1804.04235): a row and a column a matrix.
 
     Steps are measured in the root mean square of the weight, so a rate of 0.01 is 1 % of it; what
-    a matrix is, the letters say (`factored.py`).
+    a matrix is, the letters say (`adafactor.py`).
 
     Attributes:
       decay: of the mean squares after n steps, 1 - n^-decay.

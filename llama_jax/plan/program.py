@@ -24,10 +24,12 @@ from llama_jax.models.decoder import Decoder
 from llama_jax.objectives.base import losses
 from llama_jax.plan.environment import quiet
 from llama_jax.plan.hlo import Collective, collectives
+from llama_jax.train.fits import fields_named
 from llama_jax.train.flops import Work, counted, model_flops, work
 from llama_jax.train.load import build
+from llama_jax.train.rows import check_rows
 from llama_jax.train.state import Plan, plan
-from llama_jax.train.step import bind, check_rows, initializer, make_train_step
+from llama_jax.train.step import bind, initializer, make_train_step
 
 REMATS: tuple[str, ...] = get_args(Remat)
 # XLA's scale from -1 (least work on a fast program) to 1. At -1 a step compiles in a third of the
@@ -120,9 +122,9 @@ def changed(
             if "length" not in children(run.data[stream].task):
                 raise UserError(f"stream {stream!r} of {run.name} has no length to set")
             run = edit(run, f"data.{stream}.task.length", sequence)
-    context = getattr(getattr(run.model, "decoder", None), "context", None)
-    if sequence is not None and context is not None and sequence > context:
-        raise UserError(f"--sequence {sequence} is beyond the context of {run.name}, {context}")
+    for _, context in fields_named("context", run.model):
+        if sequence is not None and context is not None and sequence > context:
+            raise UserError(f"--sequence {sequence} is beyond the context of {run.name}, {context}")
     return run
 
 

@@ -1,24 +1,18 @@
-"""Checkpoints: orbax writes the arrays, a SHA-256 manifest and a rename make them count.
+"""Checkpoints of a run: orbax writes the arrays, a manifest and a rename make them count.
 
-A checkpoint is a directory `checkpoints/<step>/` with
+A checkpoint is a directory `checkpoints/<step>/` of weights (see `weights/orbax.py`), with what the
+run needs to go on:
 
-    params/         the weights           (orbax)
-    rest/           optimizer, counters   (orbax)
-    ema/            their average         (orbax), if the run keeps one: then it is what is read
-    data.json       state of the data iterator
-    letters.json    the axes of every weight
-    manifest.json   SHA-256 of every file above
+    rest/        optimizer, counters   (orbax)
+    data.json    state of the data iterator
 
 It is written as `<step>.<n>.unfinished` and renamed when all of it is on disk. So whatever has a
 number for its name is whole: a save that was killed or met a full disk is never taken for the
-latest (orbax's own manager names it so until the next save), and a flipped bit (which orbax does
-not notice) is found by the manifest. Then the step before is taken, and the log says so.
+latest (orbax's own manager names it so until the next save).
 """
 
-import hashlib
 import json
 import shutil
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -27,23 +21,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from etils import epath
-from jax.sharding import Mesh
-from orbax.checkpoint.checkpoint_utils import construct_restore_args
 from orbax.checkpoint.options import AsyncOptions
 
-from llama_jax.axes import Rules, weight_sharding
 from llama_jax.errors import UserError
 from llama_jax.train.processes import first, on_first
 from llama_jax.train.state import TrainState
-from llama_jax.trees import path_name
-
-MANIFEST = "manifest.json"
-
-
-def to_stderr(text: str) -> None:
-    """Says something without mixing it into the output of `eval --json`."""
-    print(text, file=sys.stderr)
+from llama_jax.weights.orbax import MANIFEST, digests, newest_good, saved_steps, to_stderr
 
 
 class Checkpoints:
@@ -67,10 +50,10 @@ class Checkpoints:
         """Copies the state off the devices and starts writing it.
 
         Args:
-          step: its name.
-          state: may be donated right after.
+          step: the steps done, which name the checkpoint.
+          state: the state, which may be donated right after.
           data: state of the data iterator after the batch of this step, JSON.
-          letters: of the plan.
+          letters: the axes of every weight, as the plan has them.
 
         Raises:
           UserError: a weight that is not finite, or the save before this one failed.
@@ -219,203 +202,3 @@ def _parts(state: TrainState) -> dict[str, Any]:
 def _finite(state: TrainState) -> jax.Array:
     leaves = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
-
-
-def saved_steps(directory: Path) -> list[int]:
-    """The steps that were saved whole, oldest first."""
-    if not directory.is_dir():
-        return []
-    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
-
-
-def newest_good(
-    directory: Path, say: Callable[[str], None] = to_stderr, repair: bool = False
-) -> int | None:
-    """The newest step whose files are what its manifest says; each bad one is reported.
-
-    Raises:
-      UserError: there are checkpoints and none of them is good.
-    """
-    steps, corrupt = saved_steps(directory), []
-    for step in reversed(steps):
-        path = directory / str(step)
-        fault = corruption(path)
-        if fault is None:
-            for bad in corrupt if repair else ():
-                aside = bad.with_suffix(".corrupt")
-                shutil.rmtree(aside, ignore_errors=True)
-                bad.rename(aside)
-            return step
-        before = "; taking the one before" if step > steps[0] else ""
-        say(f"checkpoint {step} is corrupt ({fault}){before}")
-        corrupt.append(path)
-    if steps:  # all stay where they are, so that the same command does not begin from nothing
-        raise UserError(
-            f"none of the checkpoints {steps} in {directory} is what its manifest says; copy a "
-            "good one back from a backup, or start again in a new run directory"
-        )
-    return None
-
-
-def digests(path: Path) -> dict[str, str]:
-    """SHA-256 of every file below `path` but the manifest, by relative name."""
-    found = {}
-    for file in sorted(p for p in path.rglob("*") if p.is_file() and p != path / MANIFEST):
-        with file.open("rb") as stream:
-            found[file.relative_to(path).as_posix()] = hashlib.file_digest(
-                stream, "sha256"
-            ).hexdigest()
-    return found
-
-
-def corruption(path: Path) -> str | None:
-    """A file of a checkpoint that changed, is missing or came in; None if all are right."""
-    try:
-        wanted = json.loads((path / MANIFEST).read_text())
-        have = digests(path)
-    except (OSError, ValueError) as error:
-        return f"unreadable: {error}"
-    for name in sorted(wanted.keys() | have.keys()):
-        if name not in have:
-            return f"{name} is missing"
-        if name not in wanted:
-            return f"{name} is not in the manifest"
-        if wanted[name] != have[name]:
-            return f"{name} has changed"
-    return None
-
-
-def restore_params(
-    directory: Path, mesh: Mesh, rules: Rules, say: Callable[[str], None] = to_stderr
-) -> tuple[Any, int]:
-    """The weights alone of the newest good step, split over `mesh` by their letters, and that step.
-
-    Of a run that averages its weights, the average.
-
-    Raises:
-      UserError: no checkpoint, or none that is good.
-    """
-    path, saved = _saved_params(directory, say)
-    letters = json.loads((path / "letters.json").read_text())
-    wanted = {
-        name: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=weight_sharding(letters[name], leaf.shape, mesh, rules)
-        )
-        for name, leaf in saved.items()
-    }
-    return _read(path, wanted), int(path.name)
-
-
-def save_params(directory: Path, step: int, params: Any, letters: dict[str, str]) -> None:
-    """Writes weights alone as a checkpoint: to read, and to `start_from`, but not to go on from.
-
-    Args:
-      directory: `checkpoints` of a run directory that nobody else writes to.
-      step: its name.
-      params: the weights, a nested dict of arrays on devices.
-      letters: the axes of every weight by its path name.
-    """
-    path = directory.absolute() / str(step)
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
-        writer.save(path, args=ocp.args.Composite(params=ocp.args.StandardSave(params)))
-    (path / "letters.json").write_text(json.dumps(letters, indent=1))
-    (path / MANIFEST).write_text(json.dumps(digests(path), indent=1))
-
-
-def start_from(directory: Path, params: Any, say: Callable[[str], None] = to_stderr) -> Any:
-    """`params` with every weight whose path and shape match taken from another run.
-
-    Args:
-      directory: the other run's `checkpoints`.
-      params: fresh weights, with their shardings; the others stay as they are.
-      say: told how many matched, and which did not.
-
-    Raises:
-      UserError: no checkpoint there, or nothing matches.
-    """
-    path, saved = _saved_params(directory, say)
-    match = matching(flat(params), saved, path, say)
-    return replaced(params, flat(_read(path, match)))
-
-
-def matching(
-    wanted: dict[str, Any], saved: dict[str, Any], path: Path, say: Callable[[str], None]
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """The weights that are wanted and saved in the same shape, by path name.
-
-    Args:
-      wanted: arrays with their shardings.
-      saved: what has a shape.
-      path: where, for messages.
-      say: told how many matched, and which did not.
-
-    Raises:
-      UserError: nothing matches.
-    """
-    match = {
-        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-        for name, leaf in wanted.items()
-        if name in saved and saved[name].shape == leaf.shape
-    }
-    if not match:
-        raise UserError(
-            f"none of the {len(wanted)} weights is in {path}; is it another kind of model?"
-        )
-    say(f"{len(match)} of {len(wanted)} weights from {path}")
-    for name in sorted(wanted.keys() - match.keys()):
-        why = (
-            f"there {saved[name].shape}, here {wanted[name].shape}"
-            if name in saved
-            else "not there"
-        )
-        say(f"  new: {name} ({why})")
-    if unused := sorted(saved.keys() - wanted.keys()):
-        say(f"  unused: {', '.join(unused)}")
-    return match
-
-
-def replaced(params: Any, found: dict[str, Any]) -> Any:
-    """`params` with the weights of `found`, by path name, in their place."""
-    return jax.tree_util.tree_map_with_path(lambda p, leaf: found.get(path_name(p), leaf), params)
-
-
-def _saved_params(directory: Path, say: Callable[[str], None]) -> tuple[Path, dict[str, Any]]:
-    """The newest good checkpoint, and shape and dtype of its weights by path name."""
-    directory = directory.absolute()
-    step = newest_good(directory, say)
-    if step is None:
-        raise UserError(
-            f"no checkpoint in {directory}; train first: llama-jax train PRESET --run-dir DIR"
-        )
-    path = directory / str(step)
-    tree = ocp.StandardCheckpointHandler().metadata(epath.Path(_weights(path))).tree
-    leaves = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in flat(tree).items()}
-    return path, leaves
-
-
-def _read(path: Path, wanted: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
-    """The nested dict of the weights named in `wanted`, on their shardings."""
-    tree: dict[str, Any] = {}
-    for name, leaf in wanted.items():
-        *parents, last = name.split("/")
-        here = tree
-        for parent in parents:
-            here = here.setdefault(parent, {})
-        here[last] = leaf
-    args = ocp.args.PyTreeRestore(
-        tree, restore_args=construct_restore_args(tree), partial_restore=True
-    )
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        return reader.restore(_weights(path), args=args)
-
-
-def _weights(path: Path) -> Path:
-    """What of a checkpoint is to be used: the average of the weights, or the weights."""
-    average = path / "ema"
-    return average if average.is_dir() else path / "params"
-
-
-def flat(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by path name."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {path_name(path): leaf for path, leaf in leaves}

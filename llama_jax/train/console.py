@@ -68,21 +68,38 @@ def duration(seconds: float) -> str:
 
 def _bar(start: int, steps: int):
     from rich.console import Console
+
+    bar = progress(Console(stderr=True))
+    bar.add_task("", total=steps, completed=start, note="compiling")
+    bar.start()
+    return bar
+
+
+def progress(console: Any) -> Any:
+    """The line of a running task: its bar, steps, time left and, as far as it fits, its note.
+
+    Args:
+      console: rich's; where it is narrow, the note and then the bar are made shorter.
+    """
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         Progress,
-        TextColumn,
+        ProgressColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Column
+    from rich.text import Text
 
-    bar = Progress(
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-        TextColumn("{task.fields[note]}"),
-        console=Console(stderr=True),
+    class Note(ProgressColumn):
+        def render(self, task: Any) -> Text:
+            return Text(task.fields["note"], no_wrap=True, overflow="ellipsis")
+
+    # rich makes columns narrower that may wrap, the widest first.
+    return Progress(
+        BarColumn(bar_width=None, table_column=Column(max_width=24)),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(elapsed_when_finished=True, table_column=Column(no_wrap=True)),
+        Note(),
+        console=console,
     )
-    bar.add_task("", total=steps, completed=start, note="compiling")
-    bar.start()
-    return bar

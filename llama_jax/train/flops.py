@@ -88,7 +88,7 @@ def counted(fn: Callable[..., Any], *args: Any, what: stand_in.What = "work") ->
     Args:
       fn: what jax can trace; a whole train step gives what the hardware must do, remat included.
       args: arrays or ShapeDtypeStructs.
-      what: see `kernels.counted.counting`.
+      what: see `kernels.flop_count.counting`.
 
     Raises:
       UnknownError: a `while` loop with products in it, for nobody knows how often it runs.

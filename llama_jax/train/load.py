@@ -15,7 +15,7 @@ from llama_jax.config import Run, from_json
 from llama_jax.errors import UserError
 from llama_jax.text.files import open_any
 from llama_jax.text.tokenizer import Vocabulary
-from llama_jax.train.checkpoint import restore_params, to_stderr
+from llama_jax.weights.orbax import restore_params, to_stderr
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Trained:
     Attributes:
       run: the resolved Run.
       model: the unbound module.
-      params: its weights, a nested dict.
+      params: the weights, a nested dict.
       tokenizer: the one that it was trained with.
-      step: of the checkpoint.
+      step: the checkpoint's.
     """
 
     run: Run
@@ -46,7 +46,7 @@ def load(
     """Reads the newest good checkpoint of a run; nothing in the directory is changed.
 
     Args:
-      run_dir: where it was trained.
+      run_dir: the directory that it was trained in.
       mesh: over which to split the weights; the first device alone by default.
       classes: configs of the run that are not part of llama_jax (an experiment's own).
       say: told about corrupt checkpoints.

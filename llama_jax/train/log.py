@@ -6,11 +6,15 @@ from typing import Any
 
 import jax
 
+from llama_jax.config import Run
 from llama_jax.train.console import Console, short
-from llama_jax.train.processes import first, several
+from llama_jax.train.processes import Together, first, several
 from llama_jax.train.rundir import RunDir
 from llama_jax.train.throughput import Machine, Rates
 from llama_jax.train.trackers import Heartbeat, JsonLines, Sink, TensorBoard
+
+# So many steps in a row without a finite gradient do not mend themselves.
+HOPELESS = 20
 
 
 class Log:
@@ -100,3 +104,50 @@ class Log:
         }
         for sink in self._sinks:
             sink.write(step, clean)
+
+
+class Late:
+    """One step's metrics, held until the next step is dispatched: no device waits for a log.
+
+    Args:
+      run: says which steps are logged.
+      log: where to.
+    """
+
+    def __init__(self, run: Run, log: Log):
+        self._run, self._log = run, log
+        self._held: tuple[int, dict[str, Any]] | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether there is a step that was not reported."""
+        return self._held is not None
+
+    def hold(self, step: int, metrics: dict[str, Any]) -> None:
+        """Takes a step's metrics, on the device and perhaps not computed yet."""
+        self._held = step, metrics
+
+    def report(self) -> None:
+        """Waits for the step that is held, if there is one, and logs it if due.
+
+        Raises:
+          UserError: too many steps in a row changed nothing.
+        """
+        if self._held is None:
+            return
+        (step, metrics), self._held = self._held, None
+        run = self._run
+        resized = run.batches(step + 1) != run.batches(step)
+        if step < run.steps and step % run.log_every and not resized:
+            jax.block_until_ready(metrics["loss"])
+            return
+        values = {name: value.item() for name, value in jax.device_get(metrics).items()}
+        values = {"loss": values.pop("loss")} | values
+        in_row = values.pop("skipped_in_row")
+        self._log.metrics(step, values)
+        if in_row >= HOPELESS:
+            raise Together(
+                f"the last {in_row:.0f} steps to {step} had a loss or gradient that is not finite "
+                "and changed nothing; try a lower --optimizer.rate or a longer warmup, from the "
+                "checkpoint before"
+            )

@@ -1,5 +1,6 @@
 """The run directory: what is in it, who may write to it, and whether a run may go on in it."""
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_jax.errors import UserError
+from llama_jax.files import whole_file
 from llama_jax.text.files import files_of
 from llama_jax.train.processes import first, on_first, together
 
@@ -32,11 +34,14 @@ class RunDir:
     heartbeats/      of several processes, the last step and time of each
     profile/         what --profile traced
     lock             held by the process that trains here
+
+    If the `with` block that made it fails before `keep` was called, it is removed again.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path).absolute()
         self._lock = None
+        self._made: list[Path] = []  # the folders that were not there before, the innermost first
 
     run_json = property(lambda self: self.path / "run.json")
     metrics = property(lambda self: self.path / "metrics.jsonl")
@@ -54,10 +59,14 @@ class RunDir:
             for all processes.
         """
         mark = on_first(self._open)
-        with together() as all_see:
-            if not first():
-                self._see(mark)
-            all_see()
+        try:
+            with together() as all_see:
+                if not first():
+                    self._see(mark)
+                all_see()
+        except UserError:
+            self.__exit__(UserError)
+            raise
         if first():
             self._probe.unlink()
         return self
@@ -66,6 +75,7 @@ class RunDir:
         """Opens it for writing; returns a mark that others must find in it."""
         mark = f"{socket.gethostname()} {os.getpid()} {time.time_ns()}"
         try:
+            self._made = [p for p in (self.path, *self.path.parents) if not p.exists()]
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / "lock").open("a+")
             self._take_lock()
@@ -75,7 +85,7 @@ class RunDir:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            self.__exit__()
+            self.__exit__(OSError)
             raise _unwritable(self.path, error) from None
         return mark
 
@@ -91,11 +101,20 @@ class RunDir:
                 "one --run-dir, on a disk that they share"
             )
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, error: type[BaseException] | None = None, *_: Any) -> None:
         """Gives the lock back; the kernel does so too when a process dies, however it dies."""
+        if error is not None and self._made:
+            shutil.rmtree(self.path, ignore_errors=True)
+            for parent in self._made[1:]:
+                with contextlib.suppress(OSError):  # somebody else has put something there
+                    parent.rmdir()
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def keep(self) -> None:
+        """Says that what is here is of worth from now on, whatever happens."""
+        self._made = []
 
     def _take_lock(self) -> None:
         assert self._lock is not None
@@ -151,11 +170,9 @@ class RunDir:
 
     def write(self, name: str, content: str | bytes) -> None:
         """Writes a file whole or not at all; of several processes the first does."""
-        if not first():
-            return
-        draft = self.path / f"{name}.unfinished"
-        draft.write_bytes(content.encode() if isinstance(content, str) else content)
-        draft.replace(self.path / name)
+        if first():
+            with whole_file(self.path / name) as draft:
+                draft.write_bytes(content.encode() if isinstance(content, str) else content)
 
     def write_tokenizer(self, files: dict[str, bytes]) -> None:
         """Writes the files of a tokenizer in the place of those of an earlier try."""

@@ -1,5 +1,6 @@
 """The one step for any mix of objectives; on a first reading go straight to `train_step`."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -8,10 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding
 
-from llama_jax.axes import Rules, activation_spec
-from llama_jax.errors import UserError
+from llama_jax.config import Run
+from llama_jax.kernels.backends import Receipt, recording, strictly
 from llama_jax.train.accumulate import Batch, Loss, Sums, accumulated, sums_of
 from llama_jax.train.state import Plan, TrainState
 
@@ -84,6 +84,42 @@ def make_train_step(
     return jax.jit(train_step, donate_argnums=0, out_shardings=(plan.shardings, None))
 
 
+class Programs:
+    """The compiled steps of a run: a step of another number of batches is another program.
+
+    Args:
+      run: says how many micro-batches a batch is, and whether kernels may fall back.
+      layout: the plan of its state.
+      loss: from `bind`.
+      say: told when steps of another number of batches begin.
+
+    Attributes:
+      receipts: which kernel computes what, as the last call found it while it compiled.
+    """
+
+    def __init__(self, run: Run, layout: Plan, loss: Loss, say: Callable[[str], None]):
+        self.receipts: Counter[Receipt] = Counter()
+        self._run, self._layout, self._loss, self._say = run, layout, loss, say
+        self._made: dict[int, Callable] = {}
+
+    def __call__(
+        self, batches: int, state: TrainState, batch: Batch
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        """Dispatches a step over so many batches of the loader, joined in one; takes the state."""
+        step = self._made.get(batches) or self._make(batches)
+        with recording() as self.receipts, strictly(self._run.strict):
+            return step(state, batch)
+
+    def _make(self, batches: int) -> Callable:
+        run, micro = self._run, self._run.accumulate * batches
+        if run.batch_schedule:
+            self._say(f"a step takes {batches} batch(es) from here on, in {micro} micro-batches")
+        rate = run.optimizer.rate_at(run.steps)
+        step = make_train_step(self._layout, self._loss, rate, run.objectives, micro, run.ema)
+        self._made[batches] = step
+        return step
+
+
 def averaged(ema: Any, params: Any, decay: float, steps: jax.Array) -> Any:
     """The average after one more step: decay x ema + (1 - decay) x params.
 
@@ -140,60 +176,3 @@ def initializer(
         return nn.init(losses, model)({"params": key, "dropout": key}, batch, key)["params"]
 
     return init
-
-
-def check_rows(fields: dict[str, Any], mesh: Mesh, rules: Rules) -> None:
-    """Checks that all devices have an equal share of the rows.
-
-    Args:
-      fields: (shape, dtype) of every field of the batch, by stream and name.
-      mesh: of the run.
-      rules: of the run.
-
-    Raises:
-      UserError: rows that cannot be shared.
-    """
-    ways = mesh.size // _by_row(mesh, rules).shard_shape((mesh.size,))[0]
-    for stream, named in fields.items():
-        for name, (shape, _) in named.items():
-            if shape[0] % ways:
-                raise UserError(
-                    f"axis B: stream {stream!r} has {shape[0]} rows of {name!r}, which cannot be "
-                    f"shared by {ways} devices; change --set data.{stream}.batch so that they are "
-                    f"a multiple of {ways}, or the mesh"
-                )
-
-
-def share(mesh: Mesh, rules: Rules) -> tuple[int, int]:
-    """Which part of a batch's rows this process reads, of how many parts: (0, 1) is all.
-
-    Processes whose devices hold the same rows (their tensor axis goes across them) read the same.
-
-    Raises:
-      UserError: the devices of a process hold no run of rows of the common length.
-    """
-    parts: dict[int, set[tuple[int, int]]] = {}
-    for device, (rows,) in _by_row(mesh, rules).devices_indices_map((mesh.size,)).items():
-        start, stop, _ = rows.indices(mesh.size)
-        parts.setdefault(device.process_index, set()).add((start, stop))
-    ends = {i: (min(found)[0], max(found)[1]) for i, found in parts.items()}
-    start, stop = ends[jax.process_index()]
-    size = stop - start
-    whole = all(sum(b - a for a, b in found) == size for found in parts.values())
-    if not whole or any(b - a != size or a % size for a, b in ends.values()):
-        raise UserError(
-            f"the rows of a batch do not fall to processes in equal runs ({sorted(ends.values())} "
-            f"of {mesh.size}); give the data and fsdp axes of the mesh a multiple or a divisor of "
-            f"{len(parts)} processes"
-        )
-    return start // size, mesh.size // size
-
-
-def put(batch: Batch, mesh: Mesh, rules: Rules) -> Batch:
-    """Moves this host's rows to its devices, split as activations are along B."""
-    sharding = _by_row(mesh, rules)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
-
-
-def _by_row(mesh: Mesh, rules: Rules) -> NamedSharding:
-    return NamedSharding(mesh, activation_spec("B", rules))

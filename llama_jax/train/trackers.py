@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llama_jax.errors import UserError
+from llama_jax.files import whole_file
 
 Values = Mapping[str, float | None]
 
@@ -132,9 +133,8 @@ def forget_after(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue
-    draft = path.with_name(path.name + ".unfinished")
-    draft.write_text("".join(kept))
-    draft.replace(path)
+    with whole_file(path) as draft:
+        draft.write_text("".join(kept))
 
 
 def last_metrics(path: Path) -> dict[str, float | None]:

@@ -1,9 +1,11 @@
 """From what a user names to files: a path, a repository of the Hugging Face hub, or nothing."""
 
 import importlib.util
+import os
 from pathlib import Path
 
-from llama_jax.errors import UserError
+from llama_jax.errors import UserError, nearest
+from llama_jax.text.files import MAIN
 
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 # What a checkpoint of ours can use; pickles are not even downloaded.
@@ -34,6 +36,35 @@ def find(name: str | Path | None) -> Path:
             "repository of the Hugging Face hub"
         )
     return _hub(str(name))
+
+
+def find_near(name: str, what: str) -> Path:
+    """As `find`; of a mistyped path it names the nearest.
+
+    Args:
+      name: a path, or a name that `find` knows.
+      what: the option that gave it, for messages.
+
+    Raises:
+      UserError: nothing there.
+    """
+    path = Path(name).expanduser()
+    # Within a folder that is here, a name is a mistyped path and none of the hub.
+    if not path.exists() and path.parent.is_dir() and path.parent != Path():
+        around = [str(path.parent / p.name) for p in path.parent.iterdir() if _may_be_meant(p)]
+        raise UserError(
+            f"{what}: {name!r} does not exist."
+            + (nearest(name, around) or " Expected a file or folder of a run or of weights.")
+        )
+    return find(name)
+
+
+def _may_be_meant(path: Path) -> bool:
+    """Whether there may be weights or a tokenizer, by the names alone."""
+    if os.path.isfile(path):
+        return path.suffix in (".json", ".model", ".gguf", ".safetensors")
+    # Of folders that may not be looked into, `os.path` says no.
+    return any(os.path.isfile(path / name) for name in (*MAIN, "config.json", "run.json"))
 
 
 def smollm2() -> Path:

@@ -16,7 +16,7 @@ from llama_jax.errors import FormatError
 from llama_jax.formats.folder import writing
 from llama_jax.models.decoder import Decoder
 from llama_jax.objectives import CausalLM
-from llama_jax.train.checkpoint import restore_params, save_params
+from llama_jax.weights.orbax import restore_params, save_params
 from llama_jax.weights.read import abstract
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llama_jax.config import Mesh, edit
 from llama_jax.errors import UserError
-from llama_jax.train import loop
+from llama_jax.train import loop, setup
 from llama_jax.train.cluster import Cluster, member
 from tests.train.tiny import Send, saved_before, text_run
 
@@ -31,8 +31,8 @@ def run_of(text: Path, options: dict, place: str = ""):
 def main() -> int:
     place, text, options = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
     if options.get("undivided"):
-        loader = loop.Loader
-        loop.Loader = lambda data, words, seed, part, parts: loader(data, words, seed, 0, parts)
+        loader = setup.Loader
+        setup.Loader = lambda data, words, seed, part, parts: loader(data, words, seed, 0, parts)
     try:
         with member(Cluster()):
             loop.train(run_of(text, options, place), place)

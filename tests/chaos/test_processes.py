@@ -158,9 +158,9 @@ set -e
 """
 UNDIVIDED = """
 import sys
-from llama_jax.train import loop
-loader = loop.Loader
-loop.Loader = lambda data, words, seed, part, parts: loader(data, words, seed, 0, parts)
+from llama_jax.train import loop, setup
+loader = setup.Loader
+setup.Loader = lambda data, words, seed, part, parts: loader(data, words, seed, 0, parts)
 loop.check_divided = lambda batch, part: None
 from llama_jax.__main__ import main
 sys.exit(main())

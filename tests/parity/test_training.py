@@ -18,7 +18,7 @@ pytest.importorskip("torch")
 
 from experiments.steps import steps_of  # noqa: E402
 from experiments.torch_side import TorchRun  # noqa: E402
-from llama_jax.train.step import put  # noqa: E402
+from llama_jax.train.rows import put  # noqa: E402
 from llama_jax.weights.huggingface_write import write_huggingface  # noqa: E402
 from tests.train.test_meshes import decoder_run  # noqa: E402
 

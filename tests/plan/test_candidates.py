@@ -16,7 +16,7 @@ from llama_jax.plan import search as searching
 from llama_jax.plan.candidates import batches, fixed, frugal, guesses, meshes, name
 from llama_jax.plan.cost import Sent, of
 from llama_jax.plan.model import Guess, Shapes
-from llama_jax.plan.program import least, shared, total_rows
+from llama_jax.plan.program import changed, least, shared, total_rows
 from llama_jax.plan.refusals import likeness
 from llama_jax.plan.report import launch, told
 from llama_jax.plan.search import Plan, search
@@ -119,6 +119,11 @@ def test_streams_keep_their_proportions():
     with pytest.raises(UserError, match="documents 32, captions 128; .* multiple of 5, .* 105"):
         shared(seed, 101)
     assert least(presets.get("tiny_decoder")) == 1
+
+
+def test_rows_longer_than_the_context_are_refused():
+    with pytest.raises(UserError, match="--sequence 9000 is beyond the context of .*, 8192"):
+        changed(presets.get("llama3_8b"), sequence=9000)
 
 
 def test_a_run_whose_objectives_compare_rows_keeps_its_batch_or_the_least_multiple_of_it():

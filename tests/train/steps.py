@@ -16,10 +16,11 @@ from llama_jax.axes import using
 from llama_jax.config import Run
 from llama_jax.data.loader import Loader
 from llama_jax.objectives.base import losses
-from llama_jax.train.checkpoint import flat
 from llama_jax.train.load import build
+from llama_jax.train.rows import check_rows, put
 from llama_jax.train.state import plan
-from llama_jax.train.step import bind, check_rows, initializer, make_train_step, put
+from llama_jax.train.step import bind, initializer, make_train_step
+from llama_jax.trees import flat
 
 
 @dataclass(frozen=True)

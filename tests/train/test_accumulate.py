@@ -20,7 +20,8 @@ from llama_jax.objectives import ITC, ITM, MLM, NSP, Caption, RollITM, SigmoidIT
 from llama_jax.objectives.base import Acts
 from llama_jax.train.accumulate import accumulated, counted, gather, joined, split
 from llama_jax.train.load import build
-from llama_jax.train.step import bind, initializer, put
+from llama_jax.train.rows import put
+from llama_jax.train.step import bind, initializer
 from tests.demo import small
 from tests.train.tiny import text_run
 

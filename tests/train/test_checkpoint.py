@@ -1,46 +1,14 @@
-import json
 import resource
 
 import jax
 import numpy as np
 import pytest
 
-from llama_jax.axes import FSDP_TENSOR, make_mesh
 from llama_jax.errors import UserError
-from llama_jax.train.checkpoint import (
-    Checkpoints,
-    corruption,
-    newest_good,
-    restore_params,
-    saved_steps,
-    start_from,
-)
+from llama_jax.train.checkpoint import Checkpoints
+from llama_jax.weights.orbax import corruption, saved_steps
+from tests.train.saved import DATA, flip, largest_file, saved
 from tests.train.tiny import batch_of, bits, training
-
-DATA = {"loader": {"step": 7}, "tokenizer": "abc"}
-
-
-def saved(directory, steps=(5,), keep=3, devices=8, **axes):
-    """A directory with these checkpoints, and the last state on the host."""
-    tiny = training(devices, **(axes or {"fsdp": 2, "tensor": 2}))
-    checkpoints = Checkpoints(directory, keep)
-    state = tiny.init()
-    for step in steps:
-        state, _ = tiny.step(state, batch_of(step))
-        checkpoints.save(step, state, DATA | {"at": step}, tiny.plan.letters)
-    checkpoints.finish()
-    return state
-
-
-def flip(path, at=None):
-    content = bytearray(path.read_bytes())
-    at = len(content) // 2 if at is None else at
-    content[at // 8] ^= 1 << (at % 8)
-    path.write_bytes(content)
-
-
-def largest_file(path):
-    return max((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
 
 
 @pytest.mark.parametrize(("devices", "axes"), [(1, {}), (2, {"fsdp": 2})])
@@ -86,20 +54,6 @@ def test_only_the_newest_are_kept(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["3", "4"]
 
 
-def test_every_flipped_bit_is_found(tmp_path):
-    saved(tmp_path)
-    path = tmp_path / "5"
-    files = [p for p in path.rglob("*") if p.is_file() and p.stat().st_size]
-    rng = np.random.default_rng(0)
-    for _ in range(100):
-        file = files[rng.integers(len(files))]
-        at = int(rng.integers(file.stat().st_size * 8))
-        flip(file, at)
-        assert corruption(path) is not None, f"bit {at} of {file}"
-        flip(file, at)
-    assert corruption(path) is None
-
-
 def test_a_changed_byte_is_reported_and_the_step_before_is_taken(tmp_path):
     saved(tmp_path, steps=(5, 6))
     flip(largest_file(tmp_path / "6" / "params"))
@@ -111,27 +65,6 @@ def test_a_changed_byte_is_reported_and_the_step_before_is_taken(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["5", "6.corrupt"]
 
 
-@pytest.mark.parametrize("fault", ["truncate", "delete", "add", "no manifest", "not json"])
-def test_every_other_damage_is_reported_too(tmp_path, fault):
-    saved(tmp_path)
-    path = tmp_path / "5"
-    victim = largest_file(path / "rest")
-    if fault == "truncate":
-        victim.write_bytes(victim.read_bytes()[: victim.stat().st_size // 2])
-    elif fault == "delete":
-        victim.unlink()
-    elif fault == "add":
-        (path / "extra").write_text("")
-    elif fault == "no manifest":
-        (path / "manifest.json").unlink()
-    else:
-        (path / "manifest.json").write_text("{")
-    said = []
-    with pytest.raises(UserError, match="none of the checkpoints"):
-        newest_good(tmp_path, said.append)
-    assert "corrupt" in said[0]
-
-
 def test_where_every_checkpoint_is_bad_the_same_command_does_not_begin_from_nothing(tmp_path):
     saved(tmp_path, steps=(5, 6))
     for step in "56":
@@ -140,13 +73,6 @@ def test_where_every_checkpoint_is_bad_the_same_command_does_not_begin_from_noth
         with pytest.raises(UserError, match="copy a good one back"):
             Checkpoints(tmp_path).restore(training().plan.abstract)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["5", "6"]
-
-
-def test_reading_sets_nothing_aside(tmp_path):
-    saved(tmp_path, steps=(5, 6))
-    flip(largest_file(tmp_path / "6"))
-    assert newest_good(tmp_path, lambda _: None) == 5
-    assert saved_steps(tmp_path) == [5, 6]
 
 
 def test_what_a_killed_save_left_is_no_checkpoint_and_is_cleaned_up(tmp_path):
@@ -187,44 +113,3 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path):
     with pytest.raises(UserError, match="step 3 has weights that are not finite"):
         Checkpoints(tmp_path).save(3, broken, DATA, tiny.plan.letters)
     assert saved_steps(tmp_path) == []
-
-
-def test_the_weights_alone_are_read_onto_any_mesh_by_their_letters(tmp_path):
-    state = saved(tmp_path)
-    mesh = make_mesh(data=1, fsdp=2, tensor=4)
-    params, step = restore_params(tmp_path, mesh, FSDP_TENSOR)
-    assert step == 5 and bits(params) == bits(state.params)
-    assert tuple(params["up"]["w"].sharding.spec) == ("fsdp", "tensor")
-
-
-def test_fine_tuning_takes_what_matches_and_names_the_rest(tmp_path):
-    source = saved(tmp_path)
-    fresh = training(2, fsdp=2).init(9)
-    wider = dict(fresh.params, up={"w": np.zeros((16, 8)), "b": fresh.params["up"]["b"]}, new={})
-    wider["new"] = {"w": jax.numpy.ones(3)}
-    del wider["norm"]
-    said = []
-    found = start_from(tmp_path, wider, said.append)
-    assert bits(found["embed"]) == bits(source.params["embed"])
-    assert bits(found["up"]["b"]) == bits(source.params["up"]["b"])
-    assert found["up"]["w"] is wider["up"]["w"] and found["new"] is not None
-    assert found["embed"]["w"].sharding == fresh.params["embed"]["w"].sharding
-    text = "\n".join(said)
-    assert "3 of 5 weights" in text and "unused: norm/scale" in text
-    assert "new: new/w (not there)" in text
-    assert "new: up/w (there (16, 32), here (16, 8))" in text
-
-
-def test_fine_tuning_from_another_kind_of_model_is_refused(tmp_path):
-    saved(tmp_path)
-    with pytest.raises(UserError, match="none of the 1 weights"):
-        start_from(tmp_path, {"x": jax.numpy.ones(2)}, lambda _: None)
-    with pytest.raises(UserError, match="no checkpoint in"):
-        start_from(tmp_path / "nowhere", {"x": jax.numpy.ones(2)})
-
-
-def test_the_manifest_names_every_file(tmp_path):
-    saved(tmp_path)
-    path = tmp_path / "5"
-    files = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()}
-    assert set(json.loads((path / "manifest.json").read_text())) == files - {"manifest.json"}

@@ -14,7 +14,7 @@ from llama_jax.errors import UserError
 from llama_jax.evals import run_eval
 from llama_jax.text.files import NAMES, open_any
 from llama_jax.text.tokenizer import Tokenizer
-from llama_jax.train.init_from import words_of
+from llama_jax.train.from_weights import tokenizer_of
 from llama_jax.train.load import load
 from llama_jax.train.loop import train
 from llama_jax.weights.convert import convert
@@ -211,11 +211,11 @@ def test_only_what_may_be_a_tokenizer_is_suggested_for_one(tmp_path, other):
     (tmp_path / other).parent.mkdir(exist_ok=True)
     (tmp_path / other).write_text("")
     with pytest.raises(UserError, match="tokenizer: '.*/nowhere' does not exist. Expected"):
-        words_of(str(tmp_path / "nowhere"))
+        tokenizer_of(str(tmp_path / "nowhere"))
     (tmp_path / "nowhere2").mkdir()
     (tmp_path / "nowhere2/tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match="does not exist. Did you mean '.*/nowhere2'"):
-        words_of(str(tmp_path / "nowhere"))
+        tokenizer_of(str(tmp_path / "nowhere"))
 
 
 def test_pickles_are_not_opened_and_the_way_round_is_said(places, tmp_path):

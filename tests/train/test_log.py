@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llama_jax.train.console import duration
 from llama_jax.train.log import Log
 from llama_jax.train.rundir import RunDir
 from llama_jax.train.throughput import Machine
@@ -80,7 +79,3 @@ def test_lines_after_the_restored_step_and_torn_lines_are_dropped(tmp_path):
     forget_after(path, 2)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
     forget_after(tmp_path / "none", 2)
-
-
-def test_durations_are_read_as_people_write_them():
-    assert [duration(s) for s in (5, 85, 3700)] == ["0:05", "1:25", "1:01:40"]

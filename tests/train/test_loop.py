@@ -125,7 +125,7 @@ def test_an_evaluation_runs_when_due_and_at_the_end(tmp_path, text):
 
 
 def test_a_run_that_only_skips_is_stopped(tmp_path, text, monkeypatch):
-    monkeypatch.setattr("llama_jax.train.loop.HOPELESS", 3)
+    monkeypatch.setattr("llama_jax.train.log.HOPELESS", 3)
     run = edit(text_run(text), "optimizer.rate", 1e30)
     with pytest.raises(UserError, match="not finite"):
         train(run, tmp_path, progress=False)

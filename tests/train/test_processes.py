@@ -9,7 +9,8 @@ import pytest
 
 from llama_jax.axes import DATA, FSDP_TENSOR
 from llama_jax.errors import UserError
-from llama_jax.train import processes, step
+from llama_jax.train import processes
+from llama_jax.train import rows as sharing
 from llama_jax.train.cluster import Cluster, join
 from llama_jax.train.processes import Together, check_divided, exchange, on_first, together
 
@@ -117,20 +118,20 @@ class Placed:
     ],
 )
 def test_a_process_reads_the_rows_that_its_devices_hold(monkeypatch, rows, process, expected):
-    monkeypatch.setattr(step, "_by_row", lambda mesh, rules: Placed(*rows))
+    monkeypatch.setattr(sharing, "_by_row", lambda mesh, rules: Placed(*rows))
     monkeypatch.setattr(jax, "process_index", lambda: process)
-    assert step.share(types.SimpleNamespace(size=8), DATA) == expected
+    assert sharing.share(types.SimpleNamespace(size=8), DATA) == expected
 
 
 def test_rows_that_fall_to_processes_in_pieces_are_refused(monkeypatch):
     pieces = ((0, (0, 2)), (0, (4, 6)), (1, (2, 4)), (1, (6, 8)))
-    monkeypatch.setattr(step, "_by_row", lambda mesh, rules: Placed(*pieces))
+    monkeypatch.setattr(sharing, "_by_row", lambda mesh, rules: Placed(*pieces))
     with pytest.raises(UserError, match="not fall to processes in equal runs"):
-        step.share(types.SimpleNamespace(size=8), DATA)
+        sharing.share(types.SimpleNamespace(size=8), DATA)
 
 
 def test_one_process_reads_all_rows(mesh):
-    assert step.share(mesh(8, fsdp=2, tensor=2), FSDP_TENSOR) == (0, 1)
+    assert sharing.share(mesh(8, fsdp=2, tensor=2), FSDP_TENSOR) == (0, 1)
 
 
 def test_a_cluster_is_completed_from_the_environment(monkeypatch):

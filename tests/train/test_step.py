@@ -4,8 +4,8 @@ import pytest
 
 from llama_jax.axes import DATA, FSDP_TENSOR
 from llama_jax.errors import UserError
+from llama_jax.train.rows import check_rows
 from llama_jax.train.state import check_axes
-from llama_jax.train.step import check_rows
 from tests.train.tiny import STEPS, batch_of, bits, training
 
 # Sums in another order: float32 rounds at 6e-8 and losses are near 3.

@@ -25,8 +25,9 @@ from llama_jax.layers.linear import Einsum, Embed
 from llama_jax.layers.norm import RMSNorm
 from llama_jax.objectives.base import Loss
 from llama_jax.optim.optimizer import AdamW, Constant, Optimizer
+from llama_jax.train.rows import put
 from llama_jax.train.state import plan
-from llama_jax.train.step import bind, initializer, make_train_step, put
+from llama_jax.train.step import bind, initializer, make_train_step
 
 STEPS = 10
 

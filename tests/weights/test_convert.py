@@ -8,11 +8,11 @@ import pytest
 
 from llama_jax.__main__ import main
 from llama_jax.errors import FormatError, UserError
-from llama_jax.train import checkpoint as checkpoints
 from llama_jax.train.load import load
 from llama_jax.train.loop import train
 from llama_jax.weights.convert import convert
 from llama_jax.weights.opened import load_params, open_checkpoint
+from llama_jax.weights.orbax import start_from
 from tests.train.tiny import text_run, write_text
 from tests.weights.small import BFLOAT16, save, weights
 
@@ -77,9 +77,7 @@ def test_a_run_that_became_a_folder_and_a_run_again_can_be_fine_tuned(tmp_path, 
     convert(trained, tmp_path / "hf", "huggingface")
     convert(tmp_path / "hf", tmp_path / "weights", "orbax")
     fresh = load_params(opened)
-    began = checkpoints.start_from(
-        tmp_path / "weights/checkpoints", jax.tree.map(jax.numpy.zeros_like, fresh)
-    )
+    began = start_from(tmp_path / "weights/checkpoints", jax.tree.map(jax.numpy.zeros_like, fresh))
     assert same(began, fresh)
     # A run straight to a run keeps its own tokenizer, so that training takes it as it is.
     convert(trained, tmp_path / "run", "orbax")

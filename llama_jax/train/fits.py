@@ -1,0 +1,60 @@
+"""Whether a model fits its tokenizer and its data, by the fields of its config."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from llama_jax.config import Run
+from llama_jax.errors import UserError
+from llama_jax.text.tokenizer import Tokenizer, Vocabulary
+
+
+def check_context(run: Run, fields: dict[str, dict[str, tuple[tuple[int, ...], str]]]) -> None:
+    """Checks that no text is longer than what the decoder was made for.
+
+    Args:
+      run: the Run whose model reads them.
+      fields: (shape, dtype) of every field of a batch, by stream and name.
+
+    Raises:
+      UserError: a stream has longer rows.
+    """
+    for name, shapes in fields.items():
+        rows = shapes.get("tokens")
+        for path, most in fields_named("context", run.model):
+            if rows is not None and most is not None and rows[0][1] > most:
+                raise UserError(
+                    f"stream {name!r} has rows of {rows[0][1]} tokens and {path} is {most}; give "
+                    f"--set data.{name}.task.length={most} or less"
+                )
+
+
+def check_vocabulary(model: Any, found: Vocabulary) -> None:
+    """Checks that a model has an embedding for every token.
+
+    Args:
+      model: the model's config.
+      found: the tokenizer.
+
+    Raises:
+      UserError: it has not; or the tokenizer was trained for it, and leaves some unused.
+    """
+    for path, vocab in fields_named("vocab", model):
+        # Models of others often have more embeddings than tokens.
+        if vocab < found.vocab or (isinstance(found, Tokenizer) and vocab > found.vocab):
+            raise UserError(
+                f"{path} is {vocab} and the tokenizer's vocabulary is {found.vocab}; make them "
+                "equal"
+            )
+
+
+def fields_named(name: str, config: Any, path: str = "model") -> Iterator[tuple[str, Any]]:
+    """Every field of a name in a model's config, with its path: "model.text.vocab", 300."""
+    if not dataclasses.is_dataclass(config):
+        return
+    for field in dataclasses.fields(config):
+        value, here = getattr(config, field.name), f"{path}.{field.name}"
+        if field.name == name:
+            yield here, value
+        else:
+            yield from fields_named(name, value, here)

@@ -1,0 +1,174 @@
+"""All that a run needs before its first step: made, checked and agreed on, in this order."""
+
+import contextlib
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import Mesh
+
+from llama_jax.axes import using
+from llama_jax.config import Run, as_now, to_json
+from llama_jax.data.loader import Loader, merged
+from llama_jax.errors import UserError
+from llama_jax.objectives.base import losses
+from llama_jax.text.files import open_any
+from llama_jax.text.tokenizer import Vocabulary
+from llama_jax.train.checkpoint import Checkpoints
+from llama_jax.train.fits import check_context
+from llama_jax.train.flops import of_step
+from llama_jax.train.init_from import Start
+from llama_jax.train.load import build
+from llama_jax.train.processes import agree, code, exchange, on_first, together
+from llama_jax.train.rows import check_rows, share
+from llama_jax.train.rundir import RunDir
+from llama_jax.train.state import Plan, TrainState, plan
+from llama_jax.train.step import Bound, bind, initializer
+from llama_jax.train.throughput import Machine
+from llama_jax.weights.orbax import saved_steps
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the steps of a run are made of.
+
+    Attributes:
+      run: the run.
+      tokenizer: the one in the run directory.
+      mesh: the devices.
+      loader: what reads this process's rows.
+      reached: what the loader had reached at the checkpoint that the run goes on from, or None.
+      part: the part of a batch's rows that this process reads, of how many.
+      fields: (shape, dtype) of every field of a batch, by stream and name.
+      model: the unbound module.
+      init: key -> boxed parameters.
+      loss: a function of parameters, batch and key.
+      layout: shapes and shardings of the state.
+      checkpoints: those of the run directory.
+      digest: the tokenizer's SHA-256, which every checkpoint keeps.
+      ready: a meeting for when the first batch is there; until then an error of one process is an
+        error of all.
+    """
+
+    run: Run
+    tokenizer: Vocabulary
+    mesh: Mesh
+    loader: Loader
+    reached: dict[str, int] | None
+    part: tuple[int, int]
+    fields: dict[str, Any]
+    model: nn.Module
+    init: Callable[[jax.Array], Any]
+    loss: Bound
+    layout: Plan
+    checkpoints: Checkpoints
+    digest: str
+    ready: Callable[[], None]
+
+    def read_data(self, say: Callable[[str], None]) -> None:
+        """Lets the loader go on from where it was, and says what the steps will read."""
+        if self.reached is not None:
+            self.loader.restore(self.reached)
+        for line in self.loader.report(sum(map(self.run.batches, range(1, self.run.steps + 1)))):
+            say(line)
+
+    def machine(self, batches: int) -> Machine:
+        """What the speed of steps over so many batches is measured against."""
+        kind, flops = self.mesh.devices.flat[0].device_kind, self._flops
+        return Machine(self.mesh.size, kind, flops and flops * batches, self.part[1])
+
+    @functools.cached_property
+    def _flops(self) -> float | None:
+        return of_step(self.init, self.loss, self.fields)
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Begins to save a step; a meeting of all processes.
+
+        Raises:
+          UserError: the state is not finite, or the save before this one failed.
+        """
+        data = {"loader": merged(exchange(self.loader.state())), "tokenizer": self.digest}
+        self.checkpoints.save(step, state, data, self.layout.letters)
+
+
+def set_up(
+    run: Run, place: RunDir, say: Callable[[str], None], at_exit: contextlib.ExitStack
+) -> tuple[Setup, TrainState]:
+    """Makes what the steps of a run need, and the state that the first of them takes.
+
+    Args:
+      run: what to train.
+      place: the run directory, opened.
+      say: told what is found and taken.
+      at_exit: the stack on which all that must be ended or given back is put.
+
+    Raises:
+      UserError: anything that the user can mend.
+    """
+    ready = at_exit.enter_context(together())
+    agree(code() | {"run": json.loads(to_json(run))})
+    resumed = on_first(lambda: bool(saved_steps(place.checkpoints)))
+    if resumed:
+        place.check_same(json.loads(to_json(run)), functools.partial(as_now, run=run))
+
+    start = None if resumed else Start.of(run)
+    tokenizer = _tokenizer(start, place)
+    place.write("run.json", to_json(run))
+    mesh = run.mesh.build()
+    part = share(mesh, run.rules)
+    loader = at_exit.enter_context(contextlib.closing(Loader(run.data, tokenizer, run.seed, *part)))
+    fields = {name: stream.fields(tokenizer) for name, stream in run.data.items()}
+
+    at_exit.enter_context(using(mesh, run.rules))
+    check_rows(fields, mesh, run.rules)
+    check_context(run, fields)
+    total, model = losses(run.objectives), build(run)
+    init = initializer(model, total, fields)
+    layout = plan(init, run.optimizer, run.steps, mesh, run.rules, ema=run.ema is not None)
+    place.require_space(layout.bytes)
+
+    checkpoints = Checkpoints(place.checkpoints, run.keep, say)
+    # The save that still runs is finished whatever ends the loop.
+    at_exit.callback(checkpoints.finish)
+    checkpoints.clean()
+    digest = place.tokenizer_digest()
+    state, reached = _begin(start, place, layout, checkpoints, digest, say)
+    setup = Setup(
+        *(run, tokenizer, mesh, loader, reached, part, fields, model, init),
+        *(bind(model, total), layout, checkpoints, digest, ready),
+    )
+    return setup, state
+
+
+def _tokenizer(start: Start | None, place: RunDir) -> Vocabulary:
+    """The tokenizer, as the run directory has it: the same now and when the run goes on."""
+    if start is not None:
+        on_first(lambda: place.write_tokenizer(start.tokenizer()[1]))
+    return open_any(place.path)
+
+
+def _begin(
+    start: Start | None,
+    place: RunDir,
+    layout: Plan,
+    checkpoints: Checkpoints,
+    digest: str,
+    say: Callable[[str], None],
+) -> tuple[TrainState, dict[str, int] | None]:
+    """The first state, and what the loader had reached, or None if it begins too."""
+    if restored := checkpoints.restore(layout.abstract):  # 1. go on
+        state, saved = restored
+        if saved["tokenizer"] != digest:
+            raise UserError(
+                f"the tokenizer in {place.path} is not the tokenizer of these checkpoints; restore "
+                "its files"
+            )
+        return state, saved["loader"]
+    assert start is not None  # a checkpoint was there, and is gone
+    state = layout.init(start.run.seed)  # 2. begin from nothing
+    params = start.weights(state.params, say)  # or 3. with weights that there are
+    return state.begun(params), None
