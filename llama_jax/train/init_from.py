@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from llama_jax.config import File, Run, to_json
+from llama_jax.config.differences import differences
 from llama_jax.errors import UserError, nearest
 from llama_jax.models.decoder import Decoder
 from llama_jax.text.files import MAIN, files_of, open_any
 from llama_jax.text.tokenizer import Tokenizer, Vocabulary
 from llama_jax.train.checkpoint import flat, matching, replaced, start_from
-from llama_jax.train.rundir import differences
 from llama_jax.weights.find import find
 from llama_jax.weights.opened import Checkpoint, load_params, open_checkpoint
 from llama_jax.weights.read import abstract
