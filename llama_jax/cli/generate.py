@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llama_jax.cli.options import own_code
 from llama_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def weights(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--allow-pickle", action="store_true", help="read Meta's .pth files")
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    own_code(parser)
 
 
 def _sampling(parser: argparse.ArgumentParser, tokens: int) -> None:
