@@ -3,10 +3,10 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
 from typing import Any
 
-Add = Callable[[str, Callable[[Any], int | None], str], argparse.ArgumentParser]
+from llama_jax.cli.options import Add
+
 # Of glibc >= 2.35: a page fault for every 2 MB, not 4 kB; a train step allocates hundreds of MB.
 LARGE_PAGES = "glibc.malloc.hugetlb=1"
 

@@ -5,11 +5,8 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-from llama_jax.cli.options import own_code
-
-Add = Callable[[str, Callable[[Any], int | None], str], argparse.ArgumentParser]
+from llama_jax.cli.options import Add, own_code
 
 
 def add(command: Add) -> None:

@@ -3,17 +3,16 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_jax.cli.options import own_code
+from llama_jax.cli.options import Add, own_code
 from llama_jax.errors import UserError
 
 if TYPE_CHECKING:
     from llama_jax.generate.lm import LM
 
-Add = Callable[[str, Callable[[Any], int | None], str], argparse.ArgumentParser]
 # Options that are settings of `LM.generate`.
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
 

@@ -8,7 +8,7 @@ import argparse
 import dataclasses
 import shutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from llama_jax.errors import UserError, nearest
@@ -17,6 +17,8 @@ from llama_jax.messages import short
 if TYPE_CHECKING:
     from llama_jax.config import Run
 
+# How a file adds a command: `command(name, run, help)` makes its parser.
+Add = Callable[..., argparse.ArgumentParser]
 WIDTH = 28  # of the column of fields in the help
 MESH = (
     "data, fsdp, fsdp_tensor, residual, tensor, context or pipeline; or sizes, such as "

@@ -2,10 +2,9 @@
 
 import argparse
 import logging
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from llama_jax.cli.options import MESH, named_run, own_code
+from llama_jax.cli.options import MESH, Add, named_run, own_code
 from llama_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -13,8 +12,8 @@ if TYPE_CHECKING:
     from llama_jax.plan.topology import Topology
 
 
-def add(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Adds the command; `command(name, run, text)` makes a parser."""
+def add(command: Add) -> None:
+    """Adds the command to the command line."""
     plan = command("plan", _plan, "plan training, or decoding, on a pod that is not there")
     plan.add_argument(
         "what", nargs="+", metavar="PRESET", help="PRESET or my_run.py:run, or: decode PRESET"

@@ -2,13 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from llama_jax.cli.options import own_code
-
-Add = Callable[[str, Callable[[Any], int | None], str], argparse.ArgumentParser]
+from llama_jax.cli.options import Add, own_code
 
 
 def add(command: Add) -> None:

@@ -3,11 +3,10 @@
 import argparse
 import contextlib
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_jax.cli.options import MESH, own_code
+from llama_jax.cli.options import MESH, Add, own_code
 from llama_jax.errors import Stopped, UserError
 from llama_jax.streams import turned
 
@@ -30,8 +29,8 @@ class _Help(argparse.Action):
         parser.exit()
 
 
-def add(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Adds the commands; `command(name, run, text)` makes a parser."""
+def add(command: Add) -> None:
+    """Adds the commands to the command line."""
     train = command("train", _train, "train a preset, or go on with a run", add_help=False)
     train.add_argument(
         "-h", "--help", action=_Help, nargs=0, help="show this; after PRESET its fields too"

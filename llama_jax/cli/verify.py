@@ -2,14 +2,10 @@
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from llama_jax.cli.options import own_code
+from llama_jax.cli.options import Add, own_code
 from llama_jax.errors import UserError
-
-Add = Callable[[str, Callable[[Any], int | None], str], argparse.ArgumentParser]
 
 
 def add(command: Add) -> None:

@@ -11,20 +11,22 @@ import importlib.util
 import inspect
 import re
 import sys
-import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from llama_jax.config.guarded import guarded
 from llama_jax.config.run import Run
 from llama_jax.config.tags import OURS, stem
-from llama_jax.errors import CodeError, UserError, nearest
+from llama_jax.errors import UserError, nearest
 
 # The modules that the user has named, which are as much a fact of the process as `sys.modules` is.
 _named: dict[str, ModuleType] = {}
 # SHA-256 of their files when they were imported.
 _digests: dict[str, str] = {}
+# What was added to `sys.path` for them.
+_folders: set[str] = set()
 
 
 def use(names: str | Path | Iterable[str | Path]) -> None:
@@ -79,7 +81,7 @@ def run_of(text: str) -> Run:
     made = getattr(module, name)
     if callable(made) and not isinstance(made, type):
         file = getattr(module, "__file__", None)
-        made = _guarded(made, f"{place}:{name} fails", Path(file) if file else None)
+        made = guarded(made, f"{place}:{name} fails", Path(file) if file else None)
     if not isinstance(made, Run):
         raise UserError(f"{place}:{name} gives a {type(made).__name__}; a Run was expected")
     return made
@@ -119,13 +121,14 @@ def _module(path: Path) -> ModuleType:
     if not name.isidentifier():
         raise UserError(f"{path}: a file that is imported needs a name such as my_run.py")
     for loaded in (sys.modules["__main__"], sys.modules.get(name)):
-        there = getattr(loaded, "__file__", None)
-        if loaded is not None and there and Path(there).resolve() == file:
+        if loaded is not None and _is_of(loaded, file):
             return loaded
+    _forget(name)
     # Last, so that no file beside it hides a package; processes of the loader get the same path.
     folder = str(file.parent)
     if folder not in sys.path:
         sys.path.append(folder)
+        _folders.add(folder)
     importlib.invalidate_caches()
     spec = None if name in sys.modules else importlib.util.find_spec(name)
     if spec is None or spec.origin is None or Path(spec.origin).resolve() != file:
@@ -133,33 +136,26 @@ def _module(path: Path) -> ModuleType:
     return _import(name, str(path), file)
 
 
+def _is_of(module: ModuleType, file: Path) -> bool:
+    """Whether a module is of a file, as the file is now if the user named it."""
+    there = getattr(module, "__file__", None)
+    if there is None or Path(there).resolve() != file:
+        return False
+    return _digests.get(module.__name__) in (None, _digest(there))
+
+
+def _forget(name: str) -> None:
+    """Makes room for another file of a name, or for what a file has become."""
+    if (old := _named.pop(name, None)) is not None:
+        _digests.pop(name, None)
+        sys.modules.pop(name, None)
+        folder = str(Path(str(old.__file__)).resolve().parent)
+        if folder in _folders and folder in sys.path:
+            sys.path.remove(folder)
+
+
 def _import(name: str, shown: str, file: Path | None) -> ModuleType:
-    return _guarded(lambda: importlib.import_module(name), f"{shown} does not import", file)
-
-
-def _guarded(call: Callable[[], Any], what: str, file: Path | None = None) -> Any:
-    """What a call of the user's code gives; its error as three lines: what, where, the line.
-
-    Args:
-      call: the code.
-      what: the beginning of the first line.
-      file: the user's; the line is the last in its folder.
-    """
-    try:
-        return call()
-    except (Exception, SystemExit) as error:
-        said = str(error).strip().partition("\n")[0]
-        if isinstance(error, SyntaxError) and error.filename:
-            said = error.msg
-            where, line = f"{error.filename}, line {error.lineno}", (error.text or "").strip()
-        else:
-            frames = traceback.extract_tb(error.__traceback__)
-            theirs = [f for f in frames if file and Path(f.filename).parent == file.parent]
-            last = (theirs or frames)[-1]
-            where, line = f"{last.filename}, line {last.lineno}, in {last.name}", last.line or ""
-        name = type(error).__name__
-        reason = f"{what}: {name}: {said}" if said else f"{what}: {name}"
-        raise CodeError(f"{reason}\n  {where}\n    {line}") from error
+    return guarded(lambda: importlib.import_module(name), f"{shown} does not import", file)
 
 
 def _only_run(module: ModuleType, place: str) -> str:

@@ -9,9 +9,6 @@ from llama_jax.axes import FSDP_TENSOR, Rules
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
-    from llama_jax.generate.lm import LM
-    from llama_jax.train.load import Trained
-
 
 def load(
     path: str | Path | None = None,
@@ -21,7 +18,7 @@ def load(
     pickle: bool = False,
     progress: Callable[[Iterable], Iterable] = iter,
     imports: str | Path | Iterable[str | Path] = (),
-) -> "LM | Trained":
+) -> Any:
     """Opens weights of any format, or a run.
 
     The rule: a run directory whose model is not a `Decoder` (it has pictures, or an encoder) gives
