@@ -1,32 +1,13 @@
-"""A stranger's file: a feed-forward, an objective, a source and an evaluation of their own."""
+"""A stranger's second file: an objective, a source and an evaluation, and a block of the first."""
 
 from dataclasses import dataclass, replace
 
-import flax.linen as nn
-import jax
+from my_run import SquaredReLU  # the file of the README
 
 from llama_jax import Attention, Block, Decoder, Run, Stack, edit, presets
 from llama_jax.data.sources import Rows
 from llama_jax.evals import Eval, Row
-from llama_jax.layers.linear import Einsum
 from llama_jax.objectives import CausalLM
-
-
-@dataclass(frozen=True)
-class SquaredReLU:
-    hidden: int
-
-    def build(self, name=None):
-        return SquaredReLUModule(self, name=name)
-
-
-class SquaredReLUModule(nn.Module):
-    config: SquaredReLU
-
-    @nn.compact
-    def __call__(self, x_BTD):
-        h_BTF = Einsum("BTD,DF->BTF", F=self.config.hidden, name="up")(x_BTD)
-        return Einsum("BTF,FD->BTD", D=x_BTD.shape[-1], name="down")(jax.nn.relu(h_BTF) ** 2)
 
 
 @dataclass(frozen=True)
