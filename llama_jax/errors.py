@@ -18,6 +18,10 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+class CodeError(UserError):
+    """An error in the user's own code; its message has three lines, as a short traceback."""
+
+
 class FormatError(UserError):
     """A file that is not what it should be: the message names it and what is wrong."""
 

@@ -38,7 +38,6 @@ ARROWS = {
     "optim": ("axes", "layers.linear"),
     # It prices the program that training and decoding would run, and so looks into both.
     "plan": (
-        "cli.plan",
         *(
             "axes",
             "config",
@@ -102,7 +101,6 @@ CIRCLES_FOR_NOW = {
 # Third parties that only some areas, or one module of an area, may know of.
 ONLY = {
     "flax": {"layers", "models", "objectives", "optim", "train", "generate"},
-    "tyro": {"cli"},
     "torch": {"weights.meta", "verify.reference"},  # .pth files have no other reader
     "transformers": {"verify.reference"},  # what logits are compared with
     "tensorflow": set(),
@@ -204,7 +202,7 @@ def test_no_import_goes_up_to_a_higher_floor():
 
 
 def test_importing_the_package_imports_no_heavy_library():
-    heavy = "jax flax optax orbax grain tensorflow tensorflow_datasets tyro numpy".split()
+    heavy = "jax flax optax orbax grain tensorflow tensorflow_datasets numpy".split()
     script = f"import sys, llama_jax; print(*[m for m in {heavy} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
@@ -216,6 +214,22 @@ def test_names_of_the_package_load_on_first_use():
     import llama_jax
 
     for name in llama_jax.__all__:
-        assert getattr(llama_jax, name).__name__ == name
+        assert getattr(llama_jax, name).__name__.removeprefix("llama_jax.") == name
     with pytest.raises(AttributeError, match="no attribute 'Rum'"):
         _ = llama_jax.Rum
+
+
+@pytest.mark.parametrize(
+    "first",
+    ["import llama_jax", "import llama_jax.train", "from llama_jax.train.loop import train"],
+)
+def test_the_package_that_trains_is_the_function_too_whatever_is_imported_first(first):
+    code = (
+        f"{first}\n"
+        "import llama_jax; from llama_jax import train\n"
+        "from llama_jax.train import loop; from llama_jax.train.loop import Result\n"
+        "loop.train = lambda *args, **settings: (args, settings)\n"
+        "assert llama_jax.train is train and train.loop is loop\n"
+        "assert llama_jax.train(1, 2, steps=3) == ((1, 2), {'steps': 3})"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -22,26 +22,11 @@ from tests.test_imports import area, imports, sources
 PROSE = [re.sub(r"^```.*?^```", "", text, flags=re.M | re.S) for text in TEXTS.values()]
 INLINE = [" ".join(code.split()) for text in PROSE for code in re.findall(r"`([^`]+)`", text)]
 SHELL = [line for block in BLOCKS if block.kind == "sh" for line in block.code.splitlines()]
-# What the command line does not understand yet: words of the line, and what must come first.
-COMING = {
-    "my_run.py": "runs from a user's own file",
-    "--mesh fsdp=4": "--mesh with sizes, for training too",
-    "--optimizer muon": "fields with parts, by name",
-    "--data.text.source": "fields with parts, by name",
-}
 
 
 def lines(program):
     every = {line for line in (*SHELL, *INLINE) if line.startswith(f"{program} ")}
-    return [pytest.param(line, marks=_waiting(line)) for line in sorted(every)]
-
-
-def _waiting(line):
-    return [
-        pytest.mark.xfail(strict=True, reason=reason)
-        for word, reason in COMING.items()
-        if word in line and line.startswith("llama-jax ")
-    ]
+    return sorted(every)
 
 
 @pytest.mark.parametrize("line", lines("make"))
@@ -156,9 +141,6 @@ def test_the_example_of_a_path_runs_as_it_is_written():
     assert run.model.stack.pattern[0].attention.window == 64
 
 
-@pytest.mark.xfail(
-    strict=True, reason="`import llama_jax` does not offer Attention, Block, ... yet"
-)
 def test_the_model_of_ones_own_builds(tmp_path):
     run = run_example(example("# my_run.py"))["run"]()
     module, ids_BT = run.model.build(), jax.ShapeDtypeStruct((1, 8), "int32")

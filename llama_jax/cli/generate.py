@@ -3,16 +3,16 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llama_jax.cli.options import Add, own_code
 from llama_jax.errors import UserError
 
 if TYPE_CHECKING:
     from llama_jax.generate.lm import LM
 
-Add = Callable[[str, Callable[[Any], int | None], str], argparse.ArgumentParser]
 # Options that are settings of `LM.generate`.
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
 
@@ -52,6 +52,7 @@ def weights(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--allow-pickle", action="store_true", help="read Meta's .pth files")
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    own_code(parser)
 
 
 def _sampling(parser: argparse.ArgumentParser, tokens: int) -> None:

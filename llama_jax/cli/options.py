@@ -1,78 +1,152 @@
-"""Fields of a run on the command line: `--optimizer.rate 3e-4`, `--set optimizer.rate=3e-4`."""
+"""What several commands share: a run by name, its fields as options, the user's own files.
 
-import ast
-import contextlib
-import io
-import re
-from typing import Any
+`--optimizer.rate 3e-4` is `edit(run, "optimizer.rate", 3e-4)`; `--set optimizer.rate=3e-4` is the
+same.
+"""
 
-from llama_jax.config import Run, children, edit
+import argparse
+import dataclasses
+import shutil
+import textwrap
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
 from llama_jax.errors import UserError, nearest
+from llama_jax.messages import short
+
+if TYPE_CHECKING:
+    from llama_jax.config import Run
+
+# How a file adds a command: `command(name, run, help)` makes its parser.
+Add = Callable[..., argparse.ArgumentParser]
+WIDTH = 28  # of the column of fields in the help
+MESH = (
+    "data, fsdp, fsdp_tensor, residual, tensor, context or pipeline; or sizes, such as "
+    "fsdp=64,tensor=4, of which one may be -1"
+)
 
 
-def set_field(run: Run, text: str) -> Run:
-    """Applies one "path=value"; the value is a Python literal, or else a string."""
+def own_code(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that names the user's own files."""
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="FILE.py",
+        help="your own code, which a run's classes are in; may be given again",
+    )
+
+
+def named_run(name: str) -> "Run":
+    """The Run of a preset, "tiny_decoder", or of the user's own file, "my_run.py:run"."""
+    from llama_jax import presets
+    from llama_jax.config.user_code import names_code, run_of
+
+    return run_of(name) if names_code(name) else presets.get(name)
+
+
+def set_field(run: Any, text: str) -> Any:
+    """Applies one "path=value"."""
+    from llama_jax.config.text import edit_text
+
     path, equals, value = text.partition("=")
     if not equals:
         raise UserError(f"--set {text!r} has no '='; write --set optimizer.rate=3e-4")
-    try:
-        parsed = ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        parsed = value
-    return edit(run, path.strip(), parsed)
+    return edit_text(run, path.strip(), value)
 
 
-def override(run: Run, args: list[str]) -> Run:
-    """Applies options such as `--optimizer.rate 3e-4`, typed and checked by tyro."""
-    if not args:
-        return run
-    import tyro
+def override(run: Any, words: list[str], options: list[str] | None = None) -> Any:
+    """Applies options that are fields: `--optimizer.rate 3e-4`, `--steps=5`, `--strict`.
 
-    fields = {f"--{path}": value for path, value in leaves(run)}
-    for arg, after in zip(args, [*args[1:], ""], strict=True):
-        if arg.startswith("--"):
-            _check_option(arg, after, fields)
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            return tyro.cli(type(run), default=run, args=args, config=(tyro.conf.AvoidSubcommands,))
-    except SystemExit:
-        # Tyro draws a box of a title, what is wrong, and help; each ends with a line.
-        words = re.sub(r"\x1b\[[0-9;]*m|[^\x20-\x7e]", " ", said.getvalue())
-        line = re.split(r"-{9,}", " ".join(words.split()))[1:2] or [words]
-        reason = line[0].strip().removeprefix("Error parsing ").removeprefix("Run: ")
-        reason = reason.partition(" Got errors:")[0]
-        if missing := re.match(r"Missing value for argument '(--.*?)'", reason):
-            value = fields.get(_underscored(missing[1]))
-            reason = f"{missing[1]} has no value; the preset's is {value!r}"
-        raise UserError(reason) from None
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    Args:
+      run: the Run; nothing in it is changed.
+      words: of the command line.
+      options: others that there are, which a typo may mean.
 
+    Raises:
+      UserError: no such field (the nearest is named), no value, or a wrong one.
+    """
+    from llama_jax.config.text import TRUTH, edit_text
 
-def leaves(config: Any, path: str = "") -> list[tuple[str, Any]]:
-    """Every plain value in a config with its path."""
-    inner = children(config)
-    if not inner:
-        return [(path, config)]
-    return [leaf for k, v in inner.items() for leaf in leaves(v, f"{path}.{k}".lstrip("."))]
-
-
-def _underscored(option: str) -> str:
-    return "--" + option[2:].replace("-", "_")
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        if not word.startswith("--"):
+            raise UserError(f"unexpected {word!r}; a field is written --optimizer.rate 3e-4")
+        name, equals, value = word[2:].partition("=")
+        path, old, off = _field(run, name, options or [])
+        switch = isinstance(old, bool)
+        if off:
+            value = "false"
+        elif not equals:
+            following = left[0] if left and not left[0].startswith("--") else None
+            if switch and (following is None or following.lower() not in TRUTH):
+                value = "true"
+            elif following is None:
+                raise UserError(f"--{name} has no value; it is {old!r} now")
+            else:
+                value = left.pop(0)
+        run = edit_text(run, path, value)
+    return run
 
 
-def _check_option(arg: str, after: str, fields: dict[str, Any]) -> None:
-    """Checks that an option, "--path" or "--path=value", is one of a plain value."""
-    option, _, value = arg.partition("=")
-    name = _underscored(option)
-    # Tyro has --no-strict beside --strict.
-    if name in fields or f"--{name.removeprefix('--no_')}" in fields:
-        return
-    parts = [path for path in fields if path.startswith(f"{name}.")]
-    if not parts:
-        raise UserError(f"unknown option {option!r}.{nearest(name, fields)}")
-    value = value or ("NAME" if after.startswith("--") or not after else after)
-    raise UserError(
-        f"{option} has parts, such as {parts[0]}; to replace all of it: --set {name[2:]}={value}"
+def _field(run: Any, name: str, options: list[str]) -> tuple[str, Any, bool]:
+    """The path that an option means, the value there, and whether it is --no-PATH."""
+    from llama_jax.config.text import at
+
+    plain = name.replace("-", "_")
+    for path, off in ((name, False), (plain, False), (plain.removeprefix("no_"), True)):
+        try:
+            value, _ = at(run, path)
+        except UserError:
+            continue
+        if not off or (plain.startswith("no_") and isinstance(value, bool)):
+            return path, value, off
+    if near := nearest(f"--{plain}", [*options, *(f"--{path}" for path in _paths(run))]):
+        raise UserError(f"unknown option {f'--{name}'!r}.{near}")
+    at(run, plain)  # says what there is
+    raise UserError(f"unknown option {f'--{name}'!r}")
+
+
+def _paths(config: Any, before: str = "") -> Iterator[str]:
+    """Every path of a config, those of its parts too."""
+    from llama_jax.config import children
+
+    for name, inner in children(config).items():
+        yield (path := f"{before}{name}")
+        yield from _paths(inner, f"{path}.")
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a tuple that is given whole, such as ((1000, 2), (3000, 4))."""
+    return isinstance(value, tuple) and all(
+        _is_plain(item) if isinstance(item, tuple) else not dataclasses.is_dataclass(item)
+        for item in value
     )
+
+
+def described(config: Any, before: str = "") -> Iterator[str]:
+    """Lines of help: every plain field of a run with its value and what it means."""
+    from llama_jax.config import children
+    from llama_jax.config.text import meanings
+
+    said = meanings(config) if dataclasses.is_dataclass(config) else {}
+    width = max(shutil.get_terminal_size().columns, 40)
+    for name, value in children(config).items():
+        path, meaning = f"{before}{name}", said.get(name, "")
+        if children(value) and not _is_plain(value):
+            yield from described(value, f"{path}.")
+            continue
+        option = f"  --{path} {short(value)}"
+        if not meaning:
+            yield option
+        elif len(option) < WIDTH + 2:
+            wrapped = textwrap.wrap(meaning, width - WIDTH - 2)
+            yield f"{option:{WIDTH + 2}}{wrapped[0]}"
+            yield from (" " * (WIDTH + 2) + line for line in wrapped[1:])
+        else:
+            yield option
+            yield from textwrap.wrap(
+                meaning, width, initial_indent=" " * 6, subsequent_indent=" " * 6
+            )

@@ -2,24 +2,28 @@
 
 import argparse
 import logging
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llama_jax.errors import UserError, nearest
+from llama_jax.cli.options import MESH, Add, named_run, own_code
+from llama_jax.errors import UserError
 
-AXES = ("data", "fsdp", "tensor", "context", "expert", "stage")
+if TYPE_CHECKING:
+    from llama_jax.plan.decode import DecodePlan
+    from llama_jax.plan.topology import Topology
 
 
-def add(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Adds the command; `command(name, run, text)` makes a parser."""
+def add(command: Add) -> None:
+    """Adds the command to the command line."""
     plan = command("plan", _plan, "plan training, or decoding, on a pod that is not there")
-    plan.add_argument("what", nargs="+", metavar="PRESET", help="PRESET, or: decode PRESET")
+    plan.add_argument(
+        "what", nargs="+", metavar="PRESET", help="PRESET or my_run.py:run, or: decode PRESET"
+    )
     plan.add_argument(
         "--topology", required=True, help="v6e:16x16, v5p:8x8x8, h100:8, h100:32x8, v6e:16x16:2"
     )
     plan.add_argument("--sequence", type=int, help="tokens of a row (decode: of the context)")
     plan.add_argument("--batch", type=int, help="rows a step of all chips together")
-    plan.add_argument("--mesh", help="e.g. fsdp=64,tensor=4; one size may be -1")
+    plan.add_argument("--mesh", metavar="MESH", help=MESH)
     plan.add_argument("--remat", help="what the backward pass computes again")
     plan.add_argument(
         "--search", action="store_true", help="choose what is not given (default without --mesh)"
@@ -28,6 +32,9 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         "--full", action="store_true", help="compile with all optimizations: three times as long"
     )
     plan.add_argument("--json", action="store_true", help="one JSON object on the last line")
+    own_code(plan)
+    # The user's code may import jax, which must not be before its environment is set.
+    plan.set_defaults(imports_later=True)
 
 
 def _plan(args: argparse.Namespace) -> None:
@@ -35,7 +42,6 @@ def _plan(args: argparse.Namespace) -> None:
     from llama_jax.plan.topology import parse
 
     topology = parse(args.topology)
-    mesh = mesh_of(args.mesh)
     decode = args.what[0] == "decode"
     if len(args.what) != 1 + decode:
         raise UserError(f"plan {' '.join(args.what)}: expected PRESET, or decode PRESET")
@@ -51,50 +57,85 @@ def _plan(args: argparse.Namespace) -> None:
 
     # What is compiled for absent devices cannot be loaded again.
     jax.config.update("jax_enable_compilation_cache", False)
-    if decode:
-        from llama_jax.plan.decode import command
+    from llama_jax.config.user_code import use
 
-        command(args.what[1], topology, args)
-        return
-    _train(args.what[0], topology, mesh, args)
+    use(args.imports)
+    (_decode if decode else _train)(args.what[-1], topology, args)
 
 
-def mesh_of(text: str | None) -> dict[str, int] | None:
-    """The sizes in a text such as "fsdp=64,tensor=4"; None for none.
+def _mesh(run: Any, text: str | None) -> tuple[Any, dict[str, int] | None]:
+    """The run with the rules of a mesh, and the sizes; None looks for the best."""
+    import dataclasses
 
-    Raises:
-      UserError: another form, or an axis that there is not.
-    """
+    from llama_jax.presets.meshes import laid_out, sizes_of
+
     if text is None:
-        return None
-    sizes: dict[str, int] = {}
-    for part in text.split(","):
-        axis, equals, size = part.strip().partition("=")
-        if not equals or not size.lstrip("-").isdigit():
-            raise UserError(f"--mesh {text!r}: write AXIS=SIZE,AXIS=SIZE, e.g. fsdp=64,tensor=4")
-        if axis not in AXES:
-            raise UserError(
-                f"--mesh: no axis {axis!r}; there are {', '.join(AXES)}.{nearest(axis, AXES)}"
-            )
-        if axis in sizes:
-            raise UserError(f"--mesh {text!r} gives {axis} twice")
-        sizes[axis] = int(size)
-    return sizes
+        return run, None
+    return dataclasses.replace(run, rules=laid_out(run, text).rules), sizes_of(text)
 
 
-def _train(preset: str, topology: Any, mesh: dict[str, int] | None, args: Any) -> None:
+def _decode(name: str, topology: "Topology", args: argparse.Namespace) -> None:
+    import json
+    import sys
+
+    from llama_jax.plan.decode import plan
+
+    run, sizes = _mesh(named_run(name), args.mesh)
+    made = plan(
+        run,
+        topology,
+        sizes,
+        args.sequence,
+        args.batch,
+        lambda line: print(line, file=sys.stderr),
+    )
+    print("\n".join(_decoding(name, topology, made)))
+    if args.json:
+        print(json.dumps({"preset": name, "topology": str(topology), **made.found}))
+
+
+def _decoding(preset: str, topology: "Topology", made: "DecodePlan") -> list[str]:
+    """The report of a plan of decoding."""
+    from llama_jax.chips import GIB
+
+    best, found = made.best, made.found
+    hbm = found["hbm_bytes_per_chip"]
+    out = [
+        f"{preset} on {topology}: {found['mesh']['data']} replicas of {best.tensor} chips, "
+        f"{found['batch']:,} rows of {found['slots']:,} tokens (at most {found['most_rows']:,} "
+        "fit)",
+        "",
+        "HBM of a chip, GiB",
+        *(f"  {part:10} {size / GIB:7.2f}" for part, size in hbm.items()),
+        "",
+        f"decode   {found['token_seconds'] * 1e3:.2f} ms a token, of which network "
+        f"{found['network_seconds'] * 1e3:.2f}: {found['tokens_per_second_per_user']:,.1f} "
+        f"tokens/s a user, {found['tokens_per_second_per_chip']:,.0f} a chip (caches half full)",
+        f"prefill  {found['prefill_seconds_of_512'] * 1e3:,.0f} ms for 512 tokens of every row: "
+        f"{found['prefill_tokens_per_second_per_chip']:,.0f} tokens/s a chip",
+        "",
+        "chips a replica, rows, tokens/s a user and a chip (from shapes, without the network)",
+    ]
+    for one in made.options:
+        rate = f"{1 / one.seconds:8,.1f} {one.rows / one.seconds / one.tensor:10,.0f}"
+        why = rate if one.rows else f"weights {one.weights / GIB:.1f} GiB a chip do not fit"
+        out.append(f"  {one.tensor:3} {one.rows:6,} {why}")
+    return [*out, "", "computed by", *(f"  {line}" for line in found["backends"])]
+
+
+def _train(preset: str, topology: "Topology", args: argparse.Namespace) -> None:
     import json
     import sys
     import time
 
-    from llama_jax import presets
     from llama_jax.plan.candidates import fixed
     from llama_jax.plan.program import FULL, QUICK, changed
     from llama_jax.plan.report import as_json, lines
     from llama_jax.plan.search import search
 
-    run = changed(presets.get(preset), sequence=args.sequence, remat=args.remat)
-    sizes = None if mesh is None else fixed(mesh, topology)
+    run, sizes = _mesh(named_run(preset), args.mesh)
+    run = changed(run, sequence=args.sequence, remat=args.remat)
+    sizes = None if sizes is None else fixed(sizes, topology)
     began = time.perf_counter()
     found = search(
         topology,

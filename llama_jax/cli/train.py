@@ -3,10 +3,10 @@
 import argparse
 import contextlib
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llama_jax.cli.options import MESH, Add, own_code
 from llama_jax.errors import Stopped, UserError
 from llama_jax.streams import turned
 
@@ -14,25 +14,43 @@ if TYPE_CHECKING:
     from llama_jax.config import Run
 
 
-def add(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Adds the commands; `command(name, run, text)` makes a parser."""
-    train = command("train", _train, "train a preset, or go on with a run")
-    train.add_argument("preset", help="a name that `llama-jax presets` lists")
+class _Help(argparse.Action):
+    """`--help`, which for a preset shows its fields too."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None):
+        parser.print_help()
+        if namespace.preset is not None:
+            from llama_jax.cli.options import described, named_run
+            from llama_jax.config.user_code import use
+
+            use(namespace.imports)
+            print(f"\nfields of {namespace.preset}:")
+            print("\n".join(described(named_run(namespace.preset))))
+        parser.exit()
+
+
+def add(command: Add) -> None:
+    """Adds the commands to the command line."""
+    train = command("train", _train, "train a preset, or go on with a run", add_help=False)
+    train.add_argument(
+        "-h", "--help", action=_Help, nargs=0, help="show this; after PRESET its fields too"
+    )
+    train.add_argument(
+        "preset",
+        metavar="PRESET",
+        help="a name that `llama-jax presets` lists, or your own: my_run.py:run",
+    )
     train.add_argument("--run-dir", required=True, type=Path, help="where everything is written")
     train.add_argument("--steps", type=int, help="optimizer steps in all")
+    train.add_argument("--mesh", metavar="MESH", help=MESH)
     train.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="PATH=VALUE",
-        help="replace one field, e.g. model.stack.repeats=2; may be given again",
+        help="the same as --PATH VALUE; may be given again",
     )
-    train.add_argument(
-        "--mesh",
-        metavar="NAME",
-        help="data, fsdp, fsdp_tensor, residual, tensor, context or pipeline; then sizes: "
-        "--mesh.fsdp 4",
-    )
+    own_code(train)
     train.add_argument("--quiet", action="store_true", help="no progress on standard error")
     train.add_argument("--cache", type=Path, help="keep compiled programs here: a faster start")
     train.add_argument("--profile", metavar="START:STOP", help="trace these steps for XProf")
@@ -40,7 +58,11 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     _several(train.add_argument_group("several processes"))
     train.add_argument("--options", action="store_true", help="list every field of the preset")
     train.set_defaults(overrides=[])  # options that are fields
-    train.epilog = "Any field is an option too: --optimizer.rate 3e-4 --objectives.mlm.weight 0.5"
+    train.epilog = (
+        "Any field of the run is an option too, such as --init-from WEIGHTS (begin with the "
+        "weights of a run or of others), --optimizer.rate 3e-4, --optimizer muon, --seed "
+        "4, --dtype bfloat16. `llama-jax train PRESET --help` shows them all."
+    )
 
     rehearse = command("rehearse", _rehearse, "run a pod's command here, on simulated devices")
     rehearse.add_argument("command", help="a shell script, or a train command after --")
@@ -77,7 +99,7 @@ def _train(args: argparse.Namespace) -> None:
         on_stage(args)
     run = _run(args)
     if args.options:
-        from llama_jax.cli.options import leaves
+        from llama_jax.config import leaves
 
         for path, value in leaves(run):
             print(f"--{path} {value!r}")
@@ -104,17 +126,17 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _run(args: argparse.Namespace) -> "Run":
-    from llama_jax import presets
-    from llama_jax.cli.options import override, set_field
+    from llama_jax.cli.options import named_run, override, set_field
 
-    run = presets.get(args.preset)
+    run = named_run(args.preset)
     if args.mesh is not None:
         from llama_jax.presets.meshes import laid_out
 
         run = laid_out(run, args.mesh)
     if args.steps is not None:
         args.set.append(f"steps={args.steps}")
-    run = override(run, args.overrides)
+    known = [o for action in args.parser._actions for o in action.option_strings]
+    run = override(run, args.overrides, known)
     for text in args.set:
         run = set_field(run, text)
     return run

@@ -2,13 +2,10 @@
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from llama_jax.cli.options import Add, own_code
 from llama_jax.errors import UserError
-
-Add = Callable[[str, Callable[[Any], int | None], str], argparse.ArgumentParser]
 
 
 def add(command: Add) -> None:
@@ -27,6 +24,7 @@ def add(command: Add) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--allow-pickle", action="store_true", help="read Meta's .pth files")
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    own_code(parser)
 
 
 def _verify(args: argparse.Namespace) -> int:

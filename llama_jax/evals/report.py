@@ -50,7 +50,7 @@ def evaluate(trained: Trained, limit: int | None = None) -> list[Row]:
 
 
 def evaluations(run: Any, limit: int | None = None) -> list[Eval]:
-    """Chooses by objective and task."""
+    """Chooses by objective and task, and adds those that the run has itself."""
     found: list[Eval] = []
     for name, objective in run.objectives.items():
         on = objective.on
@@ -66,6 +66,7 @@ def evaluations(run: Any, limit: int | None = None) -> list[Eval]:
             case Seq2Seq() if not isinstance(objective, CausalLM):
                 kind = Vqa if isinstance(run.data[on].task, Questions) else ExactMatch
                 found.append(kind(name, on, limit=limit))
+    found += [one for one in run.evaluations.values() if isinstance(one, Eval)]
     return list(dict.fromkeys(found))  # MLM and NSP share one pass over their stream
 
 

@@ -4,12 +4,10 @@ Decoding a token reads every weight and all of the cache once, so memory and its
 prefill is a matter of products. Weights are bfloat16, split over `tensor`; `data` is replicas.
 """
 
-import argparse
 import dataclasses
-import json
 import math
-import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +16,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from llama_jax import presets
 from llama_jax.axes import activation_spec, using
 from llama_jax.chips import GIB
 from llama_jax.config import Run
@@ -65,41 +62,95 @@ class Option:
     seconds: float
 
 
-def command(preset: str, topology: Topology, args: argparse.Namespace) -> None:
-    """Prints the plan.
+@dataclass(frozen=True)
+class DecodePlan:
+    """How to decode on a topology.
+
+    Attributes:
+      best: the option that gives most tokens a chip.
+      options: all of them, from shapes.
+      found: what the compiled programs take, JSON.
+    """
+
+    best: Option
+    options: list[Option]
+    found: dict[str, Any]
+
+
+def plan(
+    run: Run,
+    topology: Topology,
+    sizes: dict[str, int] | None = None,
+    sequence: int | None = None,
+    batch: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> DecodePlan:
+    """Plans decoding with a run's model.
+
+    Args:
+      run: a Run of a decoder.
+      topology: the chips.
+      sizes: of the mesh, by axis; None looks for the best.
+      sequence: tokens of a row; the model's context, at most 8192, by default.
+      batch: rows of all replicas together; as many as fit by default.
+      say: told of what does not fit.
 
     Raises:
-      UserError: it does not fit, or the preset is no decoder.
+      UserError: it does not fit, or the model is no decoder.
     """
-    from llama_jax.cli.plan import mesh_of
-
-    run = changed(presets.get(preset), sequence=args.sequence)
+    name, run = run.name, changed(run, sequence=sequence)
     if not isinstance(run.model, Decoder):
-        raise UserError(f"plan decode {preset}: not a decoder-only language model")
+        raise UserError(f"plan decode {name}: not a decoder-only language model")
     # As weights are loaded: layers in one array would be cut out, and the cache joined again.
     run = dataclasses.replace(run, model=one_by_one(run.model))
     began = time.perf_counter()
-    asked = mesh_of(args.mesh)
-    sizes = None if asked is None else fixed(asked, topology)
-    if other := [axis for axis, n in (sizes or {}).items() if n > 1 and axis not in OF_REPLICAS]:
-        raise UserError(
-            f"--mesh {args.mesh}: decoding is planned over {' and '.join(OF_REPLICAS)}, not over "
-            f"{', '.join(other)}; give e.g. tensor=4,data=-1"
-        )
-    slots = args.sequence or min(run.model.context or 8192, 8192)
+    if sizes is not None:
+        sizes = _over_replicas(fixed(sizes, topology))
+    slots = sequence or min(run.model.context or 8192, 8192)
     options = _options(run, topology, slots, sizes)
     fitting = [o for o in options if o.rows]
     if not fitting:
         least = min(options, key=lambda o: o.weights + o.row)
         raise UserError(
-            f"{preset} does not fit on {topology}: with {least.tensor} chips a replica weights "
+            f"{name} does not fit on {topology}: with {least.tensor} chips a replica weights "
             f"take {least.weights / GIB:.1f} GiB a chip and one row's cache of {slots} tokens "
             f"{least.row / GIB:.1f}, of {topology.chip.hbm / GIB:.1f}; take more chips or a "
             "shorter --sequence"
         )
     best = max(fitting, key=lambda o: o.rows / o.seconds / o.tensor)
     replicas = topology.chips // best.tensor
-    rows = args.batch or best.rows * replicas
+    rows = batch or best.rows * replicas
+    _check_rows(rows, replicas, best)
+    found = None
+    while found is None:
+        try:
+            found = _compiled(run, topology, best, rows, slots)
+        except TooBig as error:
+            if batch or rows == replicas:
+                raise UserError(
+                    f"{rows} rows of {slots} tokens do not fit on {topology}: {error}; give a "
+                    "smaller --batch or --sequence, or more chips"
+                ) from None
+            # The prefill of every row at once, and copies of the cache, take room as well.
+            best = dataclasses.replace(best, rows=max(best.rows * 3 // 4, 1))
+            say(f"{rows} rows do not fit, trying {best.rows * replicas}")
+            rows = best.rows * replicas
+    found["compile_seconds"] = time.perf_counter() - began
+    return DecodePlan(best, options, found)
+
+
+def _over_replicas(sizes: dict[str, int]) -> dict[str, int]:
+    """The sizes, if they are of axes that decoding is planned over."""
+    other = [axis for axis, n in sizes.items() if n > 1 and axis not in OF_REPLICAS]
+    if other:
+        raise UserError(
+            f"--mesh: decoding is planned over {' and '.join(OF_REPLICAS)}, not over "
+            f"{', '.join(other)}; give e.g. tensor=4,data=-1"
+        )
+    return sizes
+
+
+def _check_rows(rows: int, replicas: int, best: Option) -> None:
     if rows % replicas:
         raise UserError(
             f"--batch {rows} rows cannot be shared by {replicas} replicas; give a multiple"
@@ -110,24 +161,6 @@ def command(preset: str, topology: Topology, args: argparse.Namespace) -> None:
             f"{rows // replicas * best.row / GIB:.1f} GiB of cache a chip; at most "
             f"{best.rows * replicas} rows fit"
         )
-    found = None
-    while found is None:
-        try:
-            found = _compiled(run, topology, best, rows, slots)
-        except TooBig as error:
-            if args.batch or rows == replicas:
-                raise UserError(
-                    f"{rows} rows of {slots} tokens do not fit on {topology}: {error}; give a "
-                    "smaller --batch or --sequence, or more chips"
-                ) from None
-            # The prefill of every row at once, and copies of the cache, take room as well.
-            best = dataclasses.replace(best, rows=max(best.rows * 3 // 4, 1))
-            print(f"{rows} rows do not fit, trying {best.rows * replicas}", file=sys.stderr)
-            rows = best.rows * replicas
-    found["compile_seconds"] = time.perf_counter() - began
-    print("\n".join(_report(preset, topology, best, options, found)))
-    if args.json:
-        print(json.dumps({"preset": preset, "topology": str(topology), **found}))
 
 
 def _options(
@@ -243,30 +276,3 @@ def _compiled(run: Run, topology: Topology, best: Option, rows: int, slots: int)
         "slots": slots,
         "backends": lines(receipts),
     }
-
-
-def _report(
-    preset: str, topology: Topology, best: Option, options: list[Option], found: dict[str, Any]
-) -> list[str]:
-    hbm = found["hbm_bytes_per_chip"]
-    out = [
-        f"{preset} on {topology}: {found['mesh']['data']} replicas of {best.tensor} chips, "
-        f"{found['batch']:,} rows of {found['slots']:,} tokens (at most {found['most_rows']:,} "
-        "fit)",
-        "",
-        "HBM of a chip, GiB",
-        *(f"  {part:10} {size / GIB:7.2f}" for part, size in hbm.items()),
-        "",
-        f"decode   {found['token_seconds'] * 1e3:.2f} ms a token, of which network "
-        f"{found['network_seconds'] * 1e3:.2f}: {found['tokens_per_second_per_user']:,.1f} "
-        f"tokens/s a user, {found['tokens_per_second_per_chip']:,.0f} a chip (caches half full)",
-        f"prefill  {found['prefill_seconds_of_512'] * 1e3:,.0f} ms for 512 tokens of every row: "
-        f"{found['prefill_tokens_per_second_per_chip']:,.0f} tokens/s a chip",
-        "",
-        "chips a replica, rows, tokens/s a user and a chip (from shapes, without the network)",
-    ]
-    for one in options:
-        rate = f"{1 / one.seconds:8,.1f} {one.rows / one.seconds / one.tensor:10,.0f}"
-        why = rate if one.rows else f"weights {one.weights / GIB:.1f} GiB a chip do not fit"
-        out.append(f"  {one.tensor:3} {one.rows:6,} {why}")
-    return [*out, "", "computed by", *(f"  {line}" for line in found["backends"])]

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from llama_jax.axes import make_mesh
 from llama_jax.config import Run, from_json
+from llama_jax.config.user_code import use
 from llama_jax.errors import UserError
 from llama_jax.text.files import open_any
 from llama_jax.text.tokenizer import Vocabulary
@@ -41,6 +42,7 @@ def load(
     run_dir: str | Path,
     mesh: Mesh | None = None,
     classes: Iterable[type] = (),
+    imports: str | Path | Iterable[str | Path] = (),
     say: Callable[[str], None] = to_stderr,
 ) -> Trained:
     """Reads the newest good checkpoint of a run; nothing in the directory is changed.
@@ -49,14 +51,16 @@ def load(
       run_dir: the directory that it was trained in.
       mesh: over which to split the weights; the first device alone by default.
       classes: configs of the run that are not part of llama_jax (an experiment's own).
+      imports: the files of such classes, "my_run.py"; they are run.
       say: told about corrupt checkpoints.
 
     Raises:
       UserError: no run there, or none of its checkpoints is good.
     """
+    use(imports)
     path = Path(run_dir).absolute()
     try:
-        run = from_json((path / "run.json").read_text(), classes)
+        run = from_json((path / "run.json").read_text(), classes, say)
     except OSError:
         raise UserError(
             f"{run_dir} holds no run.json; expected a run directory, made by "

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from llama_jax.config.differences import differences
 from llama_jax.errors import UserError
 
 T = TypeVar("T")
@@ -105,8 +106,6 @@ def agree(facts: dict[str, Any]) -> None:
     Raises:
       Together: they do not; names what differs, and the process in which it does.
     """
-    from llama_jax.train.rundir import differences
-
     if not several():
         return
     if len(set(exchange(hashlib.sha256(json.dumps(facts).encode()).hexdigest()))) == 1:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from llama_jax.config.differences import differences
 from llama_jax.errors import UserError
 from llama_jax.files import whole_file
 from llama_jax.text.files import files_of
@@ -201,23 +202,3 @@ def _unwritable(path: Path, error: OSError) -> UserError:
             "room"
         )
     return UserError(f"{path} cannot be made or written ({reason}); give another --run-dir")
-
-
-def differences(before: Any, now: Any, path: str = "") -> list[str]:
-    """The places where two JSON values differ, as "optimizer.rate was 0.001, is 0.01"."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = list(before) + [key for key in now if key not in before]
-        found = []
-        for key in keys:
-            there = f"{path}.{key}".lstrip(".")
-            found += differences(before.get(key), now.get(key), there)
-        return found
-    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        pairs = enumerate(zip(before, now, strict=True))
-        return [d for i, (a, b) in pairs for d in differences(a, b, f"{path}.{i}")]
-    return [] if before == now else [f"{path} was {_short(before)}, is {_short(now)}"]
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."

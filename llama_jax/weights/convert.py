@@ -4,11 +4,9 @@ Hugging Face's and GGUF files are written while the source is read, so a model m
 the memory; to become a run, it must fit.
 """
 
-import contextlib
 import math
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,26 +171,3 @@ def _loss(stored: str, kind: str) -> str | None:
     rounded = "rounds to fewer digits" * precision
     small = "rounds numbers below 6e-5 and cannot hold those above 65504" * exponent
     return f"{stored} to {kind} {' and '.join(filter(None, (rounded, small)))}"
-
-
-def command(src: Path, dst: Path, to: str, dtype: str | None, pickle: bool) -> None:
-    """`llama-jax convert`: a bar on standard error, and a line of what came out."""
-    with _bar() as progress:
-        source = convert(src, dst, to, dtype, pickle, progress, _say)
-    _say(f"{source.kind} checkpoint {src} is now {dst}, {to}")
-
-
-def _say(line: str) -> None:
-    print(f"llama-jax: {line}", file=sys.stderr)
-
-
-@contextlib.contextmanager
-def _bar() -> Iterator[Progress]:
-    """A bar over the tensors; nothing if standard error is no terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(
-        console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-    ) as bar:
-        yield lambda names: bar.track(list(names), description="tensors")

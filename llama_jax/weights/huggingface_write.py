@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from llama_jax.config.differences import difference
 from llama_jax.errors import UserError
 from llama_jax.formats.folder import writing
 from llama_jax.formats.safetensors import CODES, write_file
@@ -24,7 +25,7 @@ from llama_jax.models.decoder import Decoder
 from llama_jax.weights import huggingface
 from llama_jax.weights.names import HUGGING_FACE, Name
 from llama_jax.weights.read import sizes, tensors
-from llama_jax.weights.write import cast, difference, export, inference
+from llama_jax.weights.write import cast, export, inference
 
 Ids = Mapping[str, int | list[int] | None]
 

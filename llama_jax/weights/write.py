@@ -45,20 +45,3 @@ def inference(model: Decoder) -> Decoder:
     blocks = tuple(dataclasses.replace(block, dropout=0.0) for block in stack.pattern)
     stack = dataclasses.replace(stack, pattern=blocks, remat="none")
     return dataclasses.replace(model, stack=stack)
-
-
-def difference(a: Any, b: Any, path: str = "model") -> str | None:
-    """The first place where two configs differ, as "model.tied is True", or None."""
-    inside, other = _inside(a), _inside(b)
-    if type(a) is not type(b) or not inside or inside.keys() != other.keys():
-        return None if a == b else f"{path} is {a!r}"
-    places = (difference(inside[key], other[key], f"{path}.{key}") for key in inside)
-    return next(filter(None, places), None)
-
-
-def _inside(config: Any) -> dict[str, Any]:
-    if isinstance(config, tuple):
-        return {str(i): item for i, item in enumerate(config)}
-    if not dataclasses.is_dataclass(config):
-        return {}
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}

@@ -14,8 +14,11 @@ import pytest
 
 from llama_jax import presets
 from llama_jax.__main__ import main
+from llama_jax.config import File
+from llama_jax.config.text import at
 from llama_jax.data import JsonLines
 from llama_jax.errors import Stopped, UserError
+from llama_jax.optim.optimizer import Constant, Group, Muon
 from tests.train.tiny import write_text
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +54,7 @@ def test_help_answers_at_once_and_imports_no_jax():
         "import sys, llama_jax.__main__ as m\n"
         "try: m.main(['--help'])\n"
         "except SystemExit as e: assert not e.code\n"
-        "heavy = {'jax', 'flax', 'optax', 'grain', 'tyro', 'orbax', 'tensorflow_datasets'}\n"
+        "heavy = {'jax', 'flax', 'optax', 'grain', 'orbax', 'tensorflow_datasets'}\n"
         "sys.exit(bool(heavy & sys.modules.keys()))"
     )
     times = []
@@ -68,7 +71,7 @@ def test_help_answers_at_once_and_imports_no_jax():
     [
         (["trian"], "Did you mean 'train'?"),
         ([], "COMMAND"),
-        (["train"], "required: preset, --run-dir"),
+        (["train"], "required: PRESET, --run-dir"),
         (["train", "tiny_text"], "required: --run-dir"),
         (["train", "tiny_tex", "--run-dir", "x"], "Did you mean 'tiny_text'?"),
         (["train", "tiny_text", "--run-dir", "x", "--stepz", "3"], "Did you mean '--steps'?"),
@@ -80,23 +83,22 @@ def test_help_answers_at_once_and_imports_no_jax():
         ),
         (
             ["train", "tiny_text", "--run-dir", "x", "--optimizer.rate", "fast"],
-            "llama-jax: --optimizer.rate: could not convert string to float: 'fast'\n",
+            "llama-jax: optimizer.rate='fast' is of type str; float was expected, e.g. 0.01\n",
         ),
         (
             ["train", "tiny_text", "--run-dir", "x", "--optimizer.rate"],
-            "llama-jax: --optimizer.rate has no value; the preset's is 0.01\n",
+            "llama-jax: --optimizer.rate has no value; it is 0.01 now\n",
         ),
         (
             ["train", "tiny_text", "--run-dir", "x", "--optimizer.rate", "1", "word"],
-            "llama-jax: Unrecognized options: word\n",
+            "llama-jax: unexpected 'word'; a field is written --optimizer.rate 3e-4\n",
         ),
         (
-            ["train", "tiny_text", "--run-dir", "x", "--optimizer", "muon"],
-            "--optimizer has parts, such as --optimizer.rate; to replace all of it: "
-            "--set optimizer=muon",
+            ["train", "tiny_text", "--run-dir", "x", "--optimizer", "moun"],
+            "unknown optimizer 'moun'; expected adamw, adafactor, lion, muon, sgd. Did you mean",
         ),
         (["train", "tiny_text", "--run-dir", "x", "--optimizer.rate", "-1"], "rate=-1.0: give 0"),
-        (["train", "tiny_text", "--run-dir", "x", "--ema", "hello"], "['hello'].\n"),
+        (["train", "tiny_text", "--run-dir", "x", "--ema", "hello"], "ema='hello' is of type str"),
         (
             ["train", "tiny_text", "--run-dir", "x", "--dtype", "fp8"],
             "llama-jax: dtype='fp8': give",
@@ -111,6 +113,22 @@ def test_help_answers_at_once_and_imports_no_jax():
         ),
         (["train", "tiny_text", "--run-dir", "x", "--set", "seed"], "has no '='"),
         (["train", "tiny_text", "--run-dir", "x", "--mesh", "fdsp"], "Did you mean 'fsdp'?"),
+        (["train", "tiny_text", "--run-dir", "x", "--mesh", "fdsp=2"], "Did you mean 'fsdp'?"),
+        (["train", "tiny_text", "--run-dir", "x", "--mesh", "fsdp=two"], "write AXIS=SIZE"),
+        (["train", "tiny_text", "--run-dir", "x", "--optimizer.schedul", "wsd"], ".schedule'?"),
+        (
+            ["train", "tiny_text", "--run-dir", "x", "--model.decoder.stack.repeats", "2"],
+            "unknown option '--model.decoder.stack.repeats'. Did you mean '--model.stack.repeats'?",
+        ),
+        (
+            ["train", "tiny_text", "--run-dir", "x", "--set", "model.decoder.stack.repeats=2"],
+            "no 'decoder' in 'model.decoder.stack.repeats'; it is model.stack.repeats now\n",
+        ),
+        (
+            ["train", "tiny_text", "--run-dir", "x", "--set", "growth=((1,2),)"],
+            "no 'growth' in 'growth'; it is batch_schedule now\n",
+        ),
+        (["train", "tiny_text", "--run-dir", "x", "--model", "Decoder"], "set one of its fields"),
         (["train", "tiny_text", "--run-dir", "x", "--mesh.stag", "2"], "'--mesh.stage'?"),
         (["train", "tiny_text", "--run-dir", "x", "--set", "sed=1"], "Did you mean 'seed'?"),
         (["presets", "--jsn"], "unknown option '--jsn'"),
@@ -137,6 +155,47 @@ def test_options_change_the_preset(tiny, trained, tmp_path):
     assert run.data["text"].source == JsonLines("mine.jsonl") and run.init_from == "smollm2"
     stack = run.model.stack
     assert stack.repeats == 2 and stack.pattern[0].ffn.hidden == 64
+
+
+@pytest.mark.parametrize(
+    ("words", "path", "value"),
+    [
+        (["--name", "123"], "name", "123"),
+        (["--set", "name=123"], "name", "123"),
+        (["--set", "steps=12"], "steps", 12),
+        (["--optimizer.groups", "(('*', 0.5),)"], "optimizer.groups", (Group("*", 0.5),)),
+        (["--batch-schedule=((2, 2), (4, 3))"], "batch_schedule", ((2, 2), (4, 3))),
+        (["--ema", "0.9"], "ema", 0.9),
+        (["--ema", "none"], "ema", None),
+        (["--optimizer.clip", "None"], "optimizer.clip", None),
+        (["--strict"], "strict", True),
+        (["--strict", "--seed", "3"], "strict", True),
+        (["--strict", "true"], "strict", True),
+        (["--no-strict"], "strict", False),
+        (["--model.stack.scan=false"], "model.stack.scan", False),
+        (["--optimizer", "muon"], "optimizer", Muon(schedule=Constant())),
+        (["--optimizer.schedule", "constant"], "optimizer.schedule", Constant()),
+        (["--tokenizer", "words.json"], "tokenizer", File("words.json")),
+        (["--model.stack.saved", "('attention',)"], "model.stack.saved", ("attention",)),
+        (["--evaluations", "{}"], "evaluations", {}),
+    ],
+)
+def test_a_field_is_read_as_what_it_is_declared_to_be(tiny, trained, words, path, value):
+    assert main(["train", tiny, "--run-dir", "x", *words]) == 0
+    assert at(trained[0][0], path)[0] == value
+
+
+def test_the_help_of_a_preset_shows_its_fields_and_what_they_mean(tiny, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", tiny, "--help"])
+    assert not ended.value.code
+    said = " ".join(capsys.readouterr().out.split())
+    assert "--optimizer.rate 0.01 the peak learning rate." in said
+    assert "--model.stack.repeats 1" in said and "--steps 10 optimizer steps in all" in said
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    said = capsys.readouterr().out
+    assert "--init-from" in said and "--optimizer.rate 0.01" not in said
 
 
 def test_the_options_of_a_preset_are_listed(tiny, trained, capsys):
@@ -190,17 +249,17 @@ def failing(error):
     ],
 )
 def test_what_goes_wrong_inside_has_its_status(monkeypatch, capsys, error, status, said):
-    monkeypatch.setattr("llama_jax.__main__._presets", failing(error))
+    monkeypatch.setattr("llama_jax.cli.about._presets", failing(error))
     monkeypatch.delenv("LLAMA_JAX_DEBUG", raising=False)
     assert main(["presets"]) == status
     assert said in capsys.readouterr().err
 
 
 def test_a_traceback_is_shown_if_asked_for_and_for_bugs(monkeypatch):
-    monkeypatch.setattr("llama_jax.__main__._presets", failing(ZeroDivisionError()))
+    monkeypatch.setattr("llama_jax.cli.about._presets", failing(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         main(["presets"])
-    monkeypatch.setattr("llama_jax.__main__._presets", failing(UserError("x")))
+    monkeypatch.setattr("llama_jax.cli.about._presets", failing(UserError("x")))
     monkeypatch.setenv("LLAMA_JAX_DEBUG", "1")
     with pytest.raises(UserError):
         main(["presets"])
@@ -301,7 +360,9 @@ def test_a_mesh_goes_by_its_name_and_then_by_its_sizes(tiny, trained, capsys):
     data, pipeline = (run for run, _ in trained)
     assert data.rules == DATA and pipeline.mesh == Mesh(stage=4)
     assert pipeline.rules == dataclasses.replace(FSDP_TENSOR, microbatches=8)
+    assert main([*plain, "--mesh", "fsdp=4, tensor=2"]) == 0
+    assert trained[-1][0].mesh == Mesh(data=1, fsdp=4, tensor=2)
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     said = " ".join(capsys.readouterr().out.split())
-    assert all(name in said.partition("--mesh NAME")[2] for name in LAYOUTS)
+    assert all(name in said.partition("--mesh MESH")[2] for name in LAYOUTS)

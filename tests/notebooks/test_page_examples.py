@@ -31,7 +31,6 @@ def little(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.xfail(strict=True, reason="`from llama_jax import train` is the package, not the verb")
 def test_a_run_is_edited_and_trained_as_the_readme_says(little, capsys):
     code = example("edit, load, presets, train").replace("steps=300", "steps=2")
     with small.quick():
@@ -48,9 +47,6 @@ def test_a_trained_run_decodes_as_the_page_about_training_says(little, capsys):
     assert capsys.readouterr().out
 
 
-@pytest.mark.xfail(
-    strict=True, reason="`import llama_jax` does not offer Attention, Block, ... yet"
-)
 def test_the_model_of_ones_own_trains_and_is_read_back(little, monkeypatch):
     (little / "my_run.py").write_text(example("# my_run.py"))
     monkeypatch.syspath_prepend(little)

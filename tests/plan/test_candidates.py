@@ -8,7 +8,6 @@ import pytest
 from llama_jax import edit, presets
 from llama_jax.axes import FSDP_TENSOR_RESIDUAL
 from llama_jax.chips import CHIPS
-from llama_jax.cli.plan import mesh_of
 from llama_jax.config import Mesh
 from llama_jax.errors import UserError
 from llama_jax.optim.optimizer import Muon
@@ -21,6 +20,7 @@ from llama_jax.plan.refusals import likeness
 from llama_jax.plan.report import launch, told
 from llama_jax.plan.search import Plan, search
 from llama_jax.plan.topology import parse
+from llama_jax.presets.meshes import sizes_of
 from llama_jax.train.flops import Work
 
 
@@ -32,8 +32,8 @@ def guess(rate, rows=8, remat="block", **mesh):
 
 
 def test_a_mesh_is_read_from_text():
-    assert mesh_of(None) is None
-    assert mesh_of("fsdp=64, tensor=4") == {"fsdp": 64, "tensor": 4}
+    assert sizes_of("residual") == {"fsdp": -1, "tensor": 2}
+    assert sizes_of("fsdp=64, tensor=4") == {"fsdp": 64, "tensor": 4}
     assert fixed({"fsdp": -1, "tensor": 4}, parse("v6e:16x16")) == {
         "data": 1,
         "fsdp": 64,
@@ -52,7 +52,7 @@ def test_a_mesh_is_read_from_text():
 )
 def test_a_mesh_in_another_form_is_refused(text, said):
     with pytest.raises(UserError, match=said):
-        mesh_of(text)
+        sizes_of(text)
 
 
 @pytest.mark.parametrize("mesh", [{"fsdp": 100}, {"fsdp": -1, "tensor": 3}, {"fsdp": 0}])

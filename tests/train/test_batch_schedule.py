@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from llama_jax.config import as_now, to_json
+from llama_jax.config.differences import differences
 from llama_jax.train.load import load
 from llama_jax.train.loop import train
-from llama_jax.train.rundir import differences
 from tests.train.tiny import losses, text_run
 
 pytestmark = pytest.mark.usefixtures("compiled_once")

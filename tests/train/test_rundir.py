@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from llama_jax.errors import UserError
-from llama_jax.train.rundir import RunDir, differences
+from llama_jax.train.rundir import RunDir
 
 RUN = {"class": "Run", "optimizer": {"rate": 1e-3}, "steps": 10, "mesh": {"data": 1}, "seed": 0}
 
@@ -77,9 +77,3 @@ def test_a_run_does_not_go_on_with_other_settings_and_names_them(tmp_path):
         (tmp_path / "run.json").write_text("{")
         with pytest.raises(UserError, match="no readable run.json"):
             place.check_same(RUN)
-
-
-def test_differences_go_into_lists_and_name_what_came_or_went():
-    assert differences({"a": [1, 2]}, {"a": [1, 3]}) == ["a.1 was 2, is 3"]
-    assert differences({"a": 1}, {"b": 2}) == ["a was 1, is null", "b was null, is 2"]
-    assert differences({"a": [1]}, {"a": [1, 2]}) == ["a was [1], is [1, 2]"]

@@ -1,0 +1,41 @@
+"""The commands of a run that has been trained, eval and answer, and the demo that trains some."""
+
+import argparse
+from pathlib import Path
+
+from llama_jax.cli.options import Add, own_code
+
+
+def add(command: Add) -> None:
+    """Adds the commands to the command line."""
+    evaluate = command("eval", _eval, "evaluate a run on its test data")
+    evaluate.add_argument("run_dir", type=Path)
+    evaluate.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    own_code(evaluate)
+
+    answer = command("answer", _answer, "answer a question about a picture")
+    answer.add_argument("run_dir", type=Path)
+    answer.add_argument("--image", required=True, help="a picture file")
+    answer.add_argument("--question", required=True)
+    own_code(answer)
+
+    demo = command("demo", _demo, "pre-train, fine-tune and evaluate on real pictures, in minutes")
+    demo.add_argument("--run-dir", type=Path, default=Path("runs/demo"))
+
+
+def _eval(args: argparse.Namespace) -> None:
+    from llama_jax.evals import run_eval
+
+    run_eval(args.run_dir, json=args.json)
+
+
+def _answer(args: argparse.Namespace) -> None:
+    from llama_jax.generate.answer import answer
+
+    print(answer(args.run_dir, args.image, args.question))
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from llama_jax.demo import main as demo
+
+    demo(args.run_dir)

@@ -1,0 +1,23 @@
+"""Configs: a Run, its fields by path, and the JSON in which a run directory keeps it.
+
+run = presets.get("seed_demo")
+deeper = edit(run, "model.text.stack.repeats", 8)
+assert from_json(to_json(deeper)) == deeper
+"""
+
+from llama_jax.config.fields import children, edit, leaves
+from llama_jax.config.run import BPE, File, Mesh, Run
+from llama_jax.config.run_json import as_now, from_json, to_json
+
+__all__ = [
+    "BPE",
+    "File",
+    "Mesh",
+    "Run",
+    "as_now",
+    "children",
+    "edit",
+    "from_json",
+    "leaves",
+    "to_json",
+]

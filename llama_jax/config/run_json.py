@@ -1,0 +1,164 @@
+"""Configs as JSON, and back: what run.json holds.
+
+Every dataclass is an object whose "class" is its tag. Classes of llama_jax are found by it; those
+of others only among what the caller gives or the user has named: no code is imported because a
+run.json names it.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from llama_jax.config import user_code
+from llama_jax.config.fields import children
+from llama_jax.config.tags import is_ours, our_class, stem, tag
+from llama_jax.config.upgrades import upgraded
+from llama_jax.errors import UserError, nearest
+
+# Goes up when an older run.json can no longer be read; a new field with a default is no reason.
+VERSION = 1
+
+
+def to_json(config: Any) -> str:
+    """The config as JSON: every dataclass an object whose "class" says which one it is.
+
+    If classes of somebody else's are in it, "imports" has their files' names and SHA-256.
+    """
+    files = user_code.digests(_classes(config))
+    head = {"version": VERSION} | ({"imports": files} if files else {})
+    return json.dumps(head | _encode(config), indent=2) + "\n"
+
+
+def _to_stderr(line: str) -> None:
+    print(f"llama-jax: {line}", file=sys.stderr)
+
+
+def from_json(
+    text: str, classes: Iterable[type] = (), say: Callable[[str], None] = _to_stderr
+) -> Any:
+    """The config that `to_json` wrote.
+
+    Args:
+      text: the JSON.
+      classes: dataclasses that may be made beside those of llama_jax, of the script that is run,
+        and of the files that the user has named (`user_code.use`).
+      say: told about files that have changed.
+
+    Raises:
+      UserError: no JSON, another version, an unknown class or field (the nearest is named), or a
+        class of a file that the user has not named.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"the config is not JSON ({error}); was run.json edited by hand?") from None
+    version = value.pop("version", None) if isinstance(value, dict) else None
+    if version != VERSION:
+        raise UserError(
+            f"the config has version {version!r}, this llama_jax reads version {VERSION}"
+        )
+    files = value.pop("imports", {})
+    files = files if isinstance(files, dict) else {}
+    known = _by_tag([*classes, *user_code.classes()])
+    found = _decode(value, known, files)
+    now = user_code.digests(_classes(found))
+    for file, digest in now.items():
+        if files.get(file, digest) != digest:
+            say(f"{file} has changed since the run was written with it (SHA-256 {digest[:12]} now)")
+    return found
+
+
+def as_now(text: str, run: Any) -> Any:
+    """The JSON of an older run.json as it would be written now: new fields, classes that moved.
+
+    Args:
+      text: the content of the file.
+      run: a Run, whose classes it may have.
+
+    Returns:
+      A JSON value; as it is, if it cannot be read as a config.
+    """
+    try:
+        return json.loads(to_json(from_json(text, _classes(run))))
+    except UserError:
+        return json.loads(text)
+
+
+def _classes(config: Any) -> set[type]:
+    inner = set().union(*map(_classes, children(config).values()))
+    return inner | {type(config)} if dataclasses.is_dataclass(config) else inner
+
+
+def _by_tag(classes: Iterable[type]) -> dict[str, type]:
+    found: dict[str, type] = {}
+    for cls in classes:
+        if found.setdefault(tag(cls), cls) is not cls:
+            raise UserError(f"two classes are called {tag(cls)!r}; rename one, or its file")
+    return found
+
+
+def _encode(value: Any) -> Any:
+    # "class" is no possible field name, so the tag never hides a field.
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {"class": tag(type(value))} | {k: _encode(v) for k, v in children(value).items()}
+    if isinstance(value, Mapping):
+        return {str(key): _encode(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_encode(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{value!r} of type {type(value).__name__} cannot be part of a config")
+
+
+def _decode(value: Any, known: dict[str, type], files: dict[str, Any]) -> Any:
+    if isinstance(value, list):
+        return tuple(_decode(item, known, files) for item in value)
+    if not isinstance(value, dict):
+        return value
+    if not isinstance(value.get("class"), str):
+        return {key: _decode(item, known, files) for key, item in value.items()}
+    if is_ours(value["class"]) and (newer := upgraded(value)) is not value:
+        if newer.get("class") != value["class"]:
+            return _decode(newer, known, files)
+        value = newer
+    name = value["class"]
+    cls = our_class(name) if is_ours(name) else _their_class(name, known, files)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    given = {key: _decode(item, known, files) for key, item in value.items() if key != "class"}
+    for key in given:
+        if key not in fields:
+            raise UserError(
+                f"{name} has no field {key!r}; it has {', '.join(fields)}.{nearest(key, fields)}"
+            )
+    try:
+        return cls(**given)
+    except TypeError as error:
+        raise UserError(f"{name}: {error}") from None
+
+
+def _their_class(name: str, known: dict[str, type], files: dict[str, Any]) -> type:
+    """A class of somebody else's by its tag, of today or older ("my.module:Goal")."""
+    module, _, attribute = name.rpartition(":")
+    home = module.rpartition(".")[2]
+    if found := known.get(f"{home}:{attribute}"):
+        return found
+    alike = [cls for cls in known.values() if cls.__qualname__ == attribute]
+    if module == "__main__" and len(alike) == 1:  # older tags of a script do not say which
+        return alike[0]
+    file = f"{home}.py"
+    if file in files or home != "__main__":
+        there = [cls.__qualname__ for cls in known.values() if stem(cls.__module__) == home]
+        if there:
+            raise UserError(
+                f"{file} has no class {attribute!r} any more.{nearest(attribute, there)}"
+            )
+        raise UserError(
+            f"class {name!r} is not part of llama_jax; if it is yours, name its file: --import "
+            f"{file} (in Python imports=[{file!r}])"
+        )
+    raise UserError(
+        f"class {name!r} is not part of llama_jax but of a script; if it is yours, name its file: "
+        "--import FILE.py (in Python imports=['FILE.py'])"
+    )

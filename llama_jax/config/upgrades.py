@@ -1,0 +1,39 @@
+"""What older run.json files say otherwise: classes that moved to another room, or became another.
+
+A class may move within its package without a word here, for tags name the package alone.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from llama_jax.config.fields import WAS
+
+# Where the classes went that a package has no more.
+MOVED = {"train": "optim"}
+
+
+def _run(value: dict[str, Any]) -> dict[str, Any]:
+    return {WAS.get(key, key): item for key, item in value.items()}
+
+
+def _decoder(value: dict[str, Any]) -> dict[str, Any]:
+    inner = value.get("decoder")
+    return inner if isinstance(inner, dict) else value
+
+
+# What is made of the JSON object of a class, by its name. The encoder-decoder for text alone will
+# be here once `Multimodal` can say it: {encoder, decoder, shared}.
+CHANGED: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "Run": _run,
+    "DecoderLM": _decoder,  # a decoder is a language model by itself
+}
+
+
+def upgraded(value: dict[str, Any]) -> dict[str, Any]:
+    """The JSON object of one of our classes as it would be written now.
+
+    Args:
+      value: with the "class" that an older version gave it, or with today's.
+    """
+    change = CHANGED.get(value["class"].rpartition(":")[2])
+    return value if change is None else change(value)

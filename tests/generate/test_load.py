@@ -1,0 +1,26 @@
+import importlib
+
+import pytest
+
+import llama_jax
+from llama_jax import presets
+from llama_jax.config import to_json
+from llama_jax.errors import UserError
+
+
+@pytest.mark.parametrize(("preset", "home"), [("seed_demo", "train.load"), ("tiny_decoder", "lm")])
+def test_a_run_is_opened_as_what_its_model_is(tmp_path, monkeypatch, preset, home):
+    (tmp_path / "run.json").write_text(to_json(presets.get(preset)))
+    (tmp_path / "checkpoints").mkdir()
+    room = "llama_jax" if "." in home else "llama_jax.generate"
+    module = importlib.import_module(f"{room}.{home}")
+    monkeypatch.setattr(module, "load", lambda place, *rest: (home, place))
+    assert llama_jax.load(tmp_path) == (home, tmp_path)
+
+
+def test_weights_are_a_language_model_and_a_file_to_import_must_be_there(tmp_path, monkeypatch):
+    lm = importlib.import_module("llama_jax.generate.lm")
+    monkeypatch.setattr(lm, "load", lambda place, mesh, rules, dtype, *rest: (place, dtype))
+    assert llama_jax.load(tmp_path, dtype="float32") == (tmp_path, "float32")
+    with pytest.raises(UserError, match="my_run.py does not exist"):
+        llama_jax.load(tmp_path, imports="my_run.py")
