@@ -1,4 +1,4 @@
-"""Readout: logits that are not formed yet."""
+"""Logits that are not formed yet."""
 
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ from llama_jax.layers.linear import product
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Readout:
+class Logits:
     """Vectors, and the weight that makes logits of them.
 
     With a large vocabulary the logits are the largest array of a training step, and a loss needs
@@ -33,7 +33,6 @@ class Readout:
     @property
     def logits(self) -> Float[Array, "*batch V"]:
         """All of them, in float32."""
-        w = self.w.astype(self.x.dtype)
-        logits = product(self.equation, self.x, w, preferred_element_type=jnp.float32)
+        logits = product(self.equation, self.x, self.w, preferred_element_type=jnp.float32)
         logits = logits if self.bias is None else logits + self.bias
         return shard(logits, self.equation.split("->")[1])
