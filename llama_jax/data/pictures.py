@@ -29,14 +29,14 @@ class Pictures:
 
     @classmethod
     def of(cls, rows: Rows, field: str, size: int, frames: int = 0) -> "Pictures":
-        """Returns the one that tasks over the same rows share."""
+        """The one that tasks over the same rows share."""
         key = ("pictures", field, size, frames)
         if key not in rows.memo:
             rows.memo[key] = cls(rows, field, size, frames)
         return rows.memo[key]
 
     def __call__(self, indices: np.ndarray) -> np.ndarray:
-        """Returns uint8 [I, Y, X, 3], or [I, T, Y, X, 3] for clips."""
+        """The pixels, uint8 [I, Y, X, 3], or [I, T, Y, X, 3] for clips."""
         if self.kept is None:
             return np.stack([self._decode(i) for i in indices])
         for i in indices[~self.ready[indices]]:
@@ -61,12 +61,12 @@ def picture_fields(count: int, size: int, frames: int = 0) -> Fields:
 
 
 def stream_name(frames: int) -> str:
-    """Returns the field that holds the pixels."""
+    """The field that holds the pixels."""
     return "video" if frames else "image"
 
 
 def light(rows: Rows, index: int) -> dict[str, Any]:
-    """Returns an example without large pictures, kept in memory once read."""
+    """An example without large pictures, kept in memory once read."""
     known = rows.memo.setdefault("light", {})
     row = known.get(index)
     if row is None:

@@ -13,7 +13,7 @@ from llama_jax.evals.base import Eval, Row, held_out, training_sample
 from llama_jax.evals.inputs import Inputs, encode, in_batches, take, texts_of
 from llama_jax.generate.decode import greedy
 from llama_jax.objectives import MLM, NSP, SOP, CausalLM, Classify, losses
-from llama_jax.text.tokenizer import own
+from llama_jax.text.tokenizer import trained_here
 from llama_jax.train.load import Trained
 from llama_jax.train.processes import on_device
 
@@ -187,7 +187,7 @@ def answers(
       length: at most so many tokens.
       batch: rows at a time.
     """
-    model, tokenizer, names = trained.model, own(trained.tokenizer, "writing"), [*index]
+    model, tokenizer, names = trained.model, trained_here(trained.tokenizer, "writing"), [*index]
 
     @jax.jit
     def write(params, towers, *index):

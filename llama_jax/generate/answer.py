@@ -17,7 +17,7 @@ from llama_jax.data import images as pixels
 from llama_jax.errors import UserError
 from llama_jax.generate.decode import decode
 from llama_jax.models.tokens import repeat_rows
-from llama_jax.text.tokenizer import own
+from llama_jax.text.tokenizer import trained_here
 from llama_jax.train.checkpoint import to_stderr
 from llama_jax.train.load import Trained, load
 
@@ -69,7 +69,7 @@ def ask(trained: Trained, images: Sequence[Any], questions: Sequence[str]) -> li
     Raises:
       UserError: see `answer`.
     """
-    task, tokenizer = _task(trained.run), own(trained.tokenizer, "answering")
+    task, tokenizer = _task(trained.run), trained_here(trained.tokenizer, "answering")
     texts = [tokenizer.encode(_asked(question)) for question in questions]
     for question, text in zip(questions, texts, strict=True):
         if len(text) > task.length - 2:  # <cls> and <sep>

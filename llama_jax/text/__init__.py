@@ -1,12 +1,14 @@
 """Text to numbers and back.
 
+vocabulary.py    what data need of a tokenizer
 tokenizer.py     a vocabulary of our own, for models trained from nothing
+    tokenizer_file.py, old_tokenizer.py         its file, now and before
 pretrained.py    tokenizers that come with real weights: open_tokenizer
     huggingface.py, spm.py, meta.py, gguf.py    their files ...
     bpe.py                                      ... and the library behind two of them
-    beside.py        files that name special tokens and the chat template
+    config_files.py  files that name special tokens and the chat template
     export.py        files for other software
-files.py         which files belong to a tokenizer, ours or not: open_any
+files.py         which files belong to a tokenizer, ours or not: open_for_training
 chat.py          conversations as ids: chat_ids
     template.py, render.py, template_worker.py  the file's own Jinja template, in a cage
 detokenize.py    text from a stream of tokens

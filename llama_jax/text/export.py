@@ -23,7 +23,7 @@ class Tables:
 
 
 def tables(tokenizer: Pretrained) -> Tables:
-    """Returns the plain vocabulary and merges of a tokenizer of any kind."""
+    """The plain vocabulary and merges of a tokenizer of any kind."""
     backend = cast(Opened, tokenizer).backend
     if isinstance(backend, bpe.BPE):
         vocab, merges = backend.tables()
@@ -48,7 +48,7 @@ def tables(tokenizer: Pretrained) -> Tables:
 
 
 def files(tokenizer: Pretrained) -> dict[str, bytes]:
-    """Returns Hugging Face's tokenizer files by name: transformers' AutoTokenizer opens them."""
+    """Hugging Face's tokenizer files by name: transformers' AutoTokenizer opens them."""
     opened = cast(Opened, tokenizer)
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -87,7 +87,9 @@ def _tokenizer(opened: Opened) -> dict[str, Any]:
         sides = opened.special.strips.get(text, "")
         strip = {"lstrip": "l" in sides, "rstrip": "r" in sides}
         added.append({"id": i, "content": text} | strip | flags)
-    pre: Any = {"type": "Sequence", "pretokenizers": list(table.steps)}
+    first = {"add_prefix_space": True} if opened.prefix != "never" else {}
+    steps = [{**step, **first} if step["type"] == "ByteLevel" else step for step in table.steps]
+    pre: Any = {"type": "Sequence", "pretokenizers": steps}
     decoder: Any = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}
     normalizer: Any = None
     if table.spaced:

@@ -15,8 +15,9 @@ from typing import Any
 from llama_jax.config import File, Run, to_json
 from llama_jax.errors import UserError, nearest
 from llama_jax.models.decoder import Decoder
-from llama_jax.text.files import MAIN, files_of, open_any
-from llama_jax.text.tokenizer import Tokenizer, Vocabulary
+from llama_jax.text.files import MAIN, files_of, open_for_training
+from llama_jax.text.tokenizer import Tokenizer
+from llama_jax.text.vocabulary import Vocabulary
 from llama_jax.train.checkpoint import flat, matching, replaced, start_from
 from llama_jax.train.rundir import differences
 from llama_jax.weights.find import find
@@ -73,7 +74,7 @@ class Start:
         elif self.checkpoint is not None:
             found, files = tokenizer(self.checkpoint), Companions(self.checkpoint).files("orbax")
         elif self.place is not None:
-            found, files = open_any(self.place), files_of(self.place)
+            found, files = open_for_training(self.place), files_of(self.place)
         elif isinstance(run.tokenizer, File):
             raise UserError(
                 f"{run.name} has no tokenizer; give --init-from WEIGHTS, which bring theirs, or "

@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 from llama_jax.axes import make_mesh
 from llama_jax.config import Run, from_json
 from llama_jax.errors import UserError
-from llama_jax.text.files import open_any
-from llama_jax.text.tokenizer import Vocabulary
+from llama_jax.text.files import open_for_training
+from llama_jax.text.vocabulary import Vocabulary
 from llama_jax.train.checkpoint import restore_params, to_stderr
 
 
@@ -64,7 +64,7 @@ def load(
         ) from None
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
     params, step = restore_params(path / "checkpoints", mesh, run.rules, say)
-    return Trained(run, build(run), params, open_any(path), step)
+    return Trained(run, build(run), params, open_for_training(path), step)
 
 
 def build(run: Run) -> nn.Module:

@@ -20,8 +20,8 @@ from llama_jax.data.loader import Loader, merged
 from llama_jax.errors import UserError
 from llama_jax.kernels.backends import lines, recording, strictly, summary
 from llama_jax.objectives.base import losses
-from llama_jax.text.files import open_any
-from llama_jax.text.tokenizer import Vocabulary
+from llama_jax.text.files import open_for_training
+from llama_jax.text.vocabulary import Vocabulary
 from llama_jax.train.accumulate import joined
 from llama_jax.train.checkpoint import Checkpoints, saved_steps
 from llama_jax.train.flops import of_step
@@ -292,4 +292,4 @@ def _tokenizer(start: Start | None, place: RunDir) -> Vocabulary:
     """The tokenizer, as the run directory has it: the same now and when the run goes on."""
     if start is not None:
         on_first(lambda: place.write_tokenizer(start.tokenizer()[1]))
-    return open_any(place.path)
+    return open_for_training(place.path)
