@@ -179,6 +179,6 @@ class _Chosen(Sequence):
         return self.documents[int(self.keep[index])]
 
 
-def flat(document: Sequence[np.ndarray]) -> list[int]:
+def joined_ids(document: Sequence[np.ndarray]) -> list[int]:
     """The ids of a document's sentences, joined."""
     return np.concatenate([sentence[:, 0] for sentence in document]).tolist()

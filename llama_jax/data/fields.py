@@ -4,7 +4,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -40,6 +40,20 @@ class Task(Protocol):
           keep: indices of the rows to use (low-data ablations), ascending.
           once: for evaluation: everything exactly once, nothing sampled that need not be.
         """
+        ...
+
+
+@runtime_checkable
+class Asking(Protocol):
+    """A task whose stream asks questions about pictures, so that `llama-jax answer` can too."""
+
+    @property
+    def answer_length(self) -> int:
+        """T of an answer."""
+        ...
+
+    def asked(self, questions: Sequence[str], images: Sequence[Any], tokenizer: Tokenizer) -> Batch:
+        """Questions as the model reads them: `text`, `text_valid` and `image`."""
         ...
 
 

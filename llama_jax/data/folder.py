@@ -9,8 +9,9 @@ import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
-from llama_jax.data.manifest import DRAFT, LOCK
+from llama_jax.data.manifest import LOCK
 from llama_jax.errors import UserError
+from llama_jax.files import whole_file
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -59,15 +60,13 @@ def reading(source: str) -> Iterator[None]:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all; only for who holds the lock, since drafts have one name.
+    """Writes a file whole or not at all.
 
     Raises:
       UserError: it cannot be written.
     """
-    with writing(path.parent):
-        draft = path.with_name(f"{path.name}{DRAFT}")
+    with writing(path.parent), whole_file(path) as draft:
         draft.write_bytes(content)
-        draft.replace(path)
 
 
 def _reason(error: OSError) -> str:

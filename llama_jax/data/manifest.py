@@ -22,7 +22,8 @@ from llama_jax.text.vocabulary import Vocabulary
 MANIFEST = "manifest.json"
 BEGUN = f"{MANIFEST}.unfinished"
 LOCK = ".lock"
-DRAFT = ".draft"  # ends what is written in the place of another file
+# Ends the drafts that a killed process leaves: of files.whole_file, and of an earlier version.
+DRAFT = re.compile(r"\.(\d+\.unfinished|draft)$")
 FORMAT = "llama_jax prepared 1"
 SHARD = re.compile(r"tokens-(\d{5,})\.array_record")
 SHOWN = 12  # characters of a digest in a message
@@ -210,7 +211,7 @@ def begun(folder: Path) -> bool:
     """Whether `llama-jax prepare` has worked in a folder, however early it was stopped there."""
     if not folder.is_dir():
         return False
-    names = {path.name.removesuffix(DRAFT) for path in folder.iterdir()}
+    names = {DRAFT.sub("", path.name) for path in folder.iterdir()}
     if BEGUN in names or any(map(SHARD.match, names)):  # also what a draft of a shard begins with
         return True
     return LOCK in names and names <= {LOCK, MANIFEST, *NAMES}

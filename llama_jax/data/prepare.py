@@ -20,6 +20,7 @@ import numpy as np
 from llama_jax.data.folder import locked, reading, write, writing
 from llama_jax.data.manifest import (
     BEGUN,
+    DRAFT,
     MANIFEST,
     SHARD,
     Manifest,
@@ -230,7 +231,8 @@ def _clear(out: Path, manifest: Manifest) -> None:
     good = {shard.file for shard in manifest.shards}
     with writing(out):
         for path in out.iterdir():
-            if SHARD.match(path.name) and path.name not in good:
+            stray = SHARD.match(path.name) and path.name not in good
+            if stray or DRAFT.search(path.name):
                 path.unlink(missing_ok=True)
 
 

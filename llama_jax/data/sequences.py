@@ -7,7 +7,7 @@ import numpy as np
 
 from llama_jax.data import fields as r
 from llama_jax.data.checks import at_least
-from llama_jax.data.documents import Documents, flat
+from llama_jax.data.documents import Documents, joined_ids
 from llama_jax.data.sources import Rows, get
 from llama_jax.data.spans import corrupt_spans, span_count, span_lengths
 from llama_jax.errors import UserError
@@ -74,7 +74,7 @@ class Denoise:
         self.fields(1, tokenizer)  # enough sentinels?
         raw, answer = self.lengths()
         documents = Documents.of(rows, self.field, tokenizer)
-        texts = [np.array(flat(documents[int(i)])) for i in keep]
+        texts = [np.array(joined_ids(documents[int(i)])) for i in keep]
         blocks = [text[at : at + raw] for text in texts for at in range(0, len(text), raw)]
 
         def make(slots: Sequence[int], rngs: Sequence[np.random.Generator]) -> r.Batch:

@@ -2,16 +2,18 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from llama_jax.data import fields as r
 from llama_jax.data.checks import at_least, share
 from llama_jax.data.corrupt import Masking
-from llama_jax.data.pictures import Pictures, light, picture_fields, stream_name
+from llama_jax.data.images import Pictures, decode, light, picture_fields, stream_name
 from llama_jax.data.sources import Rows, get
 from llama_jax.errors import UserError
-from llama_jax.text.tokenizer import trained_here
+from llama_jax.messages import cut
+from llama_jax.text.tokenizer import Tokenizer, trained_here
 from llama_jax.text.vocabulary import Vocabulary
 
 
@@ -268,6 +270,36 @@ class Questions:
 
         ids = np.arange(len(picture_E)) if once else picture_E
         return r.Examples(ids, make, rows=each)
+
+    def asked(
+        self, questions: Sequence[str], images: Sequence[Any], tokenizer: Tokenizer
+    ) -> r.Batch:
+        """Questions about pictures as the model reads them: no answers, one picture each.
+
+        Args:
+          questions: texts without blanks around them.
+          images: pictures, each as `images.decode` takes them.
+          tokenizer: the tokenizer of the run.
+
+        Raises:
+          UserError: a question is too long, a picture cannot be read, or videos were trained on.
+        """
+        if self.frames:
+            raise UserError(
+                f"this model answers about videos of {self.frames} frames; a picture came; try a "
+                "run that was trained on pictures"
+            )
+        texts = [tokenizer.encode(question) for question in questions]
+        most = self.length - 2  # <cls> and <sep>
+        for question, text in zip(questions, texts, strict=True):
+            if len(text) > most:
+                raise UserError(
+                    f"the question {cut(question, 40)!r} has {len(text)} tokens; the model was "
+                    f"trained with up to {most}; try a shorter one"
+                )
+        framed = [r.framed(text, tokenizer, self.length) for text in texts]
+        pixels = np.stack([decode(image, self.size) for image in images])
+        return r.text_batch(framed, self.length) | {"image": pixels}
 
     def _valid_field(self, pictures: int) -> r.Fields:
         """`image_valid` or `video_valid`, if pictures may be missing."""

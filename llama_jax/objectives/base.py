@@ -60,6 +60,11 @@ class Objective:
 
     # Compares rows with each other: averaging over micro-batches would be another loss.
     contrastive: ClassVar[bool] = False
+    # What `llama-jax eval` measures of it: one of evals/report.py by name, or, in a class of your
+    # own, a method (name, run) that gives an `Eval`.
+    evaluation: ClassVar[str | Callable[..., Any] | None] = None
+    # The field of what it predicts, and of the weights of that (None: one label a row).
+    predicts: ClassVar[tuple[str, str | None] | None] = None
 
     @property
     def compares(self) -> dict[str, bool]:

@@ -39,7 +39,7 @@ RARE |= {0xF4: "\\U00100000-\\U0010ffff"} | dict.fromkeys((0xC0, 0xC1, *range(0x
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class BPE:
+class BytePairs:
     """A backend of `Opened`.
 
     Attributes:
@@ -98,7 +98,7 @@ def build(
     spaced: bool = False,
     ignore_merges: bool = False,
     source: str,
-) -> BPE:
+) -> BytePairs:
     """Makes a backend out of tables.
 
     Args:
@@ -106,8 +106,8 @@ def build(
       merges: pairs in the order of their rank.
       hidden: ids of control tokens, which no text may give.
       steps: pre-tokenizers in the form of tokenizer.json.
-      spaced: see `BPE`.
-      ignore_merges: see `BPE`.
+      spaced: see `BytePairs`.
+      ignore_merges: see `BytePairs`.
       source: the file, for messages.
 
     Raises:
@@ -150,7 +150,7 @@ def build(
             backend.pre_tokenizer = _pre_tokenizer(steps)
     pieces = {i: (_spaced_piece if spaced else _piece)(text) for text, i in plain.items()}
     lacks = re.compile(f"[{rare}]") if rare else None
-    return BPE(backend, pieces, steps, spaced, ignore_merges, lacks)
+    return BytePairs(backend, pieces, steps, spaced, ignore_merges, lacks)
 
 
 def all_merges(

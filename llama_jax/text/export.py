@@ -13,7 +13,7 @@ from llama_jax.text.pretrained import Pretrained
 
 @dataclasses.dataclass(frozen=True)
 class Tables:
-    """Byte-pair encoding as `tokenizers` has it; see `bpe.BPE`."""
+    """Byte-pair encoding as `tokenizers` has it; see `bpe.BytePairs`."""
 
     vocab: Mapping[str, int]
     merges: Sequence[tuple[str, str]]
@@ -25,7 +25,7 @@ class Tables:
 def tables(tokenizer: Pretrained) -> Tables:
     """The plain vocabulary and merges of a tokenizer of any kind."""
     backend = cast(Opened, tokenizer).backend
-    if isinstance(backend, bpe.BPE):
+    if isinstance(backend, bpe.BytePairs):
         vocab, merges = backend.tables()
         return Tables(vocab, merges, backend.steps, backend.spaced, backend.ignore_merges)
     if isinstance(backend, spm.SentencePiece):

@@ -43,9 +43,9 @@ def from_fields(fields: Mapping[str, Any]) -> Pretrained:
         if given is None:
             raise FormatError(f"{SOURCE} has no tokenizer.ggml.token_type; expected it")
         backend = spm.build(tokens, scores, types, SOURCE)
-        special = _special(fields, tokens, spm.hidden(tokens, types), True)
+        special = _special(fields, tokens, spm.control_tokens(tokens, types), True)
         added = set(special.control.values())
-        if added - set(spm.hidden(tokens, types).values()):
+        if added - set(spm.control_tokens(tokens, types).values()):
             types = [
                 spm.USER_DEFINED if i in added and t == spm.NORMAL else t
                 for i, t in enumerate(types)
@@ -117,7 +117,7 @@ def _byte_level(fields: Mapping[str, Any], tokens: list[str], types: list[int]) 
         if len(pair) != 2:
             raise FormatError(f"{SOURCE}: the merge {str(merge)[:40]!r} is not two tokens")
         merges.append((pair[0], pair[1]))
-    special = _special(fields, tokens, spm.hidden(tokens, types), add_bos)
+    special = _special(fields, tokens, spm.control_tokens(tokens, types), add_bos)
     vocab = {text: i for i, text in enumerate(tokens) if types[i] != spm.UNUSED}
     if len(vocab) + types.count(spm.UNUSED) != len(tokens):
         raise FormatError(f"{SOURCE} has a token twice; expected each once")

@@ -81,7 +81,7 @@ def read(data: bytes, beside: Beside, source: str) -> Opened:
     roles = {"bos_token": trainer.bos_id, "eos_token": trainer.eos_id, "unk_token": trainer.unk_id}
     named = {r: tokens[i] for r, i in roles.items() if 0 <= i < len(tokens) and types[i] in HIDDEN}
     beside = dataclasses.replace(beside, named={**named, **beside.named})
-    control = hidden(tokens, types)
+    control = control_tokens(tokens, types)
     special = beside.special(_ids(tokens), control, control.get(named.get("bos_token", "")), source)
     added = {i for i in special.control.values() if i < len(tokens)}
     if added - set(control.values()):  # a file beside it calls a plain piece special
@@ -91,7 +91,7 @@ def read(data: bytes, beside: Beside, source: str) -> Opened:
     return assemble("sentencepiece", backend, special, source, prefix)
 
 
-def hidden(tokens: Sequence[str], types: Sequence[int]) -> dict[str, int]:
+def control_tokens(tokens: Sequence[str], types: Sequence[int]) -> dict[str, int]:
     """The tokens that no text may give, by their text."""
     return {t: i for i, (t, kind) in enumerate(zip(tokens, types, strict=True)) if kind in HIDDEN}
 

@@ -13,14 +13,11 @@ import dataclasses
 import re
 import secrets
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from llama_jax.errors import FormatError, UserError
+from llama_jax.text.messages import Message
 from llama_jax.text.pretrained import Pretrained
 from llama_jax.text.render import render
-
-if TYPE_CHECKING:
-    from llama_jax.text.chat import Message
 
 MOST_CHARACTERS = 64 << 10
 
@@ -44,7 +41,7 @@ class Template:
             )
 
     def ids(
-        self, messages: Sequence["Message"], tokenizer: Pretrained, generation_prompt: bool
+        self, messages: Sequence[Message], tokenizer: Pretrained, generation_prompt: bool
     ) -> list[int]:
         """The ids of a conversation."""
         marks = _Marks(messages, tokenizer)
@@ -84,7 +81,7 @@ class Template:
 class _Marks:
     """Placeholders for the texts of messages, which no text can guess."""
 
-    def __init__(self, messages: Sequence["Message"], tokenizer: Pretrained):
+    def __init__(self, messages: Sequence[Message], tokenizer: Pretrained):
         self.tokenizer = tokenizer
         nonce = secrets.randbits(64)
         self.texts: list[str] = []

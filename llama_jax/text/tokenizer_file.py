@@ -11,7 +11,7 @@ from llama_jax.text.limits import check_ids, refusing
 NAMED = ("<pad>", "<bos>", "<eos>", "<cls>", "<sep>", "<mask>")
 
 
-class Tables(NamedTuple):
+class Content(NamedTuple):
     """What makes a trained tokenizer.
 
     Attributes:
@@ -45,7 +45,7 @@ def write(backend: str, special: Mapping[str, int]) -> bytes:
     return json.dumps(tree, ensure_ascii=False).encode("utf-8")
 
 
-def read(data: bytes, source: str) -> Tables | None:
+def read(data: bytes, source: str) -> Content | None:
     """What is in a file that training wrote, now or in an earlier version; None if others did.
 
     Args:
@@ -57,7 +57,7 @@ def read(data: bytes, source: str) -> Tables | None:
     """
     with refusing(source):
         if (old := old_tokenizer.read(data)) is not None:
-            return Tables(old["tokens"], old["merges"], old["vocab"], old["sentinels"])
+            return Content(old["tokens"], old["merges"], old["vocab"], old["sentinels"])
     # Files of others are often large: one that begins without our names is not looked into.
     if not all(f'"{name}"'.encode() in data[:4000] for name in NAMED):
         return None
@@ -81,4 +81,4 @@ def read(data: bytes, source: str) -> Tables | None:
         vocab = check_ids([*{**tokens, **ids}.values()], source)
         following = itertools.count(len(NAMED))
         sentinels = [*itertools.takewhile(lambda i: sentinel(i) in ids, following)]
-        return Tables(tokens, merges, vocab, len(sentinels))
+        return Content(tokens, merges, vocab, len(sentinels))
