@@ -83,13 +83,13 @@ def tokenising(folder: Path, vocab: int, limit: int | None) -> list[Row]:
 def packing(prepared: Path, seconds: float) -> list[Row]:
     """Batches of packed rows, as a run reads them."""
     from llama_jax.data import LanguageModel, Loader, Prepared, Stream
-    from llama_jax.text.files import open_any
+    from llama_jax.text.files import open_for_training
 
     rows = []
     for pack in ("split", "fit"):
         for length in LENGTHS:
             stream = Stream(Prepared(str(prepared)), LanguageModel(length, pack=pack), BATCH)
-            loader = Loader({"text": stream}, open_any(prepared))
+            loader = Loader({"text": stream}, open_for_training(prepared))
             next(loader)
             begin, cpu, tokens, places = time.perf_counter(), time.process_time(), 0, 0
             while time.perf_counter() - begin < seconds:
@@ -111,13 +111,13 @@ def stepping(prepared: Path, args: argparse.Namespace) -> list[Row]:
     from llama_jax import edit, presets
     from llama_jax.config import File
     from llama_jax.data import LanguageModel, Loader, Prepared, Stream
-    from llama_jax.text.files import open_any
+    from llama_jax.text.files import open_for_training
     from llama_jax.train.rows import put
 
     stream = Stream(Prepared(str(prepared)), LanguageModel(STEP_LENGTH), STEP_BATCH)
     run = edit(presets.get(args.preset), "model.vocab", args.vocab)
     run = dataclasses.replace(run, data={"text": stream}, tokenizer=File(str(prepared)))
-    words = open_any(prepared)
+    words = open_for_training(prepared)
     loader = Loader(run.data, words)
     with steps_of(run, words) as made:
         state = made.layout.init(0)

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from llama_jax.axes import make_mesh, using
 from llama_jax.config import Run
 from llama_jax.objectives import losses
-from llama_jax.text.tokenizer import Vocabulary
+from llama_jax.text.vocabulary import Vocabulary
 from llama_jax.train.flops import of_step
 from llama_jax.train.load import build
 from llama_jax.train.state import Plan, plan

@@ -27,9 +27,7 @@ ARROWS = {
     "evals": ("config", "data", "generate", "models", "objectives", "text", "train"),
     "files": (),
     "formats": (),
-    "generate": (
-        *("axes", "config", "data.images", "layers.cache", "models", "text", "train", "weights"),
-    ),
+    "generate": (*("axes", "config", "layers.cache", "models", "text", "train", "weights"),),
     "kernels": ("axes",),
     "layers": ("axes", "kernels"),
     "messages": (),

@@ -24,7 +24,7 @@ def add(command: Add) -> None:
 def _prepare(args: argparse.Namespace) -> None:
     from llama_jax.data import prepare as preparing
     from llama_jax.data.sources import named
-    from llama_jax.text.files import MAIN, files_of, open_any
+    from llama_jax.text.files import MAIN, files_of, open_for_training
 
     workers, source = preparing.processes(args.workers), named(args.source)
     if args.vocab is not None:
@@ -33,7 +33,7 @@ def _prepare(args: argparse.Namespace) -> None:
     else:
         place = Path(args.tokenizer).expanduser()
         if place.suffix in (".json", ".model") or any((place / n).is_file() for n in MAIN):
-            words, files = open_any(place), files_of(place)
+            words, files = open_for_training(place), files_of(place)
         else:
             from llama_jax.train.from_weights import tokenizer_of
 

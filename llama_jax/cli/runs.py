@@ -30,7 +30,7 @@ def _eval(args: argparse.Namespace) -> None:
 
 
 def _answer(args: argparse.Namespace) -> None:
-    from llama_jax.generate.answer import answer
+    from llama_jax.evals.answer import answer
 
     print(answer(args.run_dir, args.image, args.question))
 

@@ -81,9 +81,9 @@ class File:
 
     def build(self, sources: Iterable[Any]):
         """Opens it."""
-        from llama_jax.text.files import open_any
+        from llama_jax.text.files import open_for_training
 
-        return open_any(self.path)
+        return open_for_training(self.path)
 
     def named(self, path: str) -> "File":
         """What a text stands for in its place: the path of a tokenizer."""

@@ -20,16 +20,16 @@ class Masking:
     """How MLM chooses and hides tokens.
 
     Attributes:
-        rate: Share of a row's tokens to predict.
-        unit: Chosen as one: a token, a whole word, or a span of geometric length.
-        sampling: "count" takes exactly max(1, round(rate * n)) (BERT), "bernoulli" tosses a coin
-            for each unit.
-        predictions: Static number of predictions a row has room for; None for `rate` of the
-            row's length (and four standard deviations more under "bernoulli").
-        mask: Share of the chosen that become `<mask>`.
-        random: Share of the chosen that become a random token; the rest is kept.
-        mean_span: Mean length of a span, in tokens.
-        longest_span: Longer spans are cut to this.
+      rate: share of a row's tokens to predict.
+      unit: chosen as one: a token, a whole word, or a span of geometric length.
+      sampling: "count" takes exactly max(1, round(rate * n)) (BERT), "bernoulli" tosses a coin for
+        each unit.
+      predictions: static number of predictions a row has room for; None for `rate` of the row's
+        length (and four standard deviations more under "bernoulli").
+      mask: share of the chosen that become `<mask>`.
+      random: share of the chosen that become a random token; the rest is kept.
+      mean_span: mean length of a span, in tokens.
+      longest_span: longer spans are cut to this.
     """
 
     rate: float = 0.15
@@ -53,12 +53,12 @@ class Masking:
         if not 0 < self.rate < 1 or self.mask < 0 or self.random < 0 or self.mask + self.random > 1:
             raise UserError(
                 f"rate={self.rate}, mask={self.mask}, random={self.random}; expected 0 < rate < 1 "
-                "and mask + random <= 1; try Masking()."
+                "and mask + random <= 1; try Masking()"
             )
         at_least(1, self, "predictions", "mean_span", "longest_span")
 
     def width(self, length: int) -> int:
-        """Returns A, the static number of predictions of a row of `length` tokens."""
+        """A, the static number of predictions of a row of `length` tokens."""
         if self.predictions is not None:
             return self.predictions
         mean = self.rate * length
@@ -67,7 +67,7 @@ class Masking:
         return min(length, max(1, round(mean)))
 
 
-class Vocabulary(NamedTuple):
+class Replacements(NamedTuple):
     """The ids that masking writes: `<mask>`, and random ones in [first, last)."""
 
     mask: int
@@ -79,20 +79,20 @@ def mask_tokens(
     text_T2: np.ndarray,
     rng: np.random.Generator,
     masking: Masking,
-    vocabulary: Vocabulary,
+    replacements: Replacements,
     width: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Hides some tokens of one row.
 
     Args:
-        text_T2: Ids and word indices; a word index below 0 marks a special token, never chosen.
-        rng: Source of all choices.
-        masking: How to choose and hide.
-        vocabulary: The ids to write.
-        width: The most predictions.
+      text_T2: ids and word indices; a word index below 0 marks a special token, never chosen.
+      rng: source of all choices.
+      masking: how to choose and hide.
+      replacements: the ids to write.
+      width: the most predictions.
 
     Returns:
-        The corrupted ids [T], the chosen positions (ascending) and the ids that were there.
+      The corrupted ids [T], the chosen positions (ascending) and the ids that were there.
     """
     ids_T, words_T = text_T2[:, 0].copy(), text_T2[:, 1]
     candidates = np.flatnonzero(words_T >= 0)
@@ -111,12 +111,12 @@ def mask_tokens(
     draws = rng.random(len(units) if masking.unit == "span" else len(positions))
     if masking.unit == "span":
         draws = np.repeat(draws, [len(unit) for unit in units])
-    noise = rng.integers(vocabulary.first, vocabulary.last, len(positions))
+    noise = rng.integers(replacements.first, replacements.last, len(positions))
     order = np.argsort(positions)
     positions, draws, noise = positions[order], draws[order], noise[order]
     targets = ids_T[positions]
     replaced = np.where(draws < masking.mask + masking.random, noise, targets)
-    ids_T[positions] = np.where(draws < masking.mask, vocabulary.mask, replaced)
+    ids_T[positions] = np.where(draws < masking.mask, replacements.mask, replaced)
     return ids_T, positions, targets
 
 

@@ -12,7 +12,8 @@ from llama_jax.data.corrupt import Masking
 from llama_jax.data.pairs import join, next_sentence_pair, sentence_order_pair
 from llama_jax.data.sources import Rows, sentences
 from llama_jax.errors import UserError, nearest
-from llama_jax.text.tokenizer import Tokenizer, Vocabulary, own
+from llama_jax.text.tokenizer import Tokenizer, trained_here
+from llama_jax.text.vocabulary import Vocabulary
 
 ORDERS = ("nsp", "sop", "none")
 INDEXED = 200_000  # documents; a larger source is not read through on opening
@@ -26,11 +27,11 @@ class SentencePairs:
     of more than `INDEXED` documents an example is a document and its start is drawn.
 
     Attributes:
-        length: T.
-        mlm: How tokens are hidden; None leaves them.
-        order: "nsp" (next sentence), "sop" (sentence order) or "none" (one segment).
-        field: A list of sentences or a text; None for "sentences", else "text".
-        short: How often a random shorter length is aimed at.
+      length: T.
+      mlm: how tokens are hidden; None leaves them.
+      order: "nsp" (next sentence), "sop" (sentence order) or "none" (one segment).
+      field: a list of sentences or a text; None for "sentences", else "text".
+      short: how often a random shorter length is aimed at.
     """
 
     length: int = 64
@@ -46,7 +47,7 @@ class SentencePairs:
                 f"order={self.order!r}; expected {', '.join(ORDERS)}.{nearest(self.order, ORDERS)}"
             )
         if self.length < 8:
-            raise UserError(f"length={self.length}; sentence pairs need at least 8; try 64.")
+            raise UserError(f"length={self.length}; sentence pairs need at least 8; try 64")
         share(self, "short")
 
     def fields(self, batch: int, tokenizer: Vocabulary) -> r.Fields:
@@ -62,14 +63,14 @@ class SentencePairs:
         self, rows: Rows, tokenizer: Vocabulary, keep: np.ndarray, once: bool = False
     ) -> r.Examples:
         """Lists the starting sentences."""
-        tokenizer = own(tokenizer, "the task SentencePairs")
+        tokenizer = trained_here(tokenizer, "the task SentencePairs")
         del once  # every sentence starts exactly one example in any pass
         documents = Documents.of(rows, self.field, tokenizer)
         chosen = _Chosen(documents, keep)
         if self.order == "nsp" and len(keep) < 2:
             raise UserError(
                 f"{rows.name} holds one document; NSP takes sentences of other documents; "
-                "try order='sop' or separating documents by blank lines."
+                "try order='sop' or separating documents by blank lines"
             )
         if len(rows) <= INDEXED:
             counts = np.array([len(documents[i]) for i in range(len(rows))])
@@ -105,7 +106,7 @@ class SentencePairs:
     def _row(
         self, documents: Any, document: int, start: int, rng: Any, tokenizer: Tokenizer
     ) -> tuple[np.ndarray, int, int]:
-        """Returns a row [n, 2], where its second segment starts, and its label."""
+        """A row [n, 2], where its second segment starts, and its label."""
         cls, sep = r.special(tokenizer.cls), r.special(tokenizer.sep)
         if self.order == "none":
             end, size = start, 0
@@ -132,7 +133,9 @@ class Documents(Sequence):
         self.known: dict[int, list[np.ndarray]] = {}
         if len(rows) <= INDEXED:
             texts = [self._texts(i) for i in range(len(rows))]
-            encoded = iter(tokenizer.words_all([text for document in texts for text in document]))
+            encoded = iter(
+                tokenizer.encode_all_with_words([text for document in texts for text in document])
+            )
             for i, document in enumerate(texts):
                 self.known[i] = [
                     np.array(next(encoded), np.int32).reshape(2, -1).T for _ in document
@@ -140,7 +143,7 @@ class Documents(Sequence):
 
     @classmethod
     def of(cls, rows: Rows, field: str | None, tokenizer: Tokenizer) -> "Documents":
-        """Returns the ones that tasks over the same rows share."""
+        """The ones that tasks over the same rows share."""
         key = ("documents", field, tokenizer)
         if key not in rows.memo:
             rows.memo[key] = cls(rows, field, tokenizer)
@@ -151,7 +154,7 @@ class Documents(Sequence):
         return len(self.rows)
 
     def __getitem__(self, index: Any) -> Any:
-        """Returns the sentences of a document, at least one."""
+        """The sentences of a document, at least one."""
         if index in self.known:
             return self.known[index]
         return [r.worded(text, self.tokenizer) for text in self._texts(index)]
@@ -159,7 +162,7 @@ class Documents(Sequence):
     def _texts(self, index: int) -> list[str]:
         found = [s for s in sentences(self.rows[index], self.field, self.rows.name) if s.strip()]
         if not found:
-            raise UserError(f"{self.rows.name}: document {index} is empty; expected some text.")
+            raise UserError(f"{self.rows.name}: document {index} is empty; expected some text")
         return found
 
 
@@ -176,6 +179,6 @@ class _Chosen(Sequence):
         return self.documents[int(self.keep[index])]
 
 
-def flat(document: Sequence[np.ndarray]) -> list[int]:
-    """Returns the ids of a document's sentences, joined."""
+def joined_ids(document: Sequence[np.ndarray]) -> list[int]:
+    """The ids of a document's sentences, joined."""
     return np.concatenate([sentence[:, 0] for sentence in document]).tolist()

@@ -4,14 +4,14 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from llama_jax.data import corrupt
-from llama_jax.data.corrupt import Masking, mask_tokens
+from llama_jax.data.corrupt import Masking, Replacements, mask_tokens
 from llama_jax.data.sources import Rows
-from llama_jax.text.tokenizer import Tokenizer, Vocabulary
+from llama_jax.text.tokenizer import Tokenizer
+from llama_jax.text.vocabulary import Vocabulary
 
 MEMORY = 1 << 28  # bytes of ids that are kept, 67 million of them in long documents
 ENTRY = 256  # bytes that an array and its place in a dict take beside the ids
@@ -26,7 +26,7 @@ class Task(Protocol):
     """Turns the rows of a source into fields of a batch; a frozen dataclass."""
 
     def fields(self, batch: int, tokenizer: Vocabulary) -> Fields:
-        """Returns each field's shape and dtype, without opening data."""
+        """Each field's shape and dtype, without opening data."""
         ...
 
     def prepare(
@@ -35,11 +35,25 @@ class Task(Protocol):
         """Lays out the examples of a pass.
 
         Args:
-            rows: The opened source.
-            tokenizer: For the texts.
-            keep: Indices of the rows to use (low-data ablations), ascending.
-            once: For evaluation: everything exactly once, nothing sampled that need not be.
+          rows: the opened source.
+          tokenizer: for the texts.
+          keep: indices of the rows to use (low-data ablations), ascending.
+          once: for evaluation: everything exactly once, nothing sampled that need not be.
         """
+        ...
+
+
+@runtime_checkable
+class Asking(Protocol):
+    """A task whose stream asks questions about pictures, so that `llama-jax answer` can too."""
+
+    @property
+    def answer_length(self) -> int:
+        """T of an answer."""
+        ...
+
+    def asked(self, questions: Sequence[str], images: Sequence[Any], tokenizer: Tokenizer) -> Batch:
+        """Questions as the model reads them: `text`, `text_valid` and `image`."""
         ...
 
 
@@ -47,9 +61,9 @@ class Examples:
     """The examples of a stream.
 
     Attributes:
-        ids: A number for each, the same whatever share of the source is kept; seeds its rng.
-        rows: Text rows that each gives.
-        make: From slots (indices into `ids`) and their rngs to a batch.
+      ids: a number for each, the same whatever share of the source is kept; seeds its rng.
+      rows: text rows that each gives.
+      make: from slots (indices into `ids`) and their rngs to a batch.
     """
 
     def __init__(self, ids: np.ndarray, make: Make, rows: int = 1):
@@ -71,12 +85,12 @@ def pad(texts: Sequence[Ids], length: int, fill: int = 0) -> np.ndarray:
 
 
 def framed(ids: Sequence[int], tokenizer: Tokenizer, length: int) -> list[int]:
-    """Returns `<cls> ids <sep>`, the ids cut so that it fits in `length`."""
+    """`<cls> ids <sep>`, the ids cut so that it fits in `length`."""
     return [tokenizer.cls, *ids[: max(0, length - 2)], tokenizer.sep]
 
 
 def text_batch(texts: Sequence[Ids], length: int) -> Batch:
-    """Returns `text` and `text_valid`."""
+    """`text` and `text_valid`."""
     sizes = np.array([len(text) for text in texts])
     return {"text": pad(texts, length), "text_valid": np.arange(length) < sizes[:, None]}
 
@@ -87,13 +101,13 @@ def text_fields(batch: int, length: int) -> Fields:
 
 
 def bounded(ids: Ids, tokenizer: Vocabulary) -> np.ndarray:
-    """Returns `<bos> ids <eos>`, int32; some tokenizers that come with weights add only one."""
+    """`<bos> ids <eos>`, int32; some tokenizers that come with weights add only one."""
     begin, end = ([] if id is None else [id] for id in (tokenizer.bos, tokenizer.eos))
     return np.concatenate([np.asarray(part, np.int32) for part in (begin, ids, end)])
 
 
 def decoder_batch(answers: Sequence[Ids], length: int, tokenizer: Vocabulary) -> Batch:
-    """Returns `tokens` (`<bos>` first), `targets` (`<eos>` last) and `loss_weights`.
+    """`tokens` (`<bos>` first), `targets` (`<eos>` last) and `loss_weights`.
 
     An answer that is too long loses its end and its `<eos>`: the model must not learn to stop
     where a text was cut.
@@ -102,7 +116,7 @@ def decoder_batch(answers: Sequence[Ids], length: int, tokenizer: Vocabulary) ->
 
 
 def shifted(texts: Sequence[Ids], length: int) -> Batch:
-    """Returns the fields of `decoder_batch` for texts with bounds; of each, length + 1 ids."""
+    """The fields of `decoder_batch` for texts with bounds; of each, length + 1 ids."""
     texts = [text[: length + 1] for text in texts]
     targets = [text[1:] for text in texts]
     sizes = np.array([len(target) for target in targets])
@@ -129,13 +143,13 @@ def masked_batch(
     masking: Masking | None,
     tokenizer: Tokenizer,
 ) -> Batch:
-    """Returns the text fields of rows [n, 2] (ids, words; -1 for special), corrupted if asked."""
+    """The text fields of rows [n, 2] (ids, words; -1 for special), corrupted if asked."""
     if masking is None:
         return text_batch([text[:, 0] for text in texts], length)
     width = masking.width(length)
-    vocabulary = corrupt.Vocabulary(tokenizer.mask, tokenizer.reserved, tokenizer.used)
+    replacements = Replacements(tokenizer.mask, tokenizer.reserved, tokenizer.used)
     rows = [
-        mask_tokens(text, rng, masking, vocabulary, width)
+        mask_tokens(text, rng, masking, replacements, width)
         for text, rng in zip(texts, rngs, strict=True)
     ]
     sizes = np.array([len(positions) for _, positions, _ in rows])
@@ -159,17 +173,17 @@ def masked_fields(batch: int, length: int, masking: Masking | None) -> Fields:
 
 
 def worded(text: str, tokenizer: Tokenizer) -> np.ndarray:
-    """Returns a text as [n, 2]: ids and word indices."""
-    return np.array(tokenizer.words(text), np.int32).reshape(2, -1).T
+    """A text as [n, 2]: ids and word indices."""
+    return np.array(tokenizer.encode_with_words(text), np.int32).reshape(2, -1).T
 
 
 def special(*ids: int) -> np.ndarray:
-    """Returns special tokens as [n, 2]; word index -1 keeps them from being masked."""
+    """Special tokens as [n, 2]; word index -1 keeps them from being masked."""
     return np.array([(i, -1) for i in ids], np.int32)
 
 
 def framed_words(text_T2: np.ndarray, tokenizer: Tokenizer, length: int) -> np.ndarray:
-    """Returns `<cls> text <sep>` as [n, 2], cut so that it fits in `length`."""
+    """`<cls> text <sep>` as [n, 2], cut so that it fits in `length`."""
     body = text_T2[: max(0, length - 2)]
     return np.concatenate([special(tokenizer.cls), body, special(tokenizer.sep)])
 
@@ -187,7 +201,7 @@ class Memory:
         self.held, self._lock = 0, threading.Lock()
 
     def __call__(self, argument: Any) -> Any:
-        """Returns function(argument), as arrays."""
+        """What the function gives for `argument`, as arrays."""
         found = self.known.get(argument)
         if found is None:
             given = self.function(argument)
@@ -204,5 +218,5 @@ class Memory:
 
 
 def identity(text: str) -> int:
-    """Returns a stable 31-bit hash of the text without blanks around it."""
+    """A stable 31-bit hash of the text without blanks around it."""
     return zlib.crc32(text.strip().encode()) & 0x7FFFFFFF

@@ -9,8 +9,9 @@ import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
-from llama_jax.data.manifest import DRAFT, LOCK
+from llama_jax.data.manifest import LOCK
 from llama_jax.errors import UserError
+from llama_jax.files import whole_file
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -20,7 +21,7 @@ def locked(out: Path) -> Iterator[None]:
     """Makes a folder and holds its lock; the kernel gives it back when a process dies.
 
     Raises:
-        UserError: If another process holds it, or the folder cannot be made.
+      UserError: another process holds it, or the folder cannot be made.
     """
     with contextlib.ExitStack() as stack:
         with writing(out):
@@ -30,7 +31,7 @@ def locked(out: Path) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(
-                    f"another process prepares {str(out)!r}; wait for it, or give another folder."
+                    f"another process prepares {str(out)!r}; wait for it, or give another folder"
                 ) from None
         yield
 
@@ -43,7 +44,7 @@ def writing(out: Path) -> Iterator[None]:
     except OSError as error:
         there = "a file has this name" if isinstance(error, FileExistsError) else _reason(error)
         way = "make room there" if error.errno in FULL else "give a folder that can be written"
-        raise UserError(f"{str(out)!r} cannot be written ({there}); {way}.") from None
+        raise UserError(f"{str(out)!r} cannot be written ({there}); {way}") from None
 
 
 @contextlib.contextmanager
@@ -59,15 +60,13 @@ def reading(source: str) -> Iterator[None]:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all; only for who holds the lock, since drafts have one name.
+    """Writes a file whole or not at all.
 
     Raises:
-        UserError: If it cannot be written.
+      UserError: it cannot be written.
     """
-    with writing(path.parent):
-        draft = path.with_name(f"{path.name}{DRAFT}")
+    with writing(path.parent), whole_file(path) as draft:
         draft.write_bytes(content)
-        draft.replace(path)
 
 
 def _reason(error: OSError) -> str:

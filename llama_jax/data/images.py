@@ -1,4 +1,8 @@
-"""Files and arrays to uint8 pixels, within limits that are checked before anything is decoded."""
+"""Files and arrays to uint8 pixels, within limits that are checked before anything is decoded.
+
+`decode` and `frames` make pixels of whatever comes; `Pictures` keeps those of a source, and `light`
+its texts.
+"""
 
 import functools
 import io
@@ -9,24 +13,30 @@ from typing import Any
 
 import numpy as np
 
+from llama_jax.data.fields import Fields
+from llama_jax.data.sources import Rows, get
 from llama_jax.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 MAX_PIXELS = 64 * 2**20  # 8192 x 8192: 200 MB as RGB
 MAX_BYTES = 64 * 2**20
 
+CACHE_BYTES = 512 * 2**20  # decoded pictures of one source, size and field are kept below this
+LIGHT_ROWS = 200_000  # rows of one source whose texts are kept in memory,
+LIGHT_BYTES = 2048  # and pictures that are not larger than this
+
 
 def decode(image: Any, size: int | None = None, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Returns an image as uint8 [Y, X, 3].
+    """An image as uint8 [Y, X, 3].
 
     Args:
-        image: A path, the bytes of a file, a Pillow image, or an array [Y, X] or [Y, X, 1|3|4]
-            (uint8 as it is, floats in 0..1).
-        size: Resize to size x size (the aspect is not kept); None leaves it.
-        max_pixels: Refuse larger images, before they are decoded.
+      image: a path, the bytes of a file, a Pillow image, or an array [Y, X] or [Y, X, 1|3|4] (uint8
+        as it is, floats in 0..1).
+      size: resize to size x size (the aspect is not kept); None leaves it.
+      max_pixels: refuse larger images, before they are decoded.
 
     Raises:
-        UserError: If it is no image, of another format, or too large.
+      UserError: it is no image, of another format, or too large.
     """
     from PIL import Image
 
@@ -48,34 +58,101 @@ def decode(image: Any, size: int | None = None, max_pixels: int = MAX_PIXELS) ->
     except Exception:  # whatever a hostile file makes a decoder say is not for the user's eyes
         raise UserError(
             f"{what} is not an image that can be read; expected {_formats()}; "
-            "try opening and saving it again with an image program."
+            "try opening and saving it again with an image program"
         ) from None
     return _resize(pixels_YXR, size)
 
 
 def frames(video_TYXR: Any, count: int, size: int | None = None) -> np.ndarray:
-    """Returns `count` frames, evenly spread over the video, as uint8 [count, Y, X, 3].
+    """`count` frames, evenly spread over the video, as uint8 [count, Y, X, 3].
 
     Each is the middle of one of `count` equal pieces; a shorter video repeats frames.
 
     Args:
-        video_TYXR: An array of frames [T, Y, X, R], or a sequence of what `decode` takes.
-        count: Frames to keep.
-        size: Resize each to size x size; None leaves them.
+      video_TYXR: an array of frames [T, Y, X, R], or a sequence of what `decode` takes.
+      count: frames to keep.
+      size: resize each to size x size; None leaves them.
 
     Raises:
-        UserError: If there is no frame.
+      UserError: there is no frame.
     """
     total = len(video_TYXR)
     if total == 0 or (isinstance(video_TYXR, np.ndarray) and video_TYXR.ndim != 4):
         shape = getattr(video_TYXR, "shape", (total,))
-        raise UserError(f"a video of shape {tuple(shape)} came; expected [frames, Y, X, colours].")
+        raise UserError(f"a video of shape {tuple(shape)} came; expected [frames, Y, X, colours]")
     picks = ((np.arange(count) + 0.5) * total / count).astype(int)
     return np.stack([decode(video_TYXR[int(t)], size) for t in picks])
 
 
+class Pictures:
+    """Decoded, resized pictures or clips of a source, kept in memory if they fit.
+
+    The limit is `CACHE_BYTES` for a source, size and field; larger ones are decoded every time.
+    """
+
+    def __init__(self, rows: Rows, field: str, size: int, frames: int = 0):
+        """Decodes nothing yet."""
+        self.rows, self.field, self.size, self.frames = rows, field, size, frames
+        shape = (len(rows), *([frames] if frames else []), size, size, 3)
+        keep = np.prod(shape, dtype=np.int64) <= CACHE_BYTES
+        self.kept = np.empty(shape, np.uint8) if keep else None
+        self.ready = np.zeros(len(rows), bool)
+
+    @classmethod
+    def of(cls, rows: Rows, field: str, size: int, frames: int = 0) -> "Pictures":
+        """The one that tasks over the same rows share."""
+        key = ("pictures", field, size, frames)
+        if key not in rows.memo:
+            rows.memo[key] = cls(rows, field, size, frames)
+        return rows.memo[key]
+
+    def __call__(self, indices: np.ndarray) -> np.ndarray:
+        """The pixels, uint8 [I, Y, X, 3], or [I, T, Y, X, 3] for clips."""
+        if self.kept is None:
+            return np.stack([self._decode(i) for i in indices])
+        for i in indices[~self.ready[indices]]:
+            self.kept[i] = self._decode(i)
+            self.ready[i] = True
+        return self.kept[indices]
+
+    def _decode(self, index: int) -> np.ndarray:
+        row = light(self.rows, int(index))
+        if self.field not in row:
+            row = self.rows[int(index)]
+        value = get(row, self.field, self.rows.name)
+        if self.frames:
+            return frames(value, self.frames, self.size)
+        return decode(value, self.size)
+
+
+def picture_fields(count: int, size: int, frames: int = 0) -> Fields:
+    """The field that `Pictures` fills: `image`, or `video` if there are frames."""
+    shape = (count, *([frames] if frames else []), size, size, 3)
+    return {stream_name(frames): (shape, "uint8")}
+
+
+def stream_name(frames: int) -> str:
+    """The field that holds the pixels."""
+    return "video" if frames else "image"
+
+
+def light(rows: Rows, index: int) -> dict[str, Any]:
+    """An example without large pictures, kept in memory once read."""
+    known = rows.memo.setdefault("light", {})
+    row = known.get(index)
+    if row is None:
+        row = {k: v for k, v in rows[index].items() if not _heavy(v)}
+        if len(known) < LIGHT_ROWS:
+            known[index] = row
+    return row
+
+
+def _heavy(value: Any) -> bool:
+    return isinstance(value, np.ndarray) or (isinstance(value, bytes) and len(value) > LIGHT_BYTES)
+
+
 def _read(image: Any) -> tuple[bytes, str]:
-    """Returns a file's bytes and what to call it in a message."""
+    """A file's bytes and what to call it in a message."""
     if isinstance(image, bytes | bytearray | memoryview):
         data, what = bytes(image), "the image"
     elif isinstance(image, str | os.PathLike):
@@ -83,22 +160,22 @@ def _read(image: Any) -> tuple[bytes, str]:
         what = f"image {str(path)!r}"
         try:
             if path.exists() and not path.is_file():  # a device may never end
-                raise UserError(f"{what} is not a file; expected a file with {_formats()}.")
+                raise UserError(f"{what} is not a file; expected a file with {_formats()}")
             if path.stat().st_size > MAX_BYTES:
                 raise UserError(
-                    f"{what} is larger than {MAX_BYTES >> 20} MB; try a smaller version of it."
+                    f"{what} is larger than {MAX_BYTES >> 20} MB; try a smaller version of it"
                 )
             data = path.read_bytes()
         except OSError as error:
             raise UserError(
-                f"{what} cannot be read ({error.strerror}); expected a file with {_formats()}."
+                f"{what} cannot be read ({error.strerror}); expected a file with {_formats()}"
             ) from None
     else:
         raise UserError(
-            f"an image came as {type(image).__name__}; expected a path, bytes or an array."
+            f"an image came as {type(image).__name__}; expected a path, bytes or an array"
         )
     if len(data) > MAX_BYTES:
-        raise UserError(f"{what} is larger than {MAX_BYTES >> 20} MB; try a smaller version of it.")
+        raise UserError(f"{what} is larger than {MAX_BYTES >> 20} MB; try a smaller version of it")
     return data, what
 
 
@@ -114,7 +191,7 @@ def _quiet() -> None:
 
 
 def _rgb(image: Any) -> np.ndarray:
-    """Returns a Pillow image as it is seen: turned upright, on white where it is transparent."""
+    """A Pillow image as it is seen: turned upright, on white where it is transparent."""
     from PIL import Image, ImageOps
 
     if image.format in ("JPEG", "WEBP"):  # cameras store the turn beside the pixels
@@ -132,7 +209,7 @@ def _from_array(image: np.ndarray) -> np.ndarray:
         image = image[..., None]
     if image.ndim != 3 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
         raise UserError(
-            f"an image array of shape {image.shape} came; expected [Y, X, 3], [Y, X, 1] or [Y, X]."
+            f"an image array of shape {image.shape} came; expected [Y, X, 3], [Y, X, 1] or [Y, X]"
         )
     if np.issubdtype(image.dtype, np.floating):
         image = np.clip(np.round(image * 255), 0, 255)
@@ -151,11 +228,11 @@ def _resize(image_YXR: np.ndarray, size: int | None) -> np.ndarray:
 
 def _check_pixels(size: tuple[int, int], what: str, max_pixels: int) -> None:
     if size[0] * size[1] > max_pixels:
-        raise UserError(f"{_too_large(what, max_pixels)} It has {size[0]} x {size[1]}.")
+        raise UserError(_too_large(f"{what}, {size[0]} x {size[1]},", max_pixels))
 
 
 def _too_large(what: str, max_pixels: int) -> str:
-    return f"{what} has more than {max_pixels:,} pixels, the limit; try a smaller version of it."
+    return f"{what} has more than {max_pixels:,} pixels, the limit; try a smaller version of it"
 
 
 def _formats() -> str:

@@ -8,10 +8,11 @@ import numpy as np
 
 from llama_jax.data import fields as r
 from llama_jax.data.checks import at_least
-from llama_jax.data.pictures import Pictures, light, picture_fields, stream_name
+from llama_jax.data.images import Pictures, light, picture_fields, stream_name
 from llama_jax.data.sources import Rows, get
 from llama_jax.errors import UserError, nearest
-from llama_jax.text.tokenizer import Vocabulary, own
+from llama_jax.text.tokenizer import trained_here
+from llama_jax.text.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,13 +20,13 @@ class Labels:
     """Classification of a text, a picture, or both.
 
     Attributes:
-        length: T of the text.
-        text: Field of the text, or None.
-        image: Field of the picture (or video), or None.
-        label: Field of the class: a number, or a name.
-        names: The classes in order; needed if the field holds names.
-        size: Y = X.
-        frames: Frames to take of a video; 0 for a picture.
+      length: T of the text.
+      text: field of the text, or None.
+      image: field of the picture (or video), or None.
+      label: field of the class: a number, or a name.
+      names: the classes in order; needed if the field holds names.
+      size: Y = X.
+      frames: frames to take of a video; 0 for a picture.
     """
 
     length: int = 64
@@ -41,7 +42,7 @@ class Labels:
         at_least(1, self, "length", "size")
         at_least(0, self, "frames")
         if self.text is None and self.image is None:
-            raise UserError("Labels needs text= or image=, the field that is to be classified.")
+            raise UserError("Labels needs text= or image=, the field that is to be classified")
 
     def fields(self, batch: int, tokenizer: Vocabulary) -> r.Fields:
         """The inputs there are, and `label`."""
@@ -57,7 +58,7 @@ class Labels:
         self, rows: Rows, tokenizer: Vocabulary, keep: np.ndarray, once: bool = False
     ) -> r.Examples:
         """One example a row."""
-        tokenizer = own(tokenizer, "the task Labels")
+        tokenizer = trained_here(tokenizer, "the task Labels")
         del once
         pictures = self.image and Pictures.of(rows, self.image, self.size, self.frames)
         framed = r.Memory(lambda text: r.framed(tokenizer.encode(text), tokenizer, self.length))

@@ -11,7 +11,7 @@ from llama_jax.data.checks import at_least
 from llama_jax.data.shards import Tokenised
 from llama_jax.data.sources import Rows, written
 from llama_jax.errors import UserError, nearest
-from llama_jax.text.tokenizer import Vocabulary
+from llama_jax.text.vocabulary import Vocabulary
 
 PACKS = ("split", "fit")
 AT_ONCE = 1000  # documents given to the tokenizer, which may use several threads
@@ -30,10 +30,10 @@ class LanguageModel:
     with `<bos>` and `<eos>` where they stand in the document.
 
     Attributes:
-        length: T.
-        packed: Whether rows are cut from the joined documents.
-        field: A text or a list of sentences; None for "text", else "sentences".
-        pack: Of prepared data: "split" cuts documents where a row ends, "fit" pads rows instead.
+      length: T.
+      packed: whether rows are cut from the joined documents.
+      field: a text or a list of sentences; None for "text", else "sentences".
+      pack: what prepared data does where a row ends: "split" cuts the document, "fit" pads the row.
     """
 
     length: int = 128

@@ -20,7 +20,7 @@ from llama_jax.data.language import LanguageModel
 from llama_jax.data.shards import Mix, Prepared
 from llama_jax.data.sources import Source
 from llama_jax.errors import UserError
-from llama_jax.text.tokenizer import Vocabulary
+from llama_jax.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from llama_jax.data.packing import Flow
@@ -36,12 +36,12 @@ class Stream:
     """One source of examples in a run.
 
     Attributes:
-        source: Where examples come from.
-        task: What is made of them.
-        batch: Text rows B a step, over all hosts.
-        seed: Changes order, masks and the share that `fraction` keeps.
-        fraction: Share of the source's rows to use (documents, pictures with all their
-            questions); a smaller share is part of a larger one.
+      source: where examples come from.
+      task: what is made of them.
+      batch: text rows B a step, over all hosts.
+      seed: changes order, masks and the share that `fraction` keeps.
+      fraction: share of the source's rows to use (documents, pictures with all their questions); a
+        smaller share is part of a larger one.
     """
 
     source: Source
@@ -55,11 +55,11 @@ class Stream:
         if self.batch < 1 or not 0 < self.fraction <= 1:
             raise UserError(
                 f"batch={self.batch}, fraction={self.fraction}; expected a positive batch and a "
-                "fraction above 0 and at most 1."
+                "fraction above 0 and at most 1"
             )
 
     def fields(self, tokenizer: Vocabulary) -> Fields:
-        """Returns the shape and dtype of each field of the global batch, without opening data."""
+        """The shape and dtype of each field of the global batch, without opening data."""
         return self.task.fields(self.batch, tokenizer)
 
 
@@ -67,7 +67,7 @@ class Loader:
     """An endless iterator over batches of all streams: `dict[stream, dict[field, array]]`.
 
     Attributes:
-        step: Batches given out.
+      step: batches given out.
     """
 
     def __init__(
@@ -81,14 +81,14 @@ class Loader:
         """Opens the sources.
 
         Args:
-            streams: By name.
-            tokenizer: For all texts.
-            seed: Of the run.
-            process_index: Which host this is.
-            process_count: How many share each batch; each gets a contiguous part of its rows.
+          streams: by name.
+          tokenizer: for all texts.
+          seed: the run's seed.
+          process_index: which host this is.
+          process_count: how many share each batch; each gets a contiguous part of its rows.
 
         Raises:
-            UserError: If a source cannot be opened or a batch cannot be shared out.
+          UserError: a source cannot be opened or a batch cannot be shared out.
         """
         self.seed, self.step = seed, 0
         self._iterator: Any = None
@@ -102,11 +102,11 @@ class Loader:
                 self._feeds[name] = _Feed(*args)
 
     def __iter__(self) -> "Loader":
-        """Returns itself; iteration goes on where it stands."""
+        """This loader; iteration goes on where it stands."""
         return self
 
     def __next__(self) -> dict[str, Batch]:
-        """Returns the next batch, this host's rows."""
+        """The next batch, this host's rows."""
         batch = {}
         if self._feeds:
             if self._iterator is None:
@@ -117,15 +117,15 @@ class Loader:
         return batch
 
     def batch(self, step: int) -> dict[str, Batch]:
-        """Returns the batch of any step, without moving; of streams that are not packed ahead."""
+        """The batch of any step, without moving; of streams that are not packed ahead."""
         return {name: feed(step) for name, feed in self._feeds.items()}
 
     def report(self, batches: int) -> list[str]:
-        """Returns a line for each packed stream: what so many batches read of its sources."""
+        """A line for each packed stream: what so many batches read of its sources."""
         return [f"{name}: {flow.report(batches)}" for name, flow in self._flows.items()]
 
     def state(self) -> dict[str, Any]:
-        """Returns what `restore` needs to go on after the last batch that was given out.
+        """What `restore` needs to go on after the last batch that was given out.
 
         Packed streams say it for the rows of this host: `merged` joins the states of all.
         """
@@ -138,14 +138,14 @@ class Loader:
         """Continues after the batch at which `state` was taken, on any number of hosts.
 
         Raises:
-            UserError: If the state belongs to another seed, format or data, or if rows of this
-                host are not in it.
+          UserError: the state belongs to another seed, format or data, or rows of this host are not
+            in it.
         """
         mine = {"version": 1, "seed": self.seed}
         if any(state.get(key) != value for key, value in mine.items()):
             raise UserError(
                 f"the data state {dict(state)} does not fit this run ({mine}); "
-                "expected the same seed; try resuming with the run.json beside the checkpoint."
+                "expected the same seed; try resuming with the run.json beside the checkpoint"
             )
         saved = state.get("flows", {})
         if saved.keys() != self._flows.keys():
@@ -175,7 +175,7 @@ class Loader:
 
 
 def merged(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns the state of all hosts at one step, from each of theirs; any number may go on."""
+    """The state of all hosts at one step, from each of theirs; any number may go on."""
     whole = dict(states[0])
     if "flows" in whole:
         whole["flows"] = {
@@ -196,15 +196,15 @@ def one_pass(
     """Yields every example of a stream once, in order, for evaluation.
 
     Args:
-        stream: What to read; `fraction` counts.
-        tokenizer: For the texts.
-        batch: Rows of a batch; None for the stream's.
-        process_index: Which host this is.
-        process_count: How many share each batch.
+      stream: what to read; `fraction` counts.
+      tokenizer: for the texts.
+      batch: rows of a batch; None for the stream's.
+      process_index: which host this is.
+      process_count: how many share each batch.
 
     Yields:
-        Batches of one shape with `row_valid` [B] bool: the last is filled up with rows for which
-        it is False, and whose MLM and target weights are zero.
+      Batches of one shape with `row_valid` [B] bool: the last is filled up with rows for which it
+      is False, and whose MLM and target weights are zero.
     """
     if batch is not None:
         stream = dataclasses.replace(stream, batch=batch)
@@ -253,7 +253,7 @@ class _Feed:
         if isinstance(stream.source, Mix) or getattr(stream.task, "pack", "split") != "split":
             raise UserError(
                 f"stream {name!r}: Mix and pack='fit' need prepared data and a packed "
-                "LanguageModel; give --set data.*.source=FOLDER of `llama-jax prepare`."
+                "LanguageModel; give --set data.*.source=FOLDER of `llama-jax prepare`"
             )
         self.examples = _examples(stream, tokenizer, once=False)
         self.key = _hash(seed, stream.seed, name)
@@ -286,13 +286,13 @@ def _examples(stream: Stream, tokenizer: Vocabulary, once: bool) -> Examples:
 
 
 def _share(stream: Stream, name: str, rows: int, index: int, count: int) -> tuple[int, int]:
-    """Returns this host's range of examples in each global batch."""
+    """This host's range of examples in each global batch."""
     if stream.batch % (rows * count):
         unit = rows * count
         raise UserError(
             f"stream {name!r}: batch={stream.batch} cannot be shared by {count} hosts with {rows} "
             f"rows an example; expected a multiple of {unit}; "
-            f"try batch={-(-stream.batch // unit) * unit}."
+            f"try batch={-(-stream.batch // unit) * unit}"
         )
     each = stream.batch // rows // count
     return index * each, (index + 1) * each
@@ -303,6 +303,6 @@ def _rng(key: int, epoch: int, example: int) -> np.random.Generator:
 
 
 def _hash(*parts: Any) -> int:
-    """Returns a stable 64-bit hash."""
+    """A stable 64-bit hash."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")

@@ -17,12 +17,13 @@ from typing import Any
 from llama_jax.errors import FormatError, UserError
 from llama_jax.text.digest import digest
 from llama_jax.text.files import NAMES
-from llama_jax.text.tokenizer import Vocabulary
+from llama_jax.text.vocabulary import Vocabulary
 
 MANIFEST = "manifest.json"
 BEGUN = f"{MANIFEST}.unfinished"
 LOCK = ".lock"
-DRAFT = ".draft"  # ends what is written in the place of another file
+# Ends the drafts that a killed process leaves: of files.whole_file, and of an earlier version.
+DRAFT = re.compile(r"\.(\d+\.unfinished|draft)$")
 FORMAT = "llama_jax prepared 1"
 SHARD = re.compile(r"tokens-(\d{5,})\.array_record")
 SHOWN = 12  # characters of a digest in a message
@@ -33,12 +34,12 @@ class Shard:
     """One file of prepared data.
 
     Attributes:
-        file: Its name.
-        documents: Records in it.
-        tokens: Ids in them.
-        empty: Rows of the source without two ids, which are left out.
-        bytes: Its size.
-        sha256: Of its bytes, in hex.
+      file: name of the shard's file.
+      documents: records in it.
+      tokens: ids in them.
+      empty: rows of the source without two ids, which are left out.
+      bytes: size of the file.
+      sha256: digest of the file, in hex.
     """
 
     file: str
@@ -54,16 +55,16 @@ class Manifest:
     """What a folder of prepared data says of itself.
 
     Attributes:
-        tokenizer: Digest of what made the ids (`text.digest`).
-        vocab: Every id is below it.
-        dtype: Of the ids, "<u2" or "<u4".
-        source: The source that was read, as JSON.
-        field: The field of its rows that held the text; None for "text" or "sentences".
-        rows: Its rows.
-        files: Fingerprint of the files that it reads; None if it names none, or in older folders.
-        shard_rows: Rows that a shard was made of.
-        version: Of llama_jax.
-        shards: The files, in the order of the source.
+      tokenizer: digest of what made the ids (`text.digest`).
+      vocab: every id is below it.
+      dtype: how an id is stored, "<u2" or "<u4".
+      source: the source that was read, as JSON.
+      field: the field of its rows that held the text; None for "text" or "sentences".
+      rows: how many rows the source has.
+      files: fingerprint of the files that it reads; None if it names none, or in older folders.
+      shard_rows: rows that a shard was made of.
+      version: the llama_jax that wrote it.
+      shards: the files, in the order of the source.
     """
 
     tokenizer: str
@@ -110,18 +111,17 @@ class Manifest:
         """Reads the manifest of a folder.
 
         Raises:
-            UserError: If there is none, or it cannot be read, or is one of something else.
-            FormatError: If it is damaged: torn, changed since it was written, or contradicts
-                itself.
+          UserError: there is none, or it cannot be read, or is one of something else.
+          FormatError: it is damaged: torn, changed since it was written, or contradicts itself.
         """
         path = folder / name
         if not path.is_file():
             raise UserError(
                 f"{str(folder)!r} holds no {MANIFEST}; "
                 + (
-                    "it was not prepared to the end: give the same `llama-jax prepare` again."
+                    "it was not prepared to the end: give the same `llama-jax prepare` again"
                     if begun(folder)
-                    else "expected a folder that `llama-jax prepare SOURCE OUT` made."
+                    else "expected a folder that `llama-jax prepare SOURCE OUT` made"
                 )
             )
         try:
@@ -129,18 +129,18 @@ class Manifest:
             if (kind := value.get("format")) != FORMAT:
                 raise UserError(
                     f"{str(path)!r} is not a manifest of prepared data (its format is {kind!r}, "
-                    f"expected {FORMAT!r}); give another folder, or prepare the data into one."
+                    f"expected {FORMAT!r}); give another folder, or prepare the data into one"
                 )
             return cls._of(value, whole=name == MANIFEST)
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise UserError(
-                f"{str(path)!r} cannot be read ({reason}); copy the folder again."
+                f"{str(path)!r} cannot be read ({reason}); copy the folder again"
             ) from None
         except _Contradiction as error:
             raise FormatError(
                 f"{str(path)!r} is damaged ({error}); give the same `llama-jax prepare` again, "
-                "which makes anew what does not agree, or copy the folder again."
+                "which makes anew what does not agree, or copy the folder again"
             ) from None
 
     @classmethod
@@ -191,19 +191,19 @@ class Manifest:
         """Checks that `tokenizer` is the one that made the ids.
 
         Raises:
-            UserError: If it is another; both digests are named.
+          UserError: it is another; both digests are named.
         """
         mine = digest(tokenizer)
         if mine != self.tokenizer:
             raise UserError(
                 f"{where} was prepared with the tokenizer {self.tokenizer[:SHOWN]} "
                 f"({self.vocab} ids), the run has {mine[:SHOWN]} ({tokenizer.vocab} ids); take "
-                f"--set tokenizer={where.strip(chr(39))}, or prepare the data with the run's."
+                f"--set tokenizer={where.strip(chr(39))}, or prepare the data with the run's"
             )
 
 
 def shard_name(number: int) -> str:
-    """Returns what a shard is called."""
+    """What a shard is called."""
     return f"tokens-{number:05}.array_record"
 
 
@@ -211,14 +211,14 @@ def begun(folder: Path) -> bool:
     """Whether `llama-jax prepare` has worked in a folder, however early it was stopped there."""
     if not folder.is_dir():
         return False
-    names = {path.name.removesuffix(DRAFT) for path in folder.iterdir()}
+    names = {DRAFT.sub("", path.name) for path in folder.iterdir()}
     if BEGUN in names or any(map(SHARD.match, names)):  # also what a draft of a shard begins with
         return True
     return LOCK in names and names <= {LOCK, MANIFEST, *NAMES}
 
 
 def dtype_of(vocab: int) -> str:
-    """Returns the smallest dtype that holds every id."""
+    """The smallest dtype that holds every id."""
     return "<u2" if vocab <= 1 << 16 else "<u4"
 
 
@@ -226,7 +226,7 @@ def check_size(folder: Path, shard: Shard) -> None:
     """Checks that a shard is there and has its size.
 
     Raises:
-        UserError: If not; it is named.
+      UserError: it is not; the shard is named.
     """
     path = folder / shard.file
     size = path.stat().st_size if path.is_file() else None
@@ -236,12 +236,12 @@ def check_size(folder: Path, shard: Shard) -> None:
     have = "" if not size else f" ({size:,} of {shard.bytes:,} bytes)"
     raise UserError(
         f"shard {str(path)!r} {what}{have}; give the same `llama-jax prepare` again, which makes "
-        "damaged shards anew, or copy the folder again."
+        "damaged shards anew, or copy the folder again"
     )
 
 
 def sha256(path: Path) -> str:
-    """Returns the digest of a file, in hex."""
+    """The digest of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -251,7 +251,7 @@ class _Contradiction(Exception):
 
 
 def _number(file: str) -> int:
-    """Returns the number in a shard's name: a plain one, which leads out of no folder."""
+    """The number in a shard's name: a plain one, which leads out of no folder."""
     found = SHARD.fullmatch(file)
     if not found or file != shard_name(number := int(found[1])):
         raise _Contradiction(f"it names {file!r:.60}, which is no shard's name")
@@ -273,7 +273,7 @@ def _object(data: bytes) -> dict[str, Any]:
 
 
 def _fields(kind: type, value: Any) -> dict[str, Any]:
-    """Returns the fields of a dataclass out of JSON, each of the type that the class gives it."""
+    """The fields of a dataclass out of JSON, each of the type that the class gives it."""
     if not isinstance(value, dict):
         raise _Contradiction(f"{value!r:.60} is no {kind.__name__.lower()}")
     fields = {}

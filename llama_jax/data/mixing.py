@@ -24,12 +24,12 @@ PARTS = 1 << 32  # that weights are counted in: in whole numbers no document is 
 
 
 def endless(parts: Sequence[Sequence], seed: int, fraction: float = 1.0) -> list[grain.MapDataset]:
-    """Returns the documents of each source without an end, each epoch in an order of its own.
+    """The documents of each source without an end, each epoch in an order of its own.
 
     Args:
-        parts: The sources.
-        seed: Of the order.
-        fraction: Share of each source's documents to use.
+      parts: the sources.
+      seed: decides the order.
+      fraction: share of each source's documents to use.
     """
     sources = []
     for number, part in enumerate(parts):
@@ -40,7 +40,7 @@ def endless(parts: Sequence[Sequence], seed: int, fraction: float = 1.0) -> list
 
 
 def weighed(parts: Sequence[TokenRows], shares: Sequence[float]) -> list[float]:
-    """Returns how often to read a document of each source, for these shares of what rows hold."""
+    """How often to read a document of each source, for these shares of what rows hold."""
     sizes = [part.manifest.pairs / part.manifest.documents for part in parts]
     return [share / size for share, size in zip(shares, sizes, strict=True)]
 
@@ -48,14 +48,14 @@ def weighed(parts: Sequence[TokenRows], shares: Sequence[float]) -> list[float]:
 def mixed(
     sources: Sequence[grain.MapDataset], weights: Sequence[float], lane: int, of: int, seed: int
 ) -> grain.MapDataset:
-    """Returns the documents of a lane.
+    """The documents of a lane.
 
     Args:
-        sources: Without an end.
-        weights: Documents of each, in proportion.
-        lane: Which one.
-        of: How many there are.
-        seed: Of the places where lanes begin to turn from source to source.
+      sources: without an end.
+      weights: documents of each, in proportion.
+      lane: which one.
+      of: how many there are.
+      seed: decides where lanes begin to turn from source to source.
     """
     mine = [source[lane::of] for source in sources]
     if len(mine) == 1:

@@ -28,7 +28,7 @@ from grain import experimental
 from llama_jax.data.mixing import SEEDS, endless, mixed, weighed
 from llama_jax.data.shards import Mix, Prepared
 from llama_jax.errors import UserError
-from llama_jax.text.tokenizer import Vocabulary
+from llama_jax.text.vocabulary import Vocabulary
 
 BINS = 16  # rows that "fit" fills at a time; 2 to 3 % of padding with documents of web pages
 AHEAD = 4  # batches made in advance
@@ -54,17 +54,17 @@ class Flow:
         """Opens the data.
 
         Args:
-            source: Where documents come from.
-            tokenizer: That of the run.
-            length: T.
-            pack: How rows are filled.
-            lanes: Those of this process.
-            of: How many lanes there are over all processes.
-            seed: Of the order.
-            fraction: Share of the documents to use.
+          source: where documents come from.
+          tokenizer: the run's tokenizer.
+          length: T.
+          pack: how rows are filled.
+          lanes: the lanes of this process.
+          of: how many lanes there are over all processes.
+          seed: decides the order.
+          fraction: share of the documents to use.
 
         Raises:
-            UserError: If the data cannot be opened, or was made with another tokenizer.
+          UserError: the data cannot be opened, or was made with another tokenizer.
         """
         sources = source.sources if isinstance(source, Mix) else (source,)
         self.parts = [part.open() for part in sources]
@@ -83,11 +83,11 @@ class Flow:
         self._state: Any = None
 
     def __next__(self) -> Batch:
-        """Returns this process's rows of the next batch."""
+        """This process's rows of the next batch."""
         return next(self._running())
 
     def state(self) -> dict[str, Any]:
-        """Returns what `restore` needs: of the lanes here, after the last batch given out."""
+        """What `restore` needs: of the lanes here, after the last batch given out."""
         states = self._running().get_state()
         return {"content": self.content, "lanes": {str(k): v for k, v in states.items()}}
 
@@ -95,20 +95,20 @@ class Flow:
         """Goes on where `state`, of all lanes, was taken.
 
         Raises:
-            UserError: If it belongs to other data or to another number of lanes.
+          UserError: it belongs to other data or to another number of lanes.
         """
         if state["content"] != self.content:
             names = " and ".join(part.name for part in self.parts)
             raise UserError(
                 f"the documents in {names} are not those that the run began with "
                 f"({self.content[:12]}, then {str(state['content'])[:12]}); restore them, or begin "
-                "another run."
+                "another run"
             )
         if missing := [lane for lane in self.lanes if str(lane) not in state["lanes"]]:
             raise UserError(
                 f"the data state has {len(state['lanes'])} of {self.of} rows a batch and lacks row "
                 f"{missing[0]}; it was saved by one process of several: restore the checkpoint of "
-                "all of them, or go on with as many processes."
+                "all of them, or go on with as many processes"
             )
         self.close()
         self._state = {lane: _tuples(state["lanes"][str(lane)]) for lane in self.lanes}
@@ -151,7 +151,7 @@ class Flow:
 
 
 def _packed(documents: grain.MapDataset, length: int, pack: str, seed: int) -> grain.IterDataset:
-    """Returns rows of pairs, [T, 2], with their segments and positions."""
+    """Rows of pairs, [T, 2], with their segments and positions."""
     here = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)  # one thread makes all lanes
     pairs = documents.map(_pairs).to_iter_dataset(here)
     if pack == "split":

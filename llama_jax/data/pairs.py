@@ -39,12 +39,12 @@ def next_sentence_pair(
     another document instead, and the sentences it replaced are not used up.
 
     Args:
-        documents: At least two.
-        document: Which document.
-        start: Which sentence of it comes first.
-        length: The most tokens of both segments together.
-        rng: Source of all choices.
-        short: How often the target length is a random shorter one.
+      documents: at least two.
+      document: which document.
+      start: which sentence of it comes first.
+      length: the most tokens of both segments together.
+      rng: source of all choices.
+      short: how often the target length is a random shorter one.
     """
     chunk, target = _chunk(documents[document], start, length, rng, short)
     split = 1 if len(chunk) < 2 else int(rng.integers(1, len(chunk)))
@@ -117,7 +117,7 @@ def truncate(
 def _chunk(
     sentences: Sequence[np.ndarray], start: int, length: int, rng: np.random.Generator, short: float
 ) -> tuple[Sequence[np.ndarray], int]:
-    """Returns the sentences from `start` that reach the target length, and that length."""
+    """The sentences from `start` that reach the target length, and that length."""
     target = int(rng.integers(2, length + 1)) if rng.random() < short else length
     size, end = 0, start
     while end < len(sentences) and size < target:

@@ -22,16 +22,16 @@ class RowGroup(Sequence):
         return self.total
 
     def __getitem__(self, index: Any) -> dict[str, Any]:
-        """Returns a row, a dict."""
+        """A row, a dict."""
         table = _table(self.path, self.number, self.columns, self.path.stat().st_mtime_ns)
         return table.slice(index, 1).to_pylist()[0]
 
 
 def row_groups(path: Path, columns: tuple[str, ...]) -> list[RowGroup]:
-    """Returns the row groups of a file.
+    """The row groups of a file.
 
     Raises:
-        UserError: If it is no Parquet, or has no such column.
+      UserError: it is no Parquet, or has no such column.
     """
     import pyarrow.parquet
 
@@ -41,7 +41,7 @@ def row_groups(path: Path, columns: tuple[str, ...]) -> list[RowGroup]:
             sizes = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
     except (OSError, pyarrow.ArrowException) as error:
         reason = str(error).partition("\n")[0][:200]
-        raise UserError(f"{str(path)!r} is no readable Parquet file ({reason}).") from None
+        raise UserError(f"{str(path)!r} is no readable Parquet file ({reason})") from None
     for column in columns:
         if column not in names:
             raise UserError(
@@ -61,4 +61,4 @@ def _table(path: Path, number: int, columns: tuple[str, ...], changed: int) -> A
             return file.read_row_group(number, columns=list(columns) or None)
     except (OSError, pyarrow.ArrowException) as error:
         reason = str(error).partition("\n")[0][:200]
-        raise UserError(f"{str(path)!r}: row group {number} cannot be read ({reason}).") from None
+        raise UserError(f"{str(path)!r}: row group {number} cannot be read ({reason})") from None

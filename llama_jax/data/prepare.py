@@ -1,9 +1,9 @@
 """Text to prepared data: tokenised once, by several processes, resumed where it was stopped.
 
 The rows of the source are cut into shards of equal count. A worker opens the source, makes one
-shard after the other and holds a few megabytes of text at a time (`jobs.py`); a shard gets its name
-when it is whole, and the list of those that are is on disk after each. So a kill costs the shards
-at hand.
+shard after the other and holds a few megabytes of text at a time (`workers.py`); a shard gets its
+name when it is whole, and the list of those that are is on disk after each. So a kill costs the
+shards at hand.
 """
 
 import dataclasses
@@ -20,6 +20,7 @@ import numpy as np
 from llama_jax.data.folder import locked, reading, write, writing
 from llama_jax.data.manifest import (
     BEGUN,
+    DRAFT,
     MANIFEST,
     SHARD,
     Manifest,
@@ -35,8 +36,9 @@ from llama_jax.data.tfds import Rows, Source
 from llama_jax.data.workers import Job, interruptible, made, read_text
 from llama_jax.errors import FormatError, UserError
 from llama_jax.text.digest import digest
-from llama_jax.text.files import MAIN, open_any
-from llama_jax.text.tokenizer import Tokenizer, Vocabulary
+from llama_jax.text.files import MAIN, open_for_training
+from llama_jax.text.tokenizer import Tokenizer
+from llama_jax.text.vocabulary import Vocabulary
 
 TOKENIZER = MAIN[0]
 LEARN_FROM = 200_000  # texts, spread over the source, that a tokenizer is trained on
@@ -58,18 +60,17 @@ def prepare(
     """Tokenises a source into a folder; goes on if it was begun, mends it if it is damaged.
 
     Args:
-        source: Where texts come from.
-        out: The folder.
-        tokenizer: What turns text into ids.
-        files: Its files by name, as `text.files.files_of` gives them; they are kept in `out`.
-        field: A text or a list of sentences; None for "text", else "sentences".
-        workers: Processes; None for one a core.
-        say: Told how far it is.
+      source: where texts come from.
+      out: the folder.
+      tokenizer: what turns text into ids.
+      files: the tokenizer's files by name, to be kept in `out`; see `text.files.files_of`.
+      field: a text or a list of sentences; None for "text", else "sentences".
+      workers: processes; None for one a core.
+      say: told how far it is.
 
     Raises:
-        UserError: If the folder holds other data, is being prepared elsewhere, or cannot be
-            written, or the source cannot be read, is prepared already, or has changed since the
-            folder was begun.
+      UserError: the folder holds other data, is being prepared elsewhere, or cannot be written, or
+        the source cannot be read, is prepared already, or has changed since the folder was begun.
     """
     out, workers = Path(out), processes(workers)
     rows = _opened(source)
@@ -99,7 +100,7 @@ def prepare(
                 (out / MANIFEST).unlink(missing_ok=True)
         manifest = _make(source, rows, tokenizer, out, manifest, workers, say)
         if not manifest.documents:
-            raise UserError(f"{rows.name} holds no text in any of its {len(rows)} rows.")
+            raise UserError(f"{rows.name} holds no text in any of its {len(rows)} rows")
         write(out / MANIFEST, manifest.to_json().encode())
         with writing(out):
             (out / BEGUN).unlink(missing_ok=True)
@@ -108,23 +109,23 @@ def prepare(
 
 
 def processes(workers: int | None) -> int:
-    """Returns how many processes to use: one a core for None.
+    """How many processes to use: one a core for None.
 
     Raises:
-        UserError: If there are none.
+      UserError: there are none.
     """
     if workers is not None and workers < 1:
-        raise UserError(f"workers={workers}; expected 1 or more; without it there is one a core.")
+        raise UserError(f"workers={workers}; expected 1 or more; without it there is one a core")
     return workers or os.cpu_count() or 1
 
 
 def trained(source: Source, vocab: int, field: str | None, out: Path) -> Tokenizer:
-    """Returns a BPE trained on a source's texts, or the one that was, if `out` was begun with it.
+    """A BPE trained on a source's texts, or the one that was, if `out` was begun with it.
 
     Raises:
-        UserError: If the source holds no text, or `vocab` is too small.
+      UserError: the source holds no text, or `vocab` is too small.
     """
-    if (out / TOKENIZER).is_file() and isinstance(found := open_any(out), Tokenizer):
+    if (out / TOKENIZER).is_file() and isinstance(found := open_for_training(out), Tokenizer):
         if found.vocab == vocab:
             return found
     rows = _opened(source)
@@ -137,7 +138,7 @@ def _opened(source: Source) -> Rows:
         first = source.sources[0] if isinstance(source, Mix) else source
         raise UserError(
             f"{first.path!r} is prepared already: it holds tokens and no text; train on it with "
-            f"--set data.text.source={first.path}, or give the texts that it was made of."
+            f"--set data.text.source={first.path}, or give the texts that it was made of"
         )
     with reading(repr(getattr(source, "path", source))):
         return source.open()
@@ -173,13 +174,13 @@ def _make(
 
 
 def _begun(out: Path, wanted: Manifest, source: str, say: Say) -> Manifest:
-    """Returns what is done already, damaged shards left out.
+    """What is done already, damaged shards left out.
 
     Of what is there only the good shards are taken over and how they were cut; the rest is as it
     would be written now.
 
     Raises:
-        UserError: If the folder holds something else.
+      UserError: the folder holds something else.
     """
     there = [name for name in (BEGUN, MANIFEST) if (out / name).is_file()]
     if not there:
@@ -190,7 +191,7 @@ def _begun(out: Path, wanted: Manifest, source: str, say: Say) -> Manifest:
         if not begun(out):
             raise UserError(
                 f"{str(out)!r} holds a {MANIFEST} of something else, or a damaged one without its "
-                "shards; remove it, or give another folder."
+                "shards; remove it, or give another folder"
             ) from None
         say(str(error).partition(";")[0] + "; all shards are made anew")
         return wanted
@@ -199,12 +200,12 @@ def _begun(out: Path, wanted: Manifest, source: str, say: Say) -> Manifest:
         if old != new:
             raise UserError(
                 f"{str(out)!r} was prepared with {name} {old}, not {new}; give the same to go on, "
-                "or another folder."
+                "or another folder"
             )
     if None not in (found.files, wanted.files) and found.files != wanted.files:
         raise UserError(
             f"{source} has changed since {str(out)!r} was prepared from it: as many rows, other "
-            "bytes; restore it to go on, or give another folder."
+            "bytes; restore it to go on, or give another folder"
         )
     good = []
     for shard in found.shards:
@@ -230,7 +231,8 @@ def _clear(out: Path, manifest: Manifest) -> None:
     good = {shard.file for shard in manifest.shards}
     with writing(out):
         for path in out.iterdir():
-            if SHARD.match(path.name) and path.name not in good:
+            stray = SHARD.match(path.name) and path.name not in good
+            if stray or DRAFT.search(path.name):
                 path.unlink(missing_ok=True)
 
 

@@ -7,11 +7,12 @@ import numpy as np
 
 from llama_jax.data import fields as r
 from llama_jax.data.checks import at_least
-from llama_jax.data.documents import Documents, flat
+from llama_jax.data.documents import Documents, joined_ids
 from llama_jax.data.sources import Rows, get
 from llama_jax.data.spans import corrupt_spans, span_count, span_lengths
 from llama_jax.errors import UserError
-from llama_jax.text.tokenizer import Vocabulary, own
+from llama_jax.text.tokenizer import trained_here
+from llama_jax.text.vocabulary import Vocabulary
 
 SHORTEST = 4  # <cls>, a token, the sentinel of what is hidden, <sep>
 
@@ -25,10 +26,10 @@ class Denoise:
     the two as T5 counts its one end token.
 
     Attributes:
-        length: T of the encoder.
-        rate: Share of tokens that are hidden.
-        mean_span: Mean length of a hole, in tokens.
-        field: A list of sentences or a text; None for "sentences", else "text".
+      length: T of the encoder.
+      rate: share of tokens that are hidden.
+      mean_span: mean length of a hole, in tokens.
+      field: a list of sentences or a text; None for "sentences", else "text".
     """
 
     length: int = 64
@@ -41,22 +42,22 @@ class Denoise:
         at_least(SHORTEST, self, "length")
         at_least(1, self, "mean_span")
         if not 0 < self.rate < 1:
-            raise UserError(f"rate={self.rate}; expected a share between 0 and 1; try 0.15.")
+            raise UserError(f"rate={self.rate}; expected a share between 0 and 1; try 0.15")
 
     def lengths(self) -> tuple[int, int]:
-        """Returns the raw tokens of a block and T of the decoder."""
+        """The raw tokens of a block and T of the decoder."""
         return span_lengths(self.length - 1, self.rate, self.mean_span)
 
     def fields(self, batch: int, tokenizer: Vocabulary) -> r.Fields:
         """Text and decoder fields."""
-        tokenizer = own(tokenizer, "the task Denoise")
+        tokenizer = trained_here(tokenizer, "the task Denoise")
         raw, answer = self.lengths()
         need = span_count(raw, self.rate, self.mean_span)
         if need > len(tokenizer.sentinels):
             raise UserError(
                 f"Denoise(length={self.length}) needs {need} sentinels and the tokenizer has "
                 f"{len(tokenizer.sentinels)}; try a shorter length or training it with "
-                f"sentinels={need}."
+                f"sentinels={need}"
             )
         return {
             **r.text_fields(batch, self.length),
@@ -68,12 +69,12 @@ class Denoise:
         self, rows: Rows, tokenizer: Vocabulary, keep: np.ndarray, once: bool = False
     ) -> r.Examples:
         """Cuts every document into blocks."""
-        tokenizer = own(tokenizer, "the task Denoise")
+        tokenizer = trained_here(tokenizer, "the task Denoise")
         del once
         self.fields(1, tokenizer)  # enough sentinels?
         raw, answer = self.lengths()
         documents = Documents.of(rows, self.field, tokenizer)
-        texts = [np.array(flat(documents[int(i)])) for i in keep]
+        texts = [np.array(joined_ids(documents[int(i)])) for i in keep]
         blocks = [text[at : at + raw] for text in texts for at in range(0, len(text), raw)]
 
         def make(slots: Sequence[int], rngs: Sequence[np.random.Generator]) -> r.Batch:
@@ -96,11 +97,11 @@ class Seq2Seq:
     """One field to another: translation, summaries, questions, dialogue turns.
 
     Attributes:
-        source: Field that the encoder reads ("translation.en" goes into a dict).
-        target: Field that the decoder writes.
-        length: T of the encoder.
-        answer_length: T of the decoder.
-        prefix: Text put before the source, such as "translate to German:".
+      source: field that the encoder reads ("translation.en" goes into a dict).
+      target: field that the decoder writes.
+      length: T of the encoder.
+      answer_length: T of the decoder.
+      prefix: text put before the source, such as "translate to German:".
     """
 
     source: str = "source"
@@ -126,7 +127,7 @@ class Seq2Seq:
         self, rows: Rows, tokenizer: Vocabulary, keep: np.ndarray, once: bool = False
     ) -> r.Examples:
         """One example a row, read when it is needed."""
-        tokenizer = own(tokenizer, "the task Seq2Seq")
+        tokenizer = trained_here(tokenizer, "the task Seq2Seq")
         del once
         prefix = tokenizer.encode(self.prefix) if self.prefix else []
 

@@ -19,7 +19,7 @@ from llama_jax.data.manifest import Manifest, check_size
 from llama_jax.data.text_files import existing, joined
 from llama_jax.data.tfds import Rows
 from llama_jax.errors import UserError
-from llama_jax.text.tokenizer import Vocabulary
+from llama_jax.text.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Prepared:
     """A folder that `llama-jax prepare` made: documents as token ids.
 
     Attributes:
-        path: The folder.
+      path: the folder.
     """
 
     path: str
@@ -36,7 +36,7 @@ class Prepared:
         """Checks that every shard is there and as long as it should be.
 
         Raises:
-            UserError: If one is missing, empty or torn; it is named.
+          UserError: one is missing, empty or torn; it is named.
         """
         folder = existing(self.path, folder=True)
         manifest = Manifest.read(folder)
@@ -57,7 +57,7 @@ class TokenRows(Tokenised):
     """Documents as `{"tokens": int32 [n]}`.
 
     Attributes:
-        manifest: Of the folder.
+      manifest: what the folder says that it holds.
     """
 
     def __init__(self, path: str, folder: Path, manifest: Manifest):
@@ -87,7 +87,7 @@ class TokenRows(Tokenised):
         shard = self._shards[int(np.searchsorted(ends, index, side="right"))]
         return UserError(
             f"shard {str(self._folder / shard.file)!r} is damaged ({why}); give the same "
-            "`llama-jax prepare` again, which makes damaged shards anew."
+            "`llama-jax prepare` again, which makes damaged shards anew"
         )
 
     def check(self, tokenizer: Vocabulary) -> None:
@@ -100,8 +100,8 @@ class Mix:
     """Several prepared folders, read by weight; for packed streams.
 
     Attributes:
-        sources: The folders.
-        weights: Share of the tokens that each gives; they need not sum to 1.
+      sources: the folders.
+      weights: share of the tokens that each gives; they need not sum to 1.
     """
 
     sources: tuple[Prepared, ...]
@@ -112,10 +112,10 @@ class Mix:
         if len(self.sources) != len(self.weights) or not self.sources:
             raise UserError(
                 f"a mix of {len(self.sources)} sources has {len(self.weights)} weights; expected "
-                "one for each."
+                "one for each"
             )
         if not all(0 < weight < math.inf for weight in self.weights):
-            raise UserError(f"weights={self.weights}; expected numbers above 0.")
+            raise UserError(f"weights={self.weights}; expected numbers above 0")
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -126,7 +126,7 @@ class Mix:
         """Opens all documents once, one source after the other, for evaluation.
 
         Raises:
-            UserError: As `Prepared.open`.
+          UserError: as `Prepared.open`.
         """
         return _MixedRows([source.open() for source in self.sources])
 

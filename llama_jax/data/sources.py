@@ -50,9 +50,9 @@ class JsonLines:
     """Files with one JSON object a line; a text under `image` is a path beside the file.
 
     Attributes:
-        path: A file, or a pattern such as "c4/*.jsonl.gz"; .gz, .zst and .bz2 are opened too, and
-            then held in memory one by one.
-        image: The field that may name a picture.
+      path: a file, or a pattern such as "c4/*.jsonl.gz"; .gz, .zst and .bz2 are opened too, and
+        then held in memory one by one.
+      image: the field that may name a picture.
     """
 
     path: str
@@ -62,7 +62,7 @@ class JsonLines:
         """Finds the lines.
 
         Raises:
-            UserError: If there is no such file; reading a row, if that line is no JSON object.
+          UserError: there is no such file; reading a row, if that line is no JSON object.
         """
         files = found(self.path)
         count, locate = joined([Pieces(file, lines) for file in files])
@@ -76,7 +76,7 @@ class JsonLines:
             if not isinstance(row, dict):
                 raise UserError(
                     f"{str(part.path)!r} line {part.line(at)} is not a JSON object; "
-                    'expected something like {"text": "..."} on each line.'
+                    'expected something like {"text": "..."} on each line'
                 )
             if isinstance(row.get(self.image), str):
                 row[self.image] = part.path.parent / row[self.image]
@@ -90,8 +90,8 @@ class Parquet:
     """Parquet files, as the Hugging Face hub keeps data sets in.
 
     Attributes:
-        path: A file, or a pattern such as "fineweb/*.parquet".
-        columns: Those to read; all if empty.
+      path: a file, or a pattern such as "fineweb/*.parquet".
+      columns: names of the columns to read; all if empty.
     """
 
     path: str
@@ -101,7 +101,7 @@ class Parquet:
         """Reads where row groups are.
 
         Raises:
-            UserError: If there is no such file or column, or it is no Parquet.
+          UserError: there is no such file or column, or it is no Parquet.
         """
         files = found(self.path)
         count, locate = joined([g for file in files for g in row_groups(file, self.columns)])
@@ -123,7 +123,7 @@ class PlainText:
         """Finds the documents.
 
         Raises:
-            UserError: If there is no such file, or it is not UTF-8, or holds no text.
+          UserError: there is no such file, or it is not UTF-8, or holds no text.
         """
         files = found(self.path, "*.txt")
         for file in files:
@@ -153,7 +153,7 @@ class ImageFolder:
         """Lists the pictures.
 
         Raises:
-            UserError: If there is none, or captions.jsonl names a file that is not there.
+          UserError: there is none, or captions.jsonl names a file that is not there.
         """
         root = existing(self.path, folder=True)
         files = sorted(p for p in root.rglob("*") if p.suffix.lower() in PICTURES)
@@ -161,7 +161,7 @@ class ImageFolder:
         if not files:
             raise UserError(
                 f"folder {self.path!r} holds no picture; expected files ending in "
-                f"{', '.join(PICTURES)}, in one subfolder a class."
+                f"{', '.join(PICTURES)}, in one subfolder a class"
             )
         classes = sorted({name.split("/")[0] for name in names if "/" in name})
         known, extra = set(names), {}
@@ -189,10 +189,10 @@ class ImageFolder:
 
 
 def get(row: dict[str, Any], field: str, where: str = "the source") -> Any:
-    """Returns a field of an example; dots go into nested dicts ("translation.en").
+    """A field of an example; dots go into nested dicts ("translation.en").
 
     Raises:
-        UserError: If it is not there, with the nearest name.
+      UserError: it is not there, with the nearest name.
     """
     value: Any = row
     for key in field.split("."):
@@ -207,47 +207,47 @@ def get(row: dict[str, Any], field: str, where: str = "the source") -> Any:
 
 
 def sentences(row: dict[str, Any], field: str | None = None, where: str = "the source") -> list:
-    """Returns an example as a list of sentences: `field`, else "sentences", else "text".
+    """An example as a list of sentences: `field`, else "sentences", else "text".
 
     Raises:
-        UserError: If there is no such field, or it holds no text.
+      UserError: there is no such field, or it holds no text.
     """
     value = _read(row, field, where, ("sentences", "text"))
     return split_sentences(value) if isinstance(value, str) else value
 
 
 def text_of(row: dict[str, Any], field: str | None = None, where: str = "the source") -> str:
-    """Returns an example as one text: `field`, else "text", else "sentences" joined by blanks.
+    """An example as one text: `field`, else "text", else "sentences" joined by blanks.
 
     Raises:
-        UserError: If there is no such field, or it holds no text; an empty one is returned.
+      UserError: there is no such field, or it holds no text; an empty one is returned.
     """
     value = _read(row, field, where, ("text", "sentences"))
     return value if isinstance(value, str) else " ".join(value)
 
 
 def written(row: dict[str, Any], field: str | None = None, where: str = "the source") -> str:
-    """Returns an example as one text, as `text_of`, that is not empty.
+    """An example as one text, as `text_of`, that is not empty.
 
     Raises:
-        UserError: If there is no such field, or nothing in it.
+      UserError: there is no such field, or nothing in it.
     """
     text = text_of(row, field, where)
     if not text.strip():
-        raise UserError(f"{where} is empty; expected some text.")
+        raise UserError(f"{where} is empty; expected some text")
     return text
 
 
 def _read(
     row: dict[str, Any], field: str | None, where: str, names: tuple[str, str]
 ) -> str | list[str]:
-    """Returns what is in `field`, else in the first of `names` that is there."""
+    """What is in `field`, else in the first of `names` that is there."""
     name = field or next((name for name in names if name in row), None)
     if name is None:
         raise UserError(
             f"{where} has no field 'text' and no 'sentences'; it has "
             f"{', '.join(map(str, row)) or 'none'}; "
-            "say which to read: --field of `llama-jax prepare`, `field` of a task."
+            "say which to read: --field of `llama-jax prepare`, `field` of a task"
         )
     value = get(row, name, where)
     if value is None:  # where a table has a gap
@@ -263,7 +263,7 @@ def _read(
 
 
 def named(text: str) -> Source:
-    """Returns the source that a path, a pattern or a name stands for.
+    """The source that a path, a pattern or a name stands for.
 
     A folder that `llama-jax prepare` made or began is `Prepared`; files that end in .jsonl are
     `JsonLines`, in .parquet `Parquet`, a folder with pictures is an `ImageFolder`, any other file
@@ -273,7 +273,7 @@ def named(text: str) -> Source:
     paths.
 
     Raises:
-        UserError: If a part of a mix is no folder with a weight.
+      UserError: a part of a mix is no folder with a weight.
     """
     if text in OURS:
         return Tfds(text)
@@ -306,7 +306,7 @@ def _mix(text: str) -> Mix:
         if not folder or not 0 < weights[-1] < math.inf:
             raise UserError(
                 f"{part.strip()!r} in {text!r} is no folder with its weight, and nothing is there "
-                "under this name; expected numbers above 0, e.g. prepared/a=3,prepared/b=0.5."
+                "under this name; expected numbers above 0, e.g. prepared/a=3,prepared/b=0.5"
             )
         folders.append(Prepared(folder))
     return Mix(tuple(folders), tuple(weights))
@@ -316,7 +316,7 @@ def texts(source: Source) -> Iterator[str]:
     """Yields every text in a source, for training a tokenizer (names and labels included).
 
     Raises:
-        UserError: If it holds token ids instead.
+      UserError: it holds token ids instead.
     """
     if isinstance(source, Prepared | Mix):
         first = source.sources[0] if isinstance(source, Mix) else source

@@ -11,7 +11,7 @@ from llama_jax.errors import UserError
 
 
 def span_lengths(inputs: int, rate: float = 0.15, mean_span: float = 3.0) -> tuple[int, int]:
-    """Returns how many raw tokens fill exactly `inputs` corrupted ones, and the targets' length.
+    """How many raw tokens fill exactly `inputs` corrupted ones, and the targets' length.
 
     Both lengths count the sentinels and one end token: 512 inputs take 568 tokens and give 114
     targets (t5 `random_spans_helper`).
@@ -31,7 +31,7 @@ def span_lengths(inputs: int, rate: float = 0.15, mean_span: float = 3.0) -> tup
 
 
 def span_count(tokens: int, rate: float = 0.15, mean_span: float = 3.0) -> int:
-    """Returns how many spans, and so sentinels, `tokens` raw tokens get."""
+    """How many spans, and so sentinels, `tokens` raw tokens get."""
     return _noise(tokens, rate, mean_span)[1]
 
 
@@ -54,7 +54,7 @@ def corrupt_spans(
     if spans > len(sentinels):
         raise UserError(
             f"{length} tokens need {spans} sentinels and the tokenizer has {len(sentinels)}; "
-            f"try a shorter row, a longer mean_span, or training it with sentinels={spans}."
+            f"try a shorter row, a longer mean_span, or training it with sentinels={spans}"
         )
     kept_lengths = _segments(length - noise, spans, rng)
     noise_lengths = _segments(noise, spans, rng)
@@ -67,7 +67,7 @@ def corrupt_spans(
 
 
 def _noise(length: int, rate: float, mean_span: float) -> tuple[int, int]:
-    """Returns the number of hidden tokens and of spans (half to even, as in t5).
+    """The number of hidden tokens and of spans (half to even, as in t5).
 
     There are at most as many spans as kept tokens, so that one stands between any two.
     """

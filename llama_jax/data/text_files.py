@@ -25,19 +25,19 @@ PIECE, PIECES = 1 << 16, 256  # bytes; of each file that a fingerprint takes
 
 
 def suffix(path: Path) -> str:
-    """Returns what a file is by its name, whether compressed or not: ".jsonl" of "a.jsonl.gz"."""
+    """What a file is by its name, whether compressed or not: ".jsonl" of "a.jsonl.gz"."""
     return Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
 
 
 def found(path: str, inside: str | None = None) -> list[Path]:
-    """Returns the files that a path stands for, sorted.
+    """The files that a path stands for, sorted.
 
     Args:
-        path: A file, a pattern with *, ** or ?, or a folder.
-        inside: Which files of a folder, as a pattern; None refuses folders.
+      path: a file, a pattern with *, ** or ?, or a folder.
+      inside: which files of a folder, as a pattern; None refuses folders.
 
     Raises:
-        UserError: If there is none.
+      UserError: there is none.
     """
     here = Path(path).expanduser()
     if WILD.search(path) and not here.exists():
@@ -51,10 +51,10 @@ def found(path: str, inside: str | None = None) -> list[Path]:
 
 
 def existing(path: str, folder: bool = False) -> Path:
-    """Returns the file, or folder if one is allowed, at a path.
+    """The file, or folder if one is allowed, at a path.
 
     Raises:
-        UserError: If there is none, with the nearest name.
+      UserError: there is none, with the nearest name.
     """
     here = Path(path).expanduser()
     if not here.exists() or (here.is_dir() and not folder):
@@ -65,7 +65,7 @@ def existing(path: str, folder: bool = False) -> Path:
 
 
 def fingerprint(files: Sequence[Path]) -> str:
-    """Returns a digest of files, in hex, by which a change of one is noticed in little time.
+    """A digest of files, in hex, by which a change of one is noticed in little time.
 
     It takes the sizes, all of what is in files up to 16 MiB, and of a larger one pieces spread from
     its begin to its end. Names and times, which copying changes, are left out.
@@ -85,10 +85,10 @@ def fingerprint(files: Sequence[Path]) -> str:
 
 
 def opened(path: Path) -> Any:
-    """Returns the bytes of a file as something to slice: mapped, or decompressed.
+    """The bytes of a file as something to slice: mapped, or decompressed.
 
     Raises:
-        UserError: If it is compressed and damaged.
+      UserError: it is compressed and damaged.
     """
     if path.suffix in COMPRESSED:
         return _decompressed(path, path.stat().st_mtime_ns)
@@ -128,18 +128,18 @@ class Pieces(Sequence):
         return len(self.at)
 
     def __getitem__(self, index: Any) -> bytes:
-        """Returns one."""
+        """One."""
         begin, end = self.at[index].tolist()
         return bytes((opened(self.path) if self.data is None else self.data)[begin:end])
 
     def line(self, index: int) -> int:
-        """Returns the number of the line where a piece begins, from 1."""
+        """The number of the line where a piece begins, from 1."""
         data = opened(self.path) if self.data is None else self.data
         return bytes(data[: int(self.at[index][0])]).count(b"\n") + 1
 
 
 def lines(data: Any) -> np.ndarray:
-    """Returns begin and end of every line that is not blank, [n, 2]."""
+    """Begin and end of every line that is not blank, [n, 2]."""
     ends = [np.zeros(0, np.int64)]
     for at in range(0, len(data), CHUNK):
         part = np.frombuffer(data[at : at + CHUNK], np.uint8)
@@ -153,7 +153,7 @@ def lines(data: Any) -> np.ndarray:
 
 
 def paragraphs(data: Any) -> np.ndarray:
-    """Returns begin and end of every run of text between blank lines, [n, 2]."""
+    """Begin and end of every run of text between blank lines, [n, 2]."""
     bounds, begin = [], 0
     for gap in (*re.finditer(rb"\n\s*\n", data), None):
         end = len(data) if gap is None else gap.start()
@@ -167,7 +167,7 @@ def check_utf8(path: Path) -> None:
     """Checks that a file is text.
 
     Raises:
-        UserError: If it is not UTF-8, with the byte where that shows.
+      UserError: it is not UTF-8, with the byte where that shows.
     """
     data, decoder, at = opened(path), codecs.getincrementaldecoder("utf-8")(), 0
     for at in range(0, len(data), CHUNK):
@@ -177,12 +177,12 @@ def check_utf8(path: Path) -> None:
         except UnicodeDecodeError as error:
             raise UserError(
                 f"{str(path)!r} is not UTF-8 text (byte {at - held + error.start}); expected plain "
-                "text; try converting it with iconv."
+                "text; try converting it with iconv"
             ) from None
 
 
 def joined(parts: Sequence[Sequence]) -> tuple[int, Callable[[int], tuple[Any, int]]]:
-    """Returns how many items are in all parts, and index -> (part, index within it)."""
+    """How many items are in all parts, and index -> (part, index within it)."""
     ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
 
     def locate(index: int) -> tuple[Any, int]:

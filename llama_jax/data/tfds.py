@@ -23,7 +23,7 @@ class Source(Protocol):
     """Any frozen dataclass with `open()`."""
 
     def open(self) -> "Rows":
-        """Returns the examples."""
+        """The examples."""
         ...
 
 
@@ -31,9 +31,9 @@ class Rows(Sequence):
     """A random-access sequence of examples.
 
     Attributes:
-        name: What to call it in a message.
-        files: Those that it reads, as far as they are ours to watch; see `lines.fingerprint`.
-        memo: What was worked out from it (decoded images, tokens), by whoever worked it out.
+      name: what to call it in a message.
+      files: the files that are read and may change; see `text_files.fingerprint`.
+      memo: what was worked out from it (decoded images, tokens), by whoever worked it out.
     """
 
     def __init__(
@@ -47,14 +47,14 @@ class Rows(Sequence):
         self.name, self.total, self.read, self.files = name, count, read, files
         self.memo: dict[Any, Any] = {}
         if count == 0:
-            raise UserError(f"{name} holds no example; expected at least one.")
+            raise UserError(f"{name} holds no example; expected at least one")
 
     def __len__(self) -> int:
         """The number of examples."""
         return self.total
 
     def __getitem__(self, index: Any) -> Any:
-        """Returns example `index`, a dict."""
+        """Example `index`, a dict."""
         if not -self.total <= index < self.total:
             raise IndexError(index)
         return self.read(int(index) % self.total)
@@ -65,11 +65,11 @@ class Tfds:
     """A TFDS data set: "easy_vqa" and "kjv" are ours, any other name is looked up in TFDS.
 
     Attributes:
-        name: As TFDS writes it: "glue/sst2", "wmt14_translate/de-en", ...
-        split: "train", "test[:10%]", ...
-        version: Refuse another version; None takes the newest.
-        data_dir: Where prepared files live; None for $LLAMA_JAX_DATA or the default.
-        limit: Keep the first examples of each split only; of our data sets, for quick trials.
+      name: as TFDS writes it: "glue/sst2", "wmt14_translate/de-en", ...
+      split: "train", "test[:10%]", ...
+      version: refuse another version; None takes the newest.
+      data_dir: where prepared files live; None for $LLAMA_JAX_DATA or the default.
+      limit: keep the first examples of each split only; of our data sets, for quick trials.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Tfds:
         """Prepares the data set if that was not done before, and opens it.
 
         Raises:
-            UserError: If the name, split or version is unknown, or it cannot be prepared.
+          UserError: the name, split or version is unknown, or it cannot be prepared.
         """
         return _open_tfds(self, os.environ.get("LLAMA_JAX_DATA"))
 
@@ -94,7 +94,7 @@ def _open_tfds(source: Tfds, env: str | None) -> Rows:
 
     version = str(builder.version)
     if source.version not in (None, version):
-        raise UserError(f"{source.name} {source.version} was asked for; {version} is there.")
+        raise UserError(f"{source.name} {source.version} was asked for; {version} is there")
     skip = {
         name: tfds.decode.SkipDecoding()  # bytes, which `images.decode` opens within its limits
         for name, feature in builder.info.features.items()
@@ -149,7 +149,7 @@ def _theirs(source: Tfds, env: str | None) -> Any:
         raise UserError(
             f"TFDS data set {name!r} could not be prepared ({type(error).__name__}: "
             f"{_first_line(error)}); try preparing it on a machine with a network and copy its "
-            "folder into LLAMA_JAX_DATA, or data of your own: --set data.text.source=my.txt."
+            "folder into LLAMA_JAX_DATA, or data of your own: --set data.text.source=my.txt"
         ) from None
     return builder
 

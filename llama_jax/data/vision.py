@@ -2,16 +2,19 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from llama_jax.data import fields as r
 from llama_jax.data.checks import at_least, share
 from llama_jax.data.corrupt import Masking
-from llama_jax.data.pictures import Pictures, light, picture_fields, stream_name
+from llama_jax.data.images import Pictures, decode, light, picture_fields, stream_name
 from llama_jax.data.sources import Rows, get
 from llama_jax.errors import UserError
-from llama_jax.text.tokenizer import Vocabulary, own
+from llama_jax.messages import cut
+from llama_jax.text.tokenizer import Tokenizer, trained_here
+from llama_jax.text.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,14 +28,14 @@ class Captions:
     comes as decoder fields too, for captioning beside alignment (CoCa, arXiv:2205.01917).
 
     Attributes:
-        length: T.
-        mlm: How tokens are hidden; None leaves them.
-        size: Y = X.
-        image: Field of the picture, or of the video if `frames` is not 0.
-        caption: Field of the caption, or of several (one is drawn; the first in evaluation).
-        frames: Frames to take of a video; 0 for a picture.
-        answer_length: T of the decoder; 0 gives it nothing to write.
-        most: Captions that a picture has at most.
+      length: T.
+      mlm: how tokens are hidden; None leaves them.
+      size: Y = X.
+      image: field of the picture, or of the video if `frames` is not 0.
+      caption: field of the caption, or of several (one is drawn; the first in evaluation).
+      frames: frames to take of a video; 0 for a picture.
+      answer_length: T of the decoder; 0 gives it nothing to write.
+      most: captions that a picture has at most.
     """
 
     length: int = 24
@@ -65,7 +68,7 @@ class Captions:
         self, rows: Rows, tokenizer: Vocabulary, keep: np.ndarray, once: bool = False
     ) -> r.Examples:
         """One example a row."""
-        tokenizer = own(tokenizer, "the task Captions")
+        tokenizer = trained_here(tokenizer, "the task Captions")
         pictures = Pictures.of(rows, self.image, self.size, self.frames)
         framed = r.Memory(
             lambda text: r.framed_words(r.worded(text, tokenizer), tokenizer, self.length)
@@ -99,14 +102,14 @@ class Describe:
     `classes` are the hashes of all captions of the picture: any of them is a right answer.
 
     Attributes:
-        length: T of the prompt, `<cls> prompt <sep>`.
-        answer_length: T of the decoder.
-        prompt: The text; empty by default.
-        size: Y = X.
-        image: Field of the picture, or of the video if `frames` is not 0.
-        caption: Field of the caption, or of several.
-        frames: Frames to take of a video; 0 for a picture.
-        most: Captions that a picture has at most.
+      length: T of the prompt, `<cls> prompt <sep>`.
+      answer_length: T of the decoder.
+      prompt: the text; empty by default.
+      size: Y = X.
+      image: field of the picture, or of the video if `frames` is not 0.
+      caption: field of the caption, or of several.
+      frames: frames to take of a video; 0 for a picture.
+      most: captions that a picture has at most.
     """
 
     length: int = 4
@@ -138,14 +141,14 @@ class Describe:
         self, rows: Rows, tokenizer: Vocabulary, keep: np.ndarray, once: bool = False
     ) -> r.Examples:
         """One example a row."""
-        tokenizer = own(tokenizer, "the task Describe")
+        tokenizer = trained_here(tokenizer, "the task Describe")
         pictures = Pictures.of(rows, self.image, self.size, self.frames)
         encode = r.Memory(tokenizer.encode)
         prompt = tokenizer.encode(self.prompt) if self.prompt else []
         if len(prompt) > self.length - 2:
             raise UserError(
                 f"prompt={self.prompt!r} has {len(prompt)} tokens and length={self.length} leaves "
-                f"room for {self.length - 2}; try length={len(prompt) + 2}."
+                f"room for {self.length - 2}; try length={len(prompt) + 2}"
             )
         prompt = r.framed(prompt, tokenizer, self.length)
 
@@ -173,16 +176,16 @@ class Questions:
     and slots that a picture leaves over have `row_valid` False and weights of zero.
 
     Attributes:
-        length: T of a question.
-        answer_length: T of an answer.
-        per_image: Questions that share a picture.
-        absent: Share of pictures that are marked as missing in training, so that the model also
-            learns to answer without one; never in evaluation.
-        size: Y = X.
-        image: Field of the picture, or of the video if `frames` is not 0.
-        questions: Field of the questions (a list, or one text).
-        answers: Field of their answers.
-        frames: Frames to take of a video; 0 for a picture.
+      length: T of a question.
+      answer_length: T of an answer.
+      per_image: questions that share a picture.
+      absent: share of pictures that are marked as missing in training, so that the model also
+        learns to answer without one; never in evaluation.
+      size: Y = X.
+      image: field of the picture, or of the video if `frames` is not 0.
+      questions: field of the questions (a list, or one text).
+      answers: field of their answers.
+      frames: frames to take of a video; 0 for a picture.
     """
 
     length: int = 24
@@ -207,7 +210,7 @@ class Questions:
         if batch % self.per_image:
             raise UserError(
                 f"batch={batch} is not a multiple of per_image={self.per_image}; "
-                f"try batch={-(-batch // self.per_image) * self.per_image}."
+                f"try batch={-(-batch // self.per_image) * self.per_image}"
             )
         return {
             **r.text_fields(batch, self.length),
@@ -221,13 +224,13 @@ class Questions:
         self, rows: Rows, tokenizer: Vocabulary, keep: np.ndarray, once: bool = False
     ) -> r.Examples:
         """One example a picture; in evaluation one for each `per_image` of its questions."""
-        tokenizer = own(tokenizer, "the task Questions")
+        tokenizer = trained_here(tokenizer, "the task Questions")
         texts = [light(rows, i) for i in range(len(rows))]
         asked = [_listed(get(row, self.questions, rows.name)) for row in texts]
         told = [_listed(get(row, self.answers, rows.name)) for row in texts]
         for i, (q, a) in enumerate(zip(asked, told, strict=True)):
             if len(q) != len(a):
-                raise UserError(f"{rows.name} row {i} has {len(q)} questions, {len(a)} answers.")
+                raise UserError(f"{rows.name} row {i} has {len(q)} questions, {len(a)} answers")
         counts = np.array([len(q) for q in asked])
         first = np.cumsum(counts) - counts  # number of a picture's first question: its `id`
         pictures = Pictures.of(rows, self.image, self.size, self.frames)
@@ -268,19 +271,49 @@ class Questions:
         ids = np.arange(len(picture_E)) if once else picture_E
         return r.Examples(ids, make, rows=each)
 
+    def asked(
+        self, questions: Sequence[str], images: Sequence[Any], tokenizer: Tokenizer
+    ) -> r.Batch:
+        """Questions about pictures as the model reads them: no answers, one picture each.
+
+        Args:
+          questions: texts without blanks around them.
+          images: pictures, each as `images.decode` takes them.
+          tokenizer: the tokenizer of the run.
+
+        Raises:
+          UserError: a question is too long, a picture cannot be read, or videos were trained on.
+        """
+        if self.frames:
+            raise UserError(
+                f"this model answers about videos of {self.frames} frames; a picture came; try a "
+                "run that was trained on pictures"
+            )
+        texts = [tokenizer.encode(question) for question in questions]
+        most = self.length - 2  # <cls> and <sep>
+        for question, text in zip(questions, texts, strict=True):
+            if len(text) > most:
+                raise UserError(
+                    f"the question {cut(question, 40)!r} has {len(text)} tokens; the model was "
+                    f"trained with up to {most}; try a shorter one"
+                )
+        framed = [r.framed(text, tokenizer, self.length) for text in texts]
+        pixels = np.stack([decode(image, self.size) for image in images])
+        return r.text_batch(framed, self.length) | {"image": pixels}
+
     def _valid_field(self, pictures: int) -> r.Fields:
         """`image_valid` or `video_valid`, if pictures may be missing."""
         return {f"{stream_name(self.frames)}_valid": ((pictures,), "bool")} if self.absent else {}
 
 
 def _captions(rows: Rows, field: str, index_B: np.ndarray, most: int) -> list[list[str]]:
-    """Returns all captions of each row."""
+    """All captions of each row."""
     every = [_listed(get(light(rows, i), field, rows.name)) for i in index_B.tolist()]
     for i, captions in zip(index_B.tolist(), every, strict=True):
         if not 0 < len(captions) <= most:
             raise UserError(
                 f"{rows.name} row {i} has {len(captions)} captions in {field!r}, 1 to most={most} "
-                f"were expected; try most={len(captions)}, or drop a row without any."
+                f"were expected; try most={len(captions)}, or drop a row without any"
             )
     return every
 
@@ -288,7 +321,7 @@ def _captions(rows: Rows, field: str, index_B: np.ndarray, most: int) -> list[li
 def _drawn(
     every: Sequence[list[str]], rngs: Sequence[np.random.Generator], once: bool
 ) -> list[str]:
-    """Returns one caption a row, or the first in evaluation."""
+    """One caption a row, or the first in evaluation."""
     return [
         captions[0 if once or len(captions) == 1 else int(rng.integers(len(captions)))]
         for captions, rng in zip(every, rngs, strict=True)
@@ -296,7 +329,7 @@ def _drawn(
 
 
 def _classes(every: Sequence[list[str]], most: int) -> np.ndarray:
-    """Returns the hashes of each row's captions, int32 [B, most]; the first one fills the rest."""
+    """The hashes of each row's captions, int32 [B, most]; the first one fills the rest."""
     return np.array(
         [[r.identity(text) for text in (c + c[:1] * most)[:most]] for c in every], np.int32
     )

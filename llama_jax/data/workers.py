@@ -24,8 +24,8 @@ from llama_jax.data.manifest import Shard, sha256
 from llama_jax.data.sources import text_of
 from llama_jax.data.tfds import Rows, Source
 from llama_jax.errors import UserError
-from llama_jax.text.files import open_any
-from llama_jax.text.tokenizer import Vocabulary
+from llama_jax.text.files import open_for_training
+from llama_jax.text.vocabulary import Vocabulary
 
 AT_ONCE = 1 << 22  # characters given to the tokenizer
 
@@ -35,11 +35,11 @@ class Job:
     """A shard to make.
 
     Attributes:
-        path: What it will be called.
-        run: A name that no other run has.
-        rows: Those of the source that go into it.
-        dtype: Of the ids.
-        field: Of the text; None for "text", else "sentences".
+      path: what it will be called.
+      run: a name that no other run has.
+      rows: which rows of the source go into it.
+      dtype: how an id is stored.
+      field: where a row has its text; None for "text", else "sentences".
     """
 
     path: Path
@@ -57,7 +57,7 @@ class Job:
         """Writes the draft, to the disk.
 
         Raises:
-            UserError: If a row cannot be read or holds no text, or the draft cannot be written.
+          UserError: a row cannot be read or holds no text, or the draft cannot be written.
         """
         with writing(self.path.parent):
             documents = tokens = 0
@@ -100,7 +100,7 @@ def _recorder(path: Path) -> Iterator[Any]:
     """Opens an ArrayRecord file to write; what cannot be written takes no room.
 
     Raises:
-        OSError: As the system said it, which array_record hands on as a text.
+      OSError: as the system said it, which array_record hands on as a text.
     """
     from array_record.python import array_record_module  # pyright: ignore
 
@@ -119,10 +119,10 @@ def _recorder(path: Path) -> Iterator[Any]:
 
 
 def read_text(rows: Rows, index: int, field: str | None) -> str:
-    """Returns the text of a row.
+    """The text of a row.
 
     Raises:
-        UserError: If it cannot be read, or is none.
+      UserError: it cannot be read, or is none.
     """
     with reading(rows.name):
         return text_of(rows[index], field, f"{rows.name}, row {index}")
@@ -134,7 +134,7 @@ def made(
     """Yields shards as they get their names; a process starts slower than it makes one small shard.
 
     Raises:
-        UserError: As `Job.make`, or if a worker died.
+      UserError: as `Job.make`, or a worker died.
     """
     if workers < 2:
         for job in jobs:
@@ -159,7 +159,7 @@ def made(
     except BrokenProcessPool:
         raise UserError(
             "a worker died, perhaps for lack of memory; give the same command again, with fewer "
-            "--workers."
+            "--workers"
         ) from None
     except BaseException:
         for child in set(multiprocessing.active_children()) - mine:
@@ -188,7 +188,7 @@ def _begin(source: Source, out: Path) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # processes are the parallelism
-    _here.update(rows=source.open(), words=open_any(out))
+    _here.update(rows=source.open(), words=open_for_training(out))
 
 
 def _end_with_parent() -> None:

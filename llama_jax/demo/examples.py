@@ -7,11 +7,11 @@ import numpy as np
 
 from llama_jax.data import Questions, Stream, images
 from llama_jax.data.builders.shapes import answer_type
-from llama_jax.data.pictures import light
+from llama_jax.data.images import light
 from llama_jax.data.sources import get
 from llama_jax.errors import UserError
+from llama_jax.evals.answer import Answer, ask
 from llama_jax.evals.base import held_out
-from llama_jax.generate.answer import Answer, ask
 from llama_jax.train.load import Trained
 
 KINDS = ("color", "shape", "yes/no")  # one after the other, so that every kind of question is seen

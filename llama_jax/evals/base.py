@@ -10,7 +10,7 @@ import numpy as np
 
 from llama_jax.data import Loader, Stream, Tfds, one_pass
 from llama_jax.errors import UserError, nearest
-from llama_jax.text.tokenizer import Vocabulary
+from llama_jax.text.vocabulary import Vocabulary
 from llama_jax.train.load import Trained
 
 

@@ -1,15 +1,17 @@
 """Which evaluations a run calls for, and the table of their results."""
 
+import dataclasses
+import functools
 import json as jsonlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from llama_jax.data import Questions
-from llama_jax.errors import UserError
+from llama_jax.errors import UserError, nearest
 from llama_jax.evals.base import Eval, Row
-from llama_jax.evals.text import PREDICTED, ExactMatch, Scores
+from llama_jax.evals.text import ExactMatch, Scores
 from llama_jax.evals.vision import Matching, Retrieval, Vqa
-from llama_jax.objectives import ITC, ITM, Caption, CausalLM, Seq2Seq, SigmoidITC
 from llama_jax.train.load import Trained, load
 
 
@@ -50,24 +52,68 @@ def evaluate(trained: Trained, limit: int | None = None) -> list[Row]:
 
 
 def evaluations(run: Any, limit: int | None = None) -> list[Eval]:
-    """Chooses by objective and task, and adds those that the run has itself."""
+    """The evaluations that the run's objectives name, and its own, each once.
+
+    Args:
+      run: the Run that was trained.
+      limit: about so many rows of text for each; None for what each says.
+
+    Raises:
+      UserError: an objective names one that there is not.
+    """
     found: list[Eval] = []
     for name, objective in run.objectives.items():
-        on = objective.on
-        match objective:
-            case _ if type(objective) in PREDICTED:
-                found.append(Scores(on, on, limit=limit))
-            case ITC() | SigmoidITC():
-                found.append(Retrieval("retrieval", on, limit=limit, pair=objective.pair))
-            case ITM():
-                found.append(Matching(name, on, limit=limit, pair=objective.pair))
-            case Caption():
-                found.append(ExactMatch(name, on, limit=limit, only=objective.source))
-            case Seq2Seq() if not isinstance(objective, CausalLM):
-                kind = Vqa if isinstance(run.data[on].task, Questions) else ExactMatch
-                found.append(kind(name, on, limit=limit))
+        named = objective.evaluation
+        if named is None:
+            continue
+        if isinstance(named, str):
+            if named not in BY_NAME:
+                raise UserError(
+                    f"{type(objective).__name__}.evaluation is {named!r}; expected a method, or "
+                    f"one of {', '.join(BY_NAME)}.{nearest(named, BY_NAME)}"
+                )
+            named = functools.partial(BY_NAME[named], objective)
+        evaluation = named(name, run)
+        if limit is not None:
+            evaluation = dataclasses.replace(evaluation, limit=limit)
+        found.append(evaluation)
     found += [one for one in run.evaluations.values() if isinstance(one, Eval)]
     return list(dict.fromkeys(found))  # MLM and NSP share one pass over their stream
+
+
+def _scores(objective: Any, name: str, run: Any) -> Eval:
+    del name, run
+    return Scores(objective.on, objective.on)
+
+
+def _texts(objective: Any, name: str, run: Any) -> Eval:
+    asks = isinstance(run.data[objective.on].task, Questions)
+    return (Vqa if asks else ExactMatch)(name, objective.on)
+
+
+def _captions(objective: Any, name: str, run: Any) -> Eval:
+    del run
+    return ExactMatch(name, objective.on, only=objective.source)
+
+
+def _retrieval(objective: Any, name: str, run: Any) -> Eval:
+    del name, run
+    return Retrieval("retrieval", objective.on, pair=objective.pair)
+
+
+def _matching(objective: Any, name: str, run: Any) -> Eval:
+    del run
+    return Matching(name, objective.on, pair=objective.pair)
+
+
+# What an objective may say in its field `evaluation`.
+BY_NAME: dict[str, Callable[[Any, str, Any], Eval]] = {
+    "scores": _scores,
+    "texts": _texts,
+    "captions": _captions,
+    "retrieval": _retrieval,
+    "matching": _matching,
+}
 
 
 def as_json(rows: list[Row]) -> dict[str, Any]:

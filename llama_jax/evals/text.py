@@ -12,19 +12,11 @@ from llama_jax.data.fields import identity
 from llama_jax.evals.base import Eval, Row, held_out, training_sample
 from llama_jax.evals.inputs import Inputs, encode, in_batches, take, texts_of
 from llama_jax.generate.decode import greedy
-from llama_jax.objectives import MLM, NSP, SOP, CausalLM, Classify, losses
-from llama_jax.text.tokenizer import own
+from llama_jax.objectives import losses
+from llama_jax.text.tokenizer import trained_here
 from llama_jax.train.load import Trained
 from llama_jax.train.processes import on_device
 
-# Objective -> what it predicts and the weights of that (None: one label a row).
-PREDICTED: dict[type, tuple[str, str | None]] = {
-    MLM: ("mlm_targets", "mlm_weights"),
-    CausalLM: ("targets", "loss_weights"),
-    NSP: ("next", None),
-    SOP: ("order", None),
-    Classify: ("label", None),
-}
 SAMPLE = 20_000  # training rows behind a baseline: some 200,000 masked tokens of the demo's text
 
 
@@ -39,11 +31,11 @@ class Scores(Eval):
     batch: int = 64
 
     def rows(self, trained: Trained) -> list[Row]:
-        """Two rows for MLM, one for every other objective on the stream."""
+        """Perplexity and accuracy of tokens, accuracy of labels: of each objective here."""
         objectives = {
             name: objective
             for name, objective in trained.run.objectives.items()
-            if objective.on == self.on and type(objective) in PREDICTED
+            if objective.on == self.on and objective.predicts
         }
         stream, data = held_out(self.stream(trained))
         tokenizer = trained.tokenizer
@@ -55,7 +47,7 @@ class Scores(Eval):
             loss, right = sums[name]["loss"], sums[name]["accuracy"]
             accuracy = right[0] / max(right[1], 1)
             usual = "most frequent in training"
-            if PREDICTED[type(objective)][1]:
+            if objective.predicts[1]:
                 perplexity = float(np.exp(loss[0] / max(loss[1], 1)))
                 row = Row(f"{name}_perplexity", perplexity, unigram(*counts), "unigram")
                 found.append((row, loss[1]))
@@ -89,7 +81,7 @@ class Scores(Eval):
 
 
 def _fields(objectives: Mapping[str, Any]) -> set[str]:
-    return {f for o in objectives.values() for f in PREDICTED[type(o)] if f is not None}
+    return {f for o in objectives.values() for f in o.predicts if f is not None}
 
 
 def _valid(batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,7 +93,7 @@ def _counts(objectives: Mapping[str, Any], batches) -> dict[str, np.ndarray]:
     found = {name: np.zeros(0) for name in objectives}
     for batch in batches:
         for name, objective in objectives.items():
-            field, weights = PREDICTED[type(objective)]
+            field, weights = objective.predicts
             values = np.asarray(batch[field])
             weight = np.asarray(batch[weights]) if weights else np.asarray(values >= 0, float)
             if "row_valid" in batch:
@@ -187,7 +179,7 @@ def answers(
       length: at most so many tokens.
       batch: rows at a time.
     """
-    model, tokenizer, names = trained.model, own(trained.tokenizer, "writing"), [*index]
+    model, tokenizer, names = trained.model, trained_here(trained.tokenizer, "writing"), [*index]
 
     @jax.jit
     def write(params, towers, *index):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from llama_jax.errors import UserError
 from llama_jax.generate.lm import LM, Batch
-from llama_jax.text.chat import Message
+from llama_jax.text.messages import Message
 
 SLOTS = 1024  # the cache begins with so many tokens and grows by doubling
 

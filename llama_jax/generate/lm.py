@@ -20,7 +20,8 @@ from llama_jax.errors import UserError
 from llama_jax.generate.engine import Engine, Rows
 from llama_jax.generate.sample import Sampling
 from llama_jax.generate.stopping import Stop, Writer
-from llama_jax.text.chat import Message, chat_ids
+from llama_jax.text.chat import chat_ids
+from llama_jax.text.messages import Message
 from llama_jax.text.pretrained import Pretrained
 
 if TYPE_CHECKING:

@@ -55,6 +55,8 @@ class ITC(_Pairs):
     Rows of one class share the target evenly, for captions repeat (multi-positive).
     """
 
+    evaluation: ClassVar[str] = "retrieval"
+
     def __call__(self, acts: Acts) -> Loss:
         """Sum over rows; metrics: recall at 1 within the batch, both ways."""
         za_BA, zb_BA, same_BB, weights_B = _embed(acts[self.on], self.pair)
@@ -64,6 +66,8 @@ class ITC(_Pairs):
 @dataclass(frozen=True)
 class SigmoidITC(_Pairs):
     """Contrastive loss by sigmoid (Zhai et al. 2023, arXiv:2303.15343): each pair yes or no."""
+
+    evaluation: ClassVar[str] = "retrieval"
 
     def __call__(self, acts: Acts) -> Loss:
         """Sum over rows of the sum over columns; metrics as for ITC."""
@@ -89,6 +93,8 @@ class ITM(_Pairs):
 
     rows: int | None = None
     group: int | None = None
+
+    evaluation: ClassVar[str] = "matching"
 
     @property
     def compares(self) -> dict[str, bool]:

@@ -69,6 +69,12 @@ class Objective:
         """Names of the losses that it reads of those that layers sow."""
         return ()
 
+    # What `llama-jax eval` measures of it: one of evals/report.py by name, or, in a class of your
+    # own, a method (name, run) that gives an `Eval`.
+    evaluation: ClassVar[str | Callable[..., Any] | None] = None
+    # The field of what it predicts, and of the weights of that (None: one label a row).
+    predicts: ClassVar[tuple[str, str | None] | None] = None
+
     @property
     def compares(self) -> dict[str, bool]:
         """What it compares, if it is contrastive: modalities, and whether it reads their tokens.

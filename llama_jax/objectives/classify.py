@@ -1,6 +1,7 @@
 """Classification of a row: sentiment, topic, kind of image."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from llama_jax.errors import UserError
 from llama_jax.models.tokens import pool
@@ -19,6 +20,9 @@ class Classify(Objective):
     """
 
     labels: int = 0
+
+    evaluation: ClassVar[str] = "scores"
+    predicts: ClassVar[tuple[str, None]] = ("label", None)
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Generation: next-token losses of a decoder, with or without something to read."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,8 @@ class Seq2Seq(Objective):
     label_smoothing: float = 0.0
     z_loss: float = 0.0
 
+    evaluation: ClassVar[str] = "texts"
+
     @property
     def needs(self) -> tuple[str, ...]:
         """Decoder ids, targets and their weights."""
@@ -49,6 +52,9 @@ class Seq2Seq(Objective):
 class CausalLM(Seq2Seq):
     """Next-token prediction without a memory; packed rows by `segments` and `positions`."""
 
+    evaluation: ClassVar[str] = "scores"
+    predicts: ClassVar[tuple[str, str]] = ("targets", "loss_weights")
+
     def decoded(self, view: View) -> Logits:
         """What the decoder says on its own."""
         return view.decode(None)
@@ -59,6 +65,8 @@ class Caption(Seq2Seq):
     """Cross-entropy of a caption given the image alone, even if the stream has text to encode."""
 
     source: str = "image"
+
+    evaluation: ClassVar[str] = "captions"
 
     @property
     def needs(self) -> tuple[str, ...]:

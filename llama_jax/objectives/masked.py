@@ -1,6 +1,7 @@
 """BERT's two objectives, ALBERT's sentence order, and masked tokens with a picture in sight."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,9 @@ class MLM(Objective):
     """
 
     source: str = "text"
+
+    evaluation: ClassVar[str] = "scores"
+    predicts: ClassVar[tuple[str, str]] = ("mlm_targets", "mlm_weights")
 
     def __post_init__(self):
         if self.source not in _SOURCES:
@@ -56,6 +60,9 @@ class MLM(Objective):
 class NSP(Objective):
     """Does sentence B follow A? 0 = it does, 1 = it is random. Devlin et al. 2018."""
 
+    evaluation: ClassVar[str] = "scores"
+    predicts: ClassVar[tuple[str, None]] = ("next", None)
+
     @property
     def needs(self) -> tuple[str, ...]:
         """Two sentences in one text, and whether the second follows."""
@@ -70,6 +77,9 @@ class NSP(Objective):
 @dataclass(frozen=True)
 class SOP(Objective):
     """Are two consecutive segments in order (0) or swapped (1)? ALBERT, arXiv:1909.11942."""
+
+    evaluation: ClassVar[str] = "scores"
+    predicts: ClassVar[tuple[str, None]] = ("order", None)
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ class Backend(Protocol):
         ...
 
     def encode(self, text: str) -> list[int]:
-        """Returns the ids of `text`, which is valid Unicode and within the limits."""
+        """The ids of `text`, which is valid Unicode and within the limits."""
         ...
 
 
@@ -49,12 +49,12 @@ class Special:
     """What a file says of its control tokens.
 
     Attributes:
-        control: Special and added tokens by their text.
-        named: Roles of tokens in the file's own words, such as `{"bos_token": "<s>"}`.
-        bos: What begins every text.
-        ends: Tokens that end generation, those of `ENDS` not included.
-        template: The Jinja chat template.
-        strips: Tokens that take in the white space to their left or right: "l", "r", "lr".
+      control: special and added tokens by their text.
+      named: roles of tokens in the file's own words, such as `{"bos_token": "<s>"}`.
+      bos: what begins every text.
+      ends: tokens that end generation, those of `ENDS` not included.
+      template: the Jinja chat template.
+      strips: tokens that take in the white space to their left or right: "l", "r", "lr".
     """
 
     control: Mapping[str, int]
@@ -108,15 +108,15 @@ class Opened:
         return self.special.template
 
     def encode(self, text: str) -> list[int]:
-        """Returns the ids of plain text: never a control token, whatever the text says."""
+        """The ids of plain text: never a control token, whatever the text says."""
         return self._plain(text, self.prefix != "never")
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        """Returns the ids of many plain texts."""
+        """The ids of many plain texts."""
         return [self.encode(text) for text in texts]
 
     def split(self, text: str) -> list[str | int]:
-        """Returns `text` as plain runs and the ids of the control tokens between them."""
+        """`text` as plain runs and the ids of the control tokens between them."""
         parts, at = [], 0
         for match in self._pattern.finditer(text):
             parts += [text[at : match.start()], self.control[match[match.lastgroup or 0]]]
@@ -124,7 +124,7 @@ class Opened:
         return [part for part in (*parts, text[at:]) if part != ""]
 
     def join(self, parts: Iterable[str | int]) -> list[int]:
-        """Returns the ids of plain runs and control tokens; neighbouring strings are one run."""
+        """The ids of plain runs and control tokens; neighbouring strings are one run."""
         ids: list[int] = []
         run: list[str] = []
         for part in (*parts, None):
@@ -139,15 +139,15 @@ class Opened:
         return ids
 
     def parse(self, text: str) -> list[int]:
-        """Returns the ids of `text` with its control tokens recognised: not for users' text."""
+        """The ids of `text` with its control tokens recognised: not for users' text."""
         return self.join(self.split(text))
 
     def piece(self, token: int) -> bytes:
-        """Returns the bytes of one token; b"" for a control token and for an id without a token."""
+        """The bytes of one token; b"" for a control token and for an id without a token."""
         return self.backend.pieces.get(int(token), b"")
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Returns the text of `ids`, control tokens left out."""
+        """The text of `ids`, control tokens left out."""
         text = b"".join(map(self.piece, ids)).decode("utf-8", "replace")
         return text.removeprefix(" ") if self.prefix != "never" else text
 
@@ -160,7 +160,7 @@ class Opened:
             ids = [i for portion in portions(text) for i in self.backend.encode(portion)]
         # The backends are built so that this cannot be; a model's turns must not hang on that.
         if not self._hidden.isdisjoint(ids):
-            raise FormatError("the tokenizer gives a control token for plain text; do not use it.")
+            raise FormatError("the tokenizer gives a control token for plain text; do not use it")
         return ids
 
     @functools.cached_property
@@ -188,18 +188,18 @@ def assemble(
     """Puts a tokenizer together and checks it.
 
     Raises:
-        FormatError: If ids collide or are absurd, or if texts do not come back as they were.
+      FormatError: ids collide or are absurd, or texts do not come back as they were.
     """
     ids = [*backend.pieces, *special.control.values()]
     vocab = check_ids(ids, source)
     for text in special.control:
         if not text or not is_unicode(text):
-            raise FormatError(f"{source}: the control token {text[:40]!r} is no text.")
+            raise FormatError(f"{source}: the control token {text[:40]!r} is no text")
     wrong = [i for i in (special.bos, *special.ends) if i is not None and not 0 <= i < vocab]
     if wrong:
         raise FormatError(
             f"{source}: the special token id {wrong[0]} is not below the vocabulary of {vocab}; "
-            "expected ids of its tokens."
+            "expected ids of its tokens"
         )
     opened = Opened(kind, backend, special, vocab, prefix)
     with refusing(source):
@@ -207,6 +207,6 @@ def assemble(
             if opened.decode(opened.encode(probe)) != probe:
                 raise FormatError(
                     f"{source}: the text {probe[:16]!r}... does not come back from its ids; "
-                    "expected a tokenizer that loses nothing."
+                    "expected a tokenizer that loses nothing"
                 )
     return opened

@@ -39,17 +39,17 @@ RARE |= {0xF4: "\\U00100000-\\U0010ffff"} | dict.fromkeys((0xC0, 0xC1, *range(0x
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class BPE:
+class BytePairs:
     """A backend of `Opened`.
 
     Attributes:
-        backend: The `tokenizers` object.
-        pieces: The bytes of every plain token.
-        steps: Pre-tokenizers in the form of tokenizer.json.
-        spaced: Whether tokens are SentencePiece's, with U+2581 for a space and `<0x0A>` for a byte;
-            else they are bytes in GPT-2's alphabet.
-        ignore_merges: Whether a word that is a token skips its merges.
-        lacks: Finds characters that the vocabulary has no bytes for.
+      backend: the `tokenizers` object.
+      pieces: the bytes of every plain token.
+      steps: pre-tokenizers in the form of tokenizer.json.
+      spaced: whether tokens are SentencePiece's, with U+2581 for a space and `<0x0A>` for a byte;
+        else they are bytes in GPT-2's alphabet.
+      ignore_merges: whether a word that is a token skips its merges.
+      lacks: finds characters that the vocabulary has no bytes for.
     """
 
     backend: "tokenizers.Tokenizer" = dataclasses.field(repr=False)
@@ -60,7 +60,7 @@ class BPE:
     lacks: re.Pattern[str] | None = None
 
     def encode(self, text: str) -> list[int]:
-        """Returns the ids of plain text."""
+        """The ids of plain text."""
         if self.spaced:
             return apart(text, self._run, self._blank)
         if self.lacks:
@@ -68,7 +68,7 @@ class BPE:
         return self._run(text)
 
     def tables(self) -> tuple[dict[str, int], list[tuple[str, str]]]:
-        """Returns the plain vocabulary and the merges."""
+        """The plain vocabulary and the merges."""
         model = json.loads(self.backend.to_str())["model"]
         return model["vocab"], [(left, right) for left, right in model["merges"]]
 
@@ -98,27 +98,27 @@ def build(
     spaced: bool = False,
     ignore_merges: bool = False,
     source: str,
-) -> BPE:
+) -> BytePairs:
     """Makes a backend out of tables.
 
     Args:
-        vocab: Ids of all tokens.
-        merges: Pairs in the order of their rank.
-        hidden: Ids of control tokens, which no text may give.
-        steps: Pre-tokenizers in the form of tokenizer.json.
-        spaced: See `BPE`.
-        ignore_merges: See `BPE`.
-        source: The file, for messages.
+      vocab: ids of all tokens.
+      merges: pairs in the order of their rank.
+      hidden: ids of control tokens, which no text may give.
+      steps: pre-tokenizers in the form of tokenizer.json.
+      spaced: see `BytePairs`.
+      ignore_merges: see `BytePairs`.
+      source: the file, for messages.
 
     Raises:
-        FormatError: If the tables do not fit together or lack a byte.
+      FormatError: the tables do not fit together or lack a byte.
     """
     import tokenizers
     from tokenizers import models, normalizers
 
     # In one go, for most vocabularies have 128,000 tokens.
     if not is_unicode("".join(vocab)):
-        raise FormatError(f"{source}: a token is not valid Unicode.")
+        raise FormatError(f"{source}: a token is not valid Unicode")
     plain = {text: i for text, i in vocab.items() if i not in hidden}
     lost = vocab.keys() - plain.keys()
     if spaced:
@@ -136,7 +136,7 @@ def build(
     if missing and (spaced or not RARE.keys() >= {*missing}):
         raise FormatError(
             f"{source}: the vocabulary lacks {len(missing)} bytes, among them 0x{missing[0]:02x}; "
-            "expected a token for each."
+            "expected a token for each"
         )
     with refusing(source):
         backend = tokenizers.Tokenizer(
@@ -150,7 +150,7 @@ def build(
             backend.pre_tokenizer = _pre_tokenizer(steps)
     pieces = {i: (_spaced_piece if spaced else _piece)(text) for text, i in plain.items()}
     lacks = re.compile(f"[{rare}]") if rare else None
-    return BPE(backend, pieces, steps, spaced, ignore_merges, lacks)
+    return BytePairs(backend, pieces, steps, spaced, ignore_merges, lacks)
 
 
 def all_merges(
@@ -162,9 +162,9 @@ def all_merges(
     the pairs.
 
     Args:
-        ranks: Tokens and their ranks.
-        tokens: The tokens in the order of their rank.
-        skip: Tokens that are not made of others.
+      ranks: tokens and their ranks.
+      tokens: the tokens in the order of their rank.
+      skip: tokens that are not made of others.
     """
     merges = []
     for token in tokens:

@@ -9,35 +9,10 @@ import re
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from llama_jax.errors import UserError, nearest
+from llama_jax.errors import UserError
+from llama_jax.text.messages import Message, check_turns
 from llama_jax.text.pretrained import Pretrained
 from llama_jax.text.template import Template
-
-ROLES = ("system", "user", "assistant", "tool")
-
-
-@dataclasses.dataclass(frozen=True)
-class Message:
-    """One turn of a conversation.
-
-    Attributes:
-        role: "system" (first or not at all), "user", "assistant", or "tool" for what a tool gave.
-        content: Plain text; names of control tokens in it are text too.
-    """
-
-    role: str
-    content: str
-
-    def __post_init__(self):
-        if self.role not in ROLES:
-            raise UserError(
-                f"role={self.role!r} is unknown; expected one of {', '.join(ROLES)}."
-                f"{nearest(str(self.role), ROLES)}"
-            )
-        if not isinstance(self.content, str):
-            raise UserError(
-                f"the content of a message is {type(self.content).__name__}; expected str."
-            )
 
 
 @runtime_checkable
@@ -47,7 +22,7 @@ class Format(Protocol):
     def ids(
         self, messages: Sequence[Message], tokenizer: Pretrained, generation_prompt: bool
     ) -> list[int]:
-        """Returns the ids of a conversation; `generation_prompt` begins the assistant's turn."""
+        """The ids of a conversation; `generation_prompt` begins the assistant's turn."""
         ...
 
 
@@ -58,17 +33,17 @@ class Llama2:
     def ids(
         self, messages: Sequence[Message], tokenizer: Pretrained, generation_prompt: bool
     ) -> list[int]:
-        """Returns the ids of a conversation."""
+        """The ids of a conversation."""
         bos, eos = _tokens(tokenizer, "<s>", "</s>")
         turns = [message.content for message in messages]
         tags = re.compile(r"\[/?INST\]|<</?SYS>>")
         for number, (message, turn) in enumerate(zip(messages, turns, strict=True)):
             if message.role == "tool":
-                raise UserError("Llama 2 knows no role 'tool'; try system, user and assistant.")
+                raise UserError("Llama 2 knows no role 'tool'; try system, user and assistant")
             if found := tags.search(turn):
                 raise UserError(
                     f"message {number} holds {found[0]!r}, which separates turns in Llama 2's "
-                    "format; take it out."
+                    "format; take it out"
                 )
         if messages[0].role == "system":
             system, *turns = turns
@@ -95,7 +70,7 @@ class Llama3:
     def ids(
         self, messages: Sequence[Message], tokenizer: Pretrained, generation_prompt: bool
     ) -> list[int]:
-        """Returns the ids of a conversation."""
+        """The ids of a conversation."""
         begin, start, stop, end, end_tool = _tokens(
             tokenizer, "<|begin_of_text|>", self.start, self.stop, self.end, self.end_tool
         )
@@ -127,26 +102,27 @@ def chat_ids(
     format: Format | None = None,
     generation_prompt: bool = True,
 ) -> list[int]:
-    """Returns the ids of a conversation, BOS included where the format has one.
+    """The ids of a conversation, BOS included where the format has one.
 
     Args:
-        messages: Perhaps a system's, then a user's and an assistant's in turn.
-        tokenizer: The model's.
-        format: Its own template or that of its generation, unless another is given.
-        generation_prompt: Whether to begin the assistant's turn.
+      messages: perhaps one of the system first, then the user's and the assistant's in turn.
+      tokenizer: the tokenizer of the model.
+      format: how turns are written; by default the tokenizer's own template, else that of the
+        model's generation.
+      generation_prompt: whether to begin the assistant's turn.
 
     Raises:
-        UserError: If roles are not in turn, or there is no format for this tokenizer.
+      UserError: roles are not in turn, or there is no format for this tokenizer.
     """
     check_turns(messages, generation_prompt)
     return (format or format_of(tokenizer)).ids(messages, tokenizer, generation_prompt)
 
 
 def format_of(tokenizer: Pretrained) -> Format:
-    """Returns the chat format of a tokenizer: its template, else what its control tokens tell.
+    """The chat format of a tokenizer: its template, else what its control tokens tell.
 
     Raises:
-        UserError: If neither tells one.
+      UserError: neither tells one.
     """
     if tokenizer.template is not None:
         return Template(tokenizer.template)
@@ -157,34 +133,8 @@ def format_of(tokenizer: Pretrained) -> Format:
         return Llama2()
     raise UserError(
         "this tokenizer has neither a chat template nor the control tokens of a Llama; expected "
-        "one of a chat model; try format=Template(...)."
+        "one of a chat model; try format=Template(...)"
     )
-
-
-def check_turns(messages: Sequence[Message], generation_prompt: bool) -> None:
-    """Raises UserError if roles are not in turn: [system], then user and assistant alternating."""
-    previous = None
-    for number, role in enumerate(message.role for message in messages):
-        after = {
-            "system": (None,),
-            "user": (None, "system", "assistant"),
-            "assistant": ("user", "tool"),
-            "tool": ("assistant", "tool"),
-        }[role]
-        if previous not in after:
-            place = f"after {previous!r}" if previous else "at the beginning"
-            raise UserError(
-                f"message {number} is of the role {role!r} {place}; expected user and assistant "
-                "in turn, after one system message at most."
-            )
-        previous = role
-    if previous in (None, "system"):
-        raise UserError("a conversation needs a message of the role 'user'.")
-    if generation_prompt and previous == "assistant":
-        raise UserError(
-            "the last message is the assistant's, so there is nothing to answer; end with the role "
-            "'user', or try generation_prompt=False."
-        )
 
 
 def _tokens(tokenizer: Pretrained, *texts: str) -> list[int]:
@@ -192,6 +142,6 @@ def _tokens(tokenizer: Pretrained, *texts: str) -> list[int]:
     if missing:
         raise UserError(
             f"the tokenizer has no control token {missing[0]!r}, which this chat format needs; "
-            "try the format of the model's generation."
+            "try the format of the model's generation"
         )
     return [tokenizer.control[text] for text in texts]

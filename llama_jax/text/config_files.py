@@ -18,13 +18,13 @@ class Beside:
     """What the JSON files beside a tokenizer say; empty where there are none.
 
     Attributes:
-        named: Texts of tokens by their role.
-        added: Ids of added tokens by their text.
-        strips: See `Special`.
-        listed: Texts of further special tokens.
-        add_bos: Whether texts begin with a BOS; None if nothing is said.
-        ends: Ids that end generation.
-        template: The chat template.
+      named: texts of tokens by their role.
+      added: ids of added tokens by their text.
+      strips: see `Special`.
+      listed: texts of further special tokens.
+      add_bos: whether texts begin with a BOS; None if nothing is said.
+      ends: ids that end generation.
+      template: the chat template.
     """
 
     named: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -46,41 +46,41 @@ class Beside:
         """Joins this with what the tokenizer's own file says of control tokens.
 
         Args:
-            vocab: Ids of all tokens of the model.
-            added: Control tokens that the file lists.
-            bos: What the file puts before every text.
-            source: The file, for messages.
-            strips: See `Special`.
+          vocab: ids of all tokens of the model.
+          added: control tokens that the file lists.
+          bos: what the file puts before every text.
+          source: the file, for messages.
+          strips: see `Special`.
         """
         control = dict(added)
         for text, i in self.added.items():
             if control.setdefault(text, i) != i:
                 raise FormatError(
                     f"{source}: the token {text[:40]!r} has the id {control[text]} there and "
-                    f"{str(i)[:20]} in a file beside it."
+                    f"{str(i)[:20]} in a file beside it"
                 )
         texts = {i: text for text, i in vocab.items()}
         for text, i in control.items():
             if texts.get(i, text) != text:
                 raise FormatError(
-                    f"{source} gives two tokens the same id {i}: {texts[i][:40]!r}, {text[:40]!r}."
+                    f"{source} gives two tokens the same id {i}: {texts[i][:40]!r}, {text[:40]!r}"
                 )
             if vocab.get(text, i) != i:
                 raise FormatError(
                     f"{source}: the added token {text[:40]!r} has the id {str(i)[:20]} and, in the "
-                    f"vocabulary, {str(vocab[text])[:20]}."
+                    f"vocabulary, {str(vocab[text])[:20]}"
                 )
         # A pad_token may be any token, "!" for one, and is then no control token.
         borders = [text for role, text in self.named.items() if role in ("bos_token", "eos_token")]
         control |= {text: vocab[text] for text in (*borders, *self.listed) if text in vocab}
         for role, text in self.named.items():
             if text not in control and text in borders:
-                raise FormatError(f"{source} has no token for the {role} {text[:40]!r}.")
+                raise FormatError(f"{source} has no token for the {role} {text[:40]!r}")
         named = {role: text for role, text in self.named.items() if text in control}
         if self.add_bos is not None:
             bos = control.get(named.get("bos_token", "")) if self.add_bos else None
             if self.add_bos and bos is None:
-                raise FormatError(f"{source}: add_bos_token is true, but no bos_token is named.")
+                raise FormatError(f"{source}: add_bos_token is true, but no bos_token is named")
         ends = self.ends | {control[t] for r, t in named.items() if r == "eos_token"}
         return Special(
             control, named, bos, frozenset(ends), self.template, {**(strips or {}), **self.strips}
@@ -107,11 +107,11 @@ def read(folder: Path | None) -> Beside:
     if added:
         check = [i for i in added.values() if type(i) is not int or not 0 <= i < 1 << 32]
         if check:
-            raise FormatError(f"{where}: the token id {str(check[0])[:40]!r} is no index.")
+            raise FormatError(f"{where}: the token id {str(check[0])[:40]!r} is no index")
     ends = generation.get("eos_token_id")
     ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
     if any(type(i) is not int for i in ends):
-        raise FormatError(f"{where}: generation_config.json names an eos_token_id that is no id.")
+        raise FormatError(f"{where}: generation_config.json names an eos_token_id that is no id")
     listed = names.get("extra_special_tokens") or names.get("additional_special_tokens") or []
     listed = list(listed.values()) if isinstance(listed, dict) else typed(listed, list, where)
     add_bos = config.get("add_bos_token")
@@ -127,7 +127,7 @@ def read(folder: Path | None) -> Beside:
 
 
 def added_tokens(entries: list, source: str) -> tuple[dict[str, int], dict[str, str]]:
-    """Returns ids of added tokens by their text, and sides on which they take in white space."""
+    """Ids of added tokens by their text, and sides on which they take in white space."""
     added: dict[str, int] = {}
     strips = {}
     for entry in entries:
@@ -137,7 +137,7 @@ def added_tokens(entries: list, source: str) -> tuple[dict[str, int], dict[str, 
                 strips |= {text: sides} if sides else {}
             case _:
                 raise FormatError(
-                    f"{source}: the added token {str(entry)[:80]} is damaged or there twice."
+                    f"{source}: the added token {str(entry)[:80]} is damaged or there twice"
                 )
     return added, strips
 
@@ -164,7 +164,11 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def parse_json(data: bytes, source: str) -> Any:
-    """Returns the content of a JSON file; a FormatError if it is none."""
+    """The content of a JSON file.
+
+    Raises:
+      FormatError: it is no JSON.
+    """
     with refusing(f"{source} is not JSON"):
         return json.loads(data)
 
@@ -174,10 +178,14 @@ def _text(entry: Any, source: str) -> str:
 
 
 def typed(value: Any, kind: type, source: str) -> Any:
-    """Returns `value` if it is of a kind; a FormatError else."""
+    """The same value, which is of a kind.
+
+    Raises:
+      FormatError: it is of another.
+    """
     if not isinstance(value, kind):
         raise FormatError(
             f"{source}: expected {kind.__name__} where {str(value)[:40]!r} stands; the file is "
-            "damaged or of another version."
+            "damaged or of another version"
         )
     return value

@@ -19,11 +19,11 @@ class Detokenizer:
         self._prefixed = tokenizer.piece(tokenizer.encode("a")[0]).startswith(b" ")
 
     def push(self, token: int) -> str:
-        """Returns the characters that `token` completes."""
+        """The characters that `token` completes."""
         return self._front(self._decoder.decode(self._piece(token)))
 
     def end(self) -> str:
-        """Returns what is left: U+FFFD for half a character."""
+        """What is left: U+FFFD for half a character."""
         return self._front(self._decoder.decode(b"", final=True))
 
     def _front(self, text: str) -> str:

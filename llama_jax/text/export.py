@@ -13,7 +13,7 @@ from llama_jax.text.pretrained import Pretrained
 
 @dataclasses.dataclass(frozen=True)
 class Tables:
-    """Byte-pair encoding as `tokenizers` has it; see `bpe.BPE`."""
+    """Byte-pair encoding as `tokenizers` has it; see `bpe.BytePairs`."""
 
     vocab: Mapping[str, int]
     merges: Sequence[tuple[str, str]]
@@ -23,9 +23,9 @@ class Tables:
 
 
 def tables(tokenizer: Pretrained) -> Tables:
-    """Returns the plain vocabulary and merges of a tokenizer of any kind."""
+    """The plain vocabulary and merges of a tokenizer of any kind."""
     backend = cast(Opened, tokenizer).backend
-    if isinstance(backend, bpe.BPE):
+    if isinstance(backend, bpe.BytePairs):
         vocab, merges = backend.tables()
         return Tables(vocab, merges, backend.steps, backend.spaced, backend.ignore_merges)
     if isinstance(backend, spm.SentencePiece):
@@ -48,7 +48,7 @@ def tables(tokenizer: Pretrained) -> Tables:
 
 
 def files(tokenizer: Pretrained) -> dict[str, bytes]:
-    """Returns Hugging Face's tokenizer files by name: transformers' AutoTokenizer opens them."""
+    """Hugging Face's tokenizer files by name: transformers' AutoTokenizer opens them."""
     opened = cast(Opened, tokenizer)
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -87,7 +87,9 @@ def _tokenizer(opened: Opened) -> dict[str, Any]:
         sides = opened.special.strips.get(text, "")
         strip = {"lstrip": "l" in sides, "rstrip": "r" in sides}
         added.append({"id": i, "content": text} | strip | flags)
-    pre: Any = {"type": "Sequence", "pretokenizers": list(table.steps)}
+    first = {"add_prefix_space": True} if opened.prefix != "never" else {}
+    steps = [{**step, **first} if step["type"] == "ByteLevel" else step for step in table.steps]
+    pre: Any = {"type": "Sequence", "pretokenizers": steps}
     decoder: Any = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}
     normalizer: Any = None
     if table.spaced:

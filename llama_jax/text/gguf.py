@@ -21,31 +21,31 @@ def from_fields(fields: Mapping[str, Any]) -> Pretrained:
     """Makes a tokenizer out of the key-values of a GGUF file.
 
     Args:
-        fields: At least those whose keys begin with "tokenizer.", as Python values or arrays.
+      fields: at least those whose keys begin with "tokenizer.", as Python values or arrays.
 
     Raises:
-        FormatError: If one is missing or damaged, or names what is not supported.
+      FormatError: one is missing or damaged, or names what is not supported.
     """
     model = _get(fields, "ggml.model", str)
     tokens = [*_get(fields, "ggml.tokens", Sequence)]
     if not all(isinstance(token, str) and token for token in tokens):
-        raise FormatError(f"{SOURCE}: a token of tokenizer.ggml.tokens is not a text.")
+        raise FormatError(f"{SOURCE}: a token of tokenizer.ggml.tokens is not a text")
     given = fields.get("tokenizer.ggml.token_type")
     types = [spm.NORMAL] * len(tokens) if given is None else _numbers(given, "token_type")
     if len(types) != len(tokens):
         raise FormatError(
-            f"{SOURCE} has {len(tokens)} tokens and {len(types)} token types; expected as many."
+            f"{SOURCE} has {len(tokens)} tokens and {len(types)} token types; expected as many"
         )
     if model == "gpt2":
         return _byte_level(fields, tokens, types)
     if model == "llama":
         scores = _floats(_get(fields, "ggml.scores", Sequence), "scores")
         if given is None:
-            raise FormatError(f"{SOURCE} has no tokenizer.ggml.token_type; expected it.")
+            raise FormatError(f"{SOURCE} has no tokenizer.ggml.token_type; expected it")
         backend = spm.build(tokens, scores, types, SOURCE)
-        special = _special(fields, tokens, spm.hidden(tokens, types), True)
+        special = _special(fields, tokens, spm.control_tokens(tokens, types), True)
         added = set(special.control.values())
-        if added - set(spm.hidden(tokens, types).values()):
+        if added - set(spm.control_tokens(tokens, types).values()):
             types = [
                 spm.USER_DEFINED if i in added and t == spm.NORMAL else t
                 for i, t in enumerate(types)
@@ -54,17 +54,17 @@ def from_fields(fields: Mapping[str, Any]) -> Pretrained:
         prefixed = bool(fields.get("tokenizer.ggml.add_space_prefix", True))
         return assemble("sentencepiece", backend, special, SOURCE, "every" if prefixed else "never")
     raise FormatError(
-        f"{SOURCE}: the tokenizer {model[:40]!r} is not supported; expected 'gpt2' or 'llama'."
+        f"{SOURCE}: the tokenizer {model[:40]!r} is not supported; expected 'gpt2' or 'llama'"
     )
 
 
 def to_fields(tokenizer: Pretrained) -> dict[str, Any]:
-    """Returns the key-values of a GGUF file that holds this tokenizer.
+    """The key-values of a GGUF file that holds this tokenizer.
 
     Lists are lists of str, float or int, ids are int; the writer chooses GGUF's types.
 
     Raises:
-        FormatError: If GGUF has no name for the way this tokenizer cuts texts into words.
+      FormatError: GGUF has no name for the way this tokenizer cuts texts into words.
     """
     opened = cast(Opened, tokenizer)
     table = tables(tokenizer)
@@ -83,7 +83,7 @@ def to_fields(tokenizer: Pretrained) -> dict[str, Any]:
         if not pre:
             raise FormatError(
                 "GGUF has no name for the way this tokenizer cuts texts into words; expected that "
-                f"of {', '.join(patterns.PRE)}."
+                f"of {', '.join(patterns.PRE)}"
             )
         merges = [f"{left} {right}" for left, right in table.merges]
         fields |= {"ggml.model": "gpt2", "ggml.pre": pre[0], "ggml.merges": merges}
@@ -115,12 +115,12 @@ def _byte_level(fields: Mapping[str, Any], tokens: list[str], types: list[int]) 
     for merge in _get(fields, "ggml.merges", Sequence):
         pair = merge.split(" ") if isinstance(merge, str) else []
         if len(pair) != 2:
-            raise FormatError(f"{SOURCE}: the merge {str(merge)[:40]!r} is not two tokens.")
+            raise FormatError(f"{SOURCE}: the merge {str(merge)[:40]!r} is not two tokens")
         merges.append((pair[0], pair[1]))
-    special = _special(fields, tokens, spm.hidden(tokens, types), add_bos)
+    special = _special(fields, tokens, spm.control_tokens(tokens, types), add_bos)
     vocab = {text: i for i, text in enumerate(tokens) if types[i] != spm.UNUSED}
     if len(vocab) + types.count(spm.UNUSED) != len(tokens):
-        raise FormatError(f"{SOURCE} has a token twice; expected each once.")
+        raise FormatError(f"{SOURCE} has a token twice; expected each once")
     backend = bpe.build(
         vocab,
         merges,
@@ -144,7 +144,7 @@ def _special(
             if not 0 <= ids[key] < len(tokens):
                 raise FormatError(
                     f"{SOURCE}: tokenizer.ggml.{key} is {ids[key]}; expected an id below "
-                    f"{len(tokens)}."
+                    f"{len(tokens)}"
                 )
     # A padding token may be any token, "!" for one, and is then no control token.
     control = control | {
@@ -155,7 +155,7 @@ def _special(
     add_bos = bool(fields.get("tokenizer.ggml.add_bos_token", add_bos))
     template = fields.get("tokenizer.chat_template")
     if template is not None and not isinstance(template, str):
-        raise FormatError(f"{SOURCE}: tokenizer.chat_template is no text.")
+        raise FormatError(f"{SOURCE}: tokenizer.chat_template is no text")
     return Special(
         control,
         named,
@@ -181,7 +181,7 @@ def _vocabulary(opened: Opened, table: Tables) -> tuple[list[str], list[int]]:
             types[table.vocab[text]] = spm.BYTE
         unknown = opened.control.get(opened.named.get("unk_token", "<unk>"))
         if unknown is None:
-            raise FormatError("GGUF expects an unknown token; the tokenizer has no '<unk>'.")
+            raise FormatError("GGUF expects an unknown token; the tokenizer has no '<unk>'")
         types[unknown] = spm.UNKNOWN
     return tokens, types
 
@@ -202,7 +202,7 @@ def _ends(opened: Opened, eos: int | None) -> dict[str, int]:
     if len(others) > len(free):
         raise FormatError(
             f"{len(opened.ends)} tokens end generation; GGUF has no room for "
-            f"{len(others) - len(free)} of them."
+            f"{len(others) - len(free)} of them"
         )
     return fields | dict(zip(free, others, strict=False))
 
@@ -223,7 +223,7 @@ def _check_same(opened: Opened, made: Pretrained) -> None:
         if opened.encode(probe) != made.encode(probe):
             raise FormatError(
                 f"the tokenizer reads {probe[:16]!r}... otherwise than GGUF's form of it does; "
-                "keep its own files beside the weights."
+                "keep its own files beside the weights"
             )
 
 
@@ -234,7 +234,7 @@ def _get(fields: Mapping[str, Any], key: str, kind: type) -> Any:
     if not isinstance(value, kind) or (kind is Sequence and isinstance(value, str)):
         raise FormatError(
             f"{SOURCE}: tokenizer.{key} is {str(value)[:40]!r}; expected "
-            f"{'a list' if kind is Sequence else 'a text'}."
+            f"{'a list' if kind is Sequence else 'a text'}"
         )
     return value
 
@@ -243,11 +243,11 @@ def _numbers(values: Any, key: str) -> list[int]:
     try:
         return [operator.index(value) for value in values]
     except TypeError:
-        raise FormatError(f"{SOURCE}: tokenizer.ggml.{key} holds what is no number.") from None
+        raise FormatError(f"{SOURCE}: tokenizer.ggml.{key} holds what is no number") from None
 
 
 def _floats(values: Any, key: str) -> list[float]:
     try:
         return [float(operator.pos(value)) for value in values]  # pos: a text is no number
     except (TypeError, ValueError, OverflowError):
-        raise FormatError(f"{SOURCE}: tokenizer.ggml.{key} holds what is no number.") from None
+        raise FormatError(f"{SOURCE}: tokenizer.ggml.{key} holds what is no number") from None

@@ -16,11 +16,9 @@ def read(data: bytes, beside: Beside, source: str) -> Opened:
     """Reads a tokenizer.json.
 
     Raises:
-        FormatError: If it is damaged, or not a byte-pair encoding that gives every text back.
+      FormatError: it is damaged, or not a byte-pair encoding that gives every text back.
     """
     tree = typed(parse_json(data, source), dict, source)
-    if str(tree.get("format", "")).startswith("llama_jax"):
-        raise FormatError(f"{source} was trained by llama_jax; open it with Tokenizer.load.")
     model = typed(tree.get("model"), dict, source)
     _check_model(model, source)
     vocab = typed(model.get("vocab"), dict, source)
@@ -33,14 +31,14 @@ def read(data: bytes, beside: Beside, source: str) -> Opened:
     spaced = blank or meta_prefix is not None
     if spaced == any(step["type"] == "ByteLevel" for step in steps):
         raise FormatError(
-            f"{source}: expected the pre-tokenizer ByteLevel, or SentencePiece's U+2581 for spaces."
+            f"{source}: expected the pre-tokenizer ByteLevel, or SentencePiece's U+2581 for spaces"
         )
     if spaced and model.get("byte_fallback") is not True:
-        raise FormatError(f"{source}: expected byte_fallback, without which characters are lost.")
+        raise FormatError(f"{source}: expected byte_fallback, without which characters are lost")
 
     bos = _bos(tree.get("post_processor"), source)
     if bos is not None and bos not in added:
-        raise FormatError(f"{source}: the post-processor names {bos[:40]!r}, which is no token.")
+        raise FormatError(f"{source}: the post-processor names {bos[:40]!r}, which is no token")
     special = beside.special(vocab, added, None if bos is None else added[bos], source, strips)
     backend = bpe.build(
         vocab,
@@ -57,10 +55,10 @@ def read(data: bytes, beside: Beside, source: str) -> Opened:
 def _check_model(model: dict, source: str) -> None:
     kind = model.get("type", "BPE" if "merges" in model else None)
     if kind != "BPE":
-        raise FormatError(f"{source} is a {str(kind)[:40]!r} model; expected 'BPE'.")
+        raise FormatError(f"{source} is a {str(kind)[:40]!r} model; expected 'BPE'")
     for field in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(field):
-            raise FormatError(f"{source}: the model's {field} is not supported; expected none.")
+            raise FormatError(f"{source}: the model's {field} is not supported; expected none")
 
 
 def _merges(entries: list, source: str) -> list[tuple[str, str]]:
@@ -71,7 +69,7 @@ def _merges(entries: list, source: str) -> list[tuple[str, str]]:
                 merges.append((left, right))
             case _:
                 raise FormatError(
-                    f"{source}: the merge {str(entry)[:60]!r} is not a pair of tokens."
+                    f"{source}: the merge {str(entry)[:60]!r} is not a pair of tokens"
                 )
     return merges
 
@@ -90,7 +88,7 @@ def _normalizer(entry: Any, source: str) -> tuple[bool, Prefix]:
         case {"type": "Replace", "pattern": {"String": " "}, "content": bpe.BLANK}:
             return True, "never"
     kind = str(entry.get("type"))[:40]
-    raise FormatError(f"{source}: the normalizer {kind!r} changes texts; {NORMALIZERS}.")
+    raise FormatError(f"{source}: the normalizer {kind!r} changes texts; {NORMALIZERS}")
 
 
 def _steps(entry: Any, source: str) -> tuple[list[dict[str, Any]], Prefix | None]:
@@ -114,7 +112,7 @@ def _steps(entry: Any, source: str) -> tuple[list[dict[str, Any]], Prefix | None
                 if why:
                     raise FormatError(
                         f"{source}: the regular expression {text[:40]!r} {why}; expected one that "
-                        "cannot take exponential time."
+                        "cannot take exponential time"
                     )
             invert = entry.get("invert") is True
             return [patterns.split("", cut, invert) | {"pattern": pattern}], None
@@ -129,7 +127,7 @@ def _steps(entry: Any, source: str) -> tuple[list[dict[str, Any]], Prefix | None
                 return steps, prefix[scheme]
     raise FormatError(
         f"{source}: the pre-tokenizer {kind!r}, or a field of it, is not supported; expected "
-        "Split, Digits, ByteLevel or Metaspace, none of which removes characters."
+        "Split, Digits, ByteLevel or Metaspace, none of which removes characters"
     )
 
 
@@ -152,9 +150,9 @@ def _bos(entry: Any, source: str) -> str | None:
                     case {"Sequence": _}:
                         break
                     case _:
-                        raise FormatError(f"{source}: the post-processor's template is damaged.")
+                        raise FormatError(f"{source}: the post-processor's template is damaged")
             if len(names) > 1:
-                raise FormatError(f"{source}: texts begin with {len(names)} tokens; expected one.")
+                raise FormatError(f"{source}: texts begin with {len(names)} tokens; expected one")
             return names[0] if names else None
     kind = str(entry.get("type"))[:40]
-    raise FormatError(f"{source}: the post-processor {kind!r} is not supported.")
+    raise FormatError(f"{source}: the post-processor {kind!r} is not supported")

@@ -18,24 +18,24 @@ MOST_HOLES = 4096  # ids below the largest that have no token
 
 
 def check_ids(ids: Sequence[Any], source: str) -> int:
-    """Returns one past the largest id.
+    """One past the largest id.
 
     Raises:
-        FormatError: If an id is given twice, is no index, or is far beyond the number of tokens.
+      FormatError: an id is given twice, is no index, or is far beyond the number of tokens.
     """
     if not ids:
-        raise FormatError(f"{source} has no tokens.")
+        raise FormatError(f"{source} has no tokens")
     bad = [i for i in ids if type(i) is not int or i < 0]
     if bad:
-        raise FormatError(f"{source}: the token id {str(bad[0])[:40]!r} is no index.")
+        raise FormatError(f"{source}: the token id {str(bad[0])[:40]!r} is no index")
     largest = max(ids)
     if largest >= min(MOST_TOKENS, len(ids) + MOST_HOLES):
         raise FormatError(
             f"{source}: the token id {str(largest)[:40]} is too large; expected ids close to the "
-            f"number of tokens, {len(ids)}."
+            f"number of tokens, {len(ids)}"
         )
     if len(set(ids)) != len(ids):
-        raise FormatError(f"{source} gives two tokens the same id; expected one id for each token.")
+        raise FormatError(f"{source} gives two tokens the same id; expected one id for each token")
     return largest + 1
 
 
@@ -75,12 +75,16 @@ def refusing(what: str) -> Iterator[None]:
 
 
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
-    """Returns a file's content; a FormatError if it cannot be read or is too large."""
+    """A file's content.
+
+    Raises:
+      FormatError: it cannot be read, or is too large.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(most + 1)
     except OSError as error:
-        raise FormatError(f"{str(path)!r} cannot be read ({error.strerror}).") from None
+        raise FormatError(f"{str(path)!r} cannot be read ({error.strerror})") from None
     if len(data) > most:
-        raise FormatError(f"{str(path)!r} has more than {most} bytes; expected a tokenizer.")
+        raise FormatError(f"{str(path)!r} has more than {most} bytes; expected a tokenizer")
     return data

@@ -84,7 +84,7 @@ class Tiktoken:
         return GENERATIONS[len(self.pieces)]
 
     def encode(self, text: str) -> list[int]:
-        """Returns the ids of plain text."""
+        """The ids of plain text."""
         return self.backend.encode_ordinary(text)
 
 
@@ -92,7 +92,7 @@ def read(data: bytes, beside: Beside, source: str) -> Opened:
     """Reads a tokenizer.model of Llama 3 or 4.
 
     Raises:
-        FormatError: If a line is damaged, or if it belongs to neither of them.
+      FormatError: a line is damaged, or it belongs to neither of them.
     """
     import tiktoken
 
@@ -100,7 +100,7 @@ def read(data: bytes, beside: Beside, source: str) -> Opened:
     generation = GENERATIONS.get(len(ranks))
     if generation is None:
         raise FormatError(
-            f"{source} has {len(ranks)} tokens; expected 128000 (Llama 3) or 200000 (Llama 4)."
+            f"{source} has {len(ranks)} tokens; expected 128000 (Llama 3) or 200000 (Llama 4)"
         )
     with refusing(source):
         backend = tiktoken.Encoding(
@@ -122,13 +122,13 @@ def _ranks(data: bytes, source: str) -> dict[bytes, int]:
         if len(fields) != 2 or fields[1] != b"%d" % number:
             raise FormatError(
                 f"{source}: line {number + 1} is {str(line[:40])[1:]}; expected base64 and the "
-                f"rank {number}."
+                f"rank {number}"
             )
         with refusing(f"{source}: line {number + 1} is not base64"):
             ranks[base64.b64decode(fields[0], validate=True)] = number
     if len(ranks) != len(data.splitlines()) or b"" in ranks:
-        raise FormatError(f"{source} has a token twice, or an empty one; expected each once.")
+        raise FormatError(f"{source} has a token twice, or an empty one; expected each once")
     missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
     if missing:
-        raise FormatError(f"{source} has no token for the byte {missing[0]}; expected all 256.")
+        raise FormatError(f"{source} has no token for the byte {missing[0]}; expected all 256")
     return ranks

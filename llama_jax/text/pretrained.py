@@ -2,32 +2,22 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from llama_jax.errors import FormatError
 from llama_jax.text.limits import read_bytes
+from llama_jax.text.vocabulary import Vocabulary
 
 
 @runtime_checkable
-class Pretrained(Protocol):
-    """A tokenizer with control tokens, which plain text can never spell."""
+class Pretrained(Vocabulary, Protocol):
+    """A tokenizer with control tokens, which plain text can never spell.
 
-    @property
-    def vocab(self) -> int:
-        """Every id is below it."""
-        ...
-
-    @property
-    def bos(self) -> int | None:
-        """What begins every text; None if nothing is added."""
-        ...
-
-    @property
-    def eos(self) -> int | None:
-        """What ends a text that a model is trained on; None if the file names nothing."""
-        ...
+    `encode` does not mark the beginning of a text: see `bos`. `decode` gives the same text back,
+    but for U+FFFD in the place of characters that a small vocabulary has no bytes for.
+    """
 
     @property
     def ends(self) -> frozenset[int]:
@@ -54,36 +44,20 @@ class Pretrained(Protocol):
         """What does the work: "tokenizers", "sentencepiece" or "tiktoken"."""
         ...
 
-    def encode(self, text: str) -> list[int]:
-        """Returns the ids of plain text: never a control token, whatever the text says.
-
-        The beginning of a text is not marked: see `bos`. `decode` gives the same text back, but for
-        U+FFFD in the place of characters that a small vocabulary has no bytes for.
-        """
-        ...
-
-    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        """Returns the ids of many plain texts."""
-        ...
-
     def parse(self, text: str) -> list[int]:
-        """Returns the ids of `text` with its control tokens recognised: not for users' text."""
+        """The ids of `text` with its control tokens recognised: not for users' text."""
         ...
 
     def split(self, text: str) -> list[str | int]:
-        """Returns `text` as plain runs and the ids of the control tokens between them."""
+        """`text` as plain runs and the ids of the control tokens between them."""
         ...
 
     def join(self, parts: Iterable[str | int]) -> list[int]:
-        """Returns the ids of plain runs and control tokens; neighbouring strings are one run."""
+        """The ids of plain runs and control tokens; neighbouring strings are one run."""
         ...
 
     def piece(self, token: int) -> bytes:
-        """Returns the bytes of one token; b"" for a control token and for an id without a token."""
-        ...
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """Returns the text of `ids`, control tokens left out."""
+        """The bytes of one token; b"" for a control token and for an id without a token."""
         ...
 
 
@@ -96,11 +70,11 @@ def open_tokenizer(
     tokenizer.model   a SentencePiece model, or Meta's lines of base64 and rank: told by content
 
     Args:
-        path: The folder, or the file.
-        beside: The folder whose other JSON files belong to a file; none by default.
+      path: the folder, or the file.
+      config_files: a folder whose other JSON files belong to a file; none by default.
 
     Raises:
-        FormatError: If there is none, or if it is damaged or of a kind that is not supported.
+      FormatError: there is none, or it is damaged or of a kind that is not supported.
     """
     path = Path(path)
     if path.is_dir():
@@ -108,7 +82,7 @@ def open_tokenizer(
         file = next((f for f in files if f.is_file()), None)
         if file is None:
             raise FormatError(
-                f"{str(path)!r} holds no tokenizer; expected tokenizer.json or tokenizer.model."
+                f"{str(path)!r} holds no tokenizer; expected tokenizer.json or tokenizer.model"
             )
         return _read(file, path)
     return _read(path, None if config_files is None else Path(config_files))
@@ -116,8 +90,11 @@ def open_tokenizer(
 
 def _read(file: Path, folder: Path | None) -> Pretrained:
     from llama_jax.text import config_files, huggingface, meta, spm
+    from llama_jax.text.tokenizer import Tokenizer
 
     data = read_bytes(file)
+    if (trained := Tokenizer.read(data, str(file))) is not None:
+        return trained.pretrained()
     others = config_files.read(folder)
     if data.lstrip()[:1] == b"{":
         return huggingface.read(data, others, str(file))

@@ -33,8 +33,8 @@ def render(source: str, renders: Sequence[Mapping[str, Any]]) -> list[str]:
     The process is kept for the next turn of a chat, until another template comes.
 
     Raises:
-        FormatError: If the template is damaged, or does what chat templates need not do.
-        UserError: If the template refuses the messages.
+      FormatError: the template is damaged, or does what chat templates need not do.
+      UserError: the template refuses the messages.
     """
     global _current
     with _lock:
@@ -98,7 +98,7 @@ class _Renderer:
         if "refused" in answer:
             reason = " ".join(str(answer["refused"]).split())
             raise FormatError(
-                f"the chat template cannot be used: {reason}; try a format, such as Llama3()."
+                f"the chat template cannot be used: {reason}; try a format, such as Llama3()"
             )
         return answer
 
@@ -115,7 +115,7 @@ class _Renderer:
             if not more or len(data) > MOST_ANSWER:
                 raise FormatError(
                     "the chat template cannot be used: it takes more than 1 s or too much memory; "
-                    "try a format, such as Llama3()."
+                    "try a format, such as Llama3()"
                 )
         return json.loads(data)
 

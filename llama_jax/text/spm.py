@@ -28,11 +28,11 @@ class SentencePiece:
     """A backend of `Opened`.
 
     Attributes:
-        backend: The library's object.
-        pieces: The bytes of every plain token.
-        tokens: All tokens, as in the file.
-        scores: The larger, the earlier they are merged.
-        types: NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED or BYTE.
+      backend: the library's object.
+      pieces: the bytes of every plain token.
+      tokens: all tokens, as in the file.
+      scores: the larger, the earlier they are merged.
+      types: NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED or BYTE.
     """
 
     backend: "sentencepiece.SentencePieceProcessor" = dataclasses.field(repr=False)
@@ -42,7 +42,7 @@ class SentencePiece:
     types: Sequence[int] = dataclasses.field(repr=False)
 
     def encode(self, text: str) -> list[int]:
-        """Returns the ids of plain text."""
+        """The ids of plain text."""
         return apart(text, self.backend.EncodeAsIds, self._blank)
 
     @functools.cached_property
@@ -54,7 +54,7 @@ def read(data: bytes, beside: Beside, source: str) -> Opened:
     """Reads a tokenizer.model.
 
     Raises:
-        FormatError: If it is damaged, not byte-pair encoding, or changes texts.
+      FormatError: it is damaged, not byte-pair encoding, or changes texts.
     """
     from sentencepiece import sentencepiece_model_pb2 as messages
 
@@ -64,7 +64,7 @@ def read(data: bytes, beside: Beside, source: str) -> Opened:
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
     if trainer.model_type != trainer.BPE:
         kind = trainer.ModelType.Name(trainer.model_type)
-        raise FormatError(f"{source} is a {kind} model; expected BPE.")
+        raise FormatError(f"{source} is a {kind} model; expected BPE")
     changes = {
         "a character map": normalizer.precompiled_charsmap,
         "another character map": proto.denormalizer_spec.precompiled_charsmap,
@@ -74,14 +74,14 @@ def read(data: bytes, beside: Beside, source: str) -> Opened:
     }
     for what, there in changes.items():
         if there:
-            raise FormatError(f"{source} changes texts by {what}; expected none.")
+            raise FormatError(f"{source} changes texts by {what}; expected none")
     tokens = [piece.piece for piece in proto.pieces]
     types = [piece.type for piece in proto.pieces]
     backend = build(tokens, [piece.score for piece in proto.pieces], types, source)
     roles = {"bos_token": trainer.bos_id, "eos_token": trainer.eos_id, "unk_token": trainer.unk_id}
     named = {r: tokens[i] for r, i in roles.items() if 0 <= i < len(tokens) and types[i] in HIDDEN}
     beside = dataclasses.replace(beside, named={**named, **beside.named})
-    control = hidden(tokens, types)
+    control = control_tokens(tokens, types)
     special = beside.special(_ids(tokens), control, control.get(named.get("bos_token", "")), source)
     added = {i for i in special.control.values() if i < len(tokens)}
     if added - set(control.values()):  # a file beside it calls a plain piece special
@@ -91,7 +91,7 @@ def read(data: bytes, beside: Beside, source: str) -> Opened:
     return assemble("sentencepiece", backend, special, source, prefix)
 
 
-def hidden(tokens: Sequence[str], types: Sequence[int]) -> dict[str, int]:
+def control_tokens(tokens: Sequence[str], types: Sequence[int]) -> dict[str, int]:
     """The tokens that no text may give, by their text."""
     return {t: i for i, (t, kind) in enumerate(zip(tokens, types, strict=True)) if kind in HIDDEN}
 
@@ -102,7 +102,7 @@ def build(
     """Makes a backend out of pieces.
 
     Raises:
-        FormatError: If they do not fit together, or lack a byte.
+      FormatError: they do not fit together, or lack a byte.
     """
     import sentencepiece
     from sentencepiece import sentencepiece_model_pb2 as messages
@@ -135,23 +135,23 @@ def _check(tokens: Sequence[Any], scores: Sequence[Any], types: Sequence[Any], s
     if not len(tokens) == len(scores) == len(types):
         raise FormatError(
             f"{source} has {len(tokens)} tokens, {len(scores)} scores and {len(types)} types; "
-            "expected as many of each."
+            "expected as many of each"
         )
     if len(tokens) > MOST_TOKENS:
-        raise FormatError(f"{source} has {len(tokens)} tokens; expected at most {MOST_TOKENS}.")
+        raise FormatError(f"{source} has {len(tokens)} tokens; expected at most {MOST_TOKENS}")
     # The protobuf library gives bytes for what is not valid UTF-8.
     texts = all(isinstance(token, str) and token for token in tokens)
     if not texts or not is_unicode("".join(tokens)):
-        raise FormatError(f"{source} has an empty token, or one that is not valid Unicode.")
+        raise FormatError(f"{source} has an empty token, or one that is not valid Unicode")
     if len(set(tokens)) != len(tokens):
-        raise FormatError(f"{source} has a token twice; expected each once.")
+        raise FormatError(f"{source} has a token twice; expected each once")
     if not all(map(math.isfinite, scores)):
-        raise FormatError(f"{source} has a score that is not finite.")
+        raise FormatError(f"{source} has a score that is not finite")
     if not set(types) <= set(range(1, 7)) or types.count(UNKNOWN) != 1:
-        raise FormatError(f"{source}: expected token types 1 to 6, and one unknown token.")
+        raise FormatError(f"{source}: expected token types 1 to 6, and one unknown token")
     found = [token for token, kind in zip(tokens, types, strict=True) if kind == BYTE]
     if sorted(found) != sorted(BYTES):
-        raise FormatError(f"{source} has {len(found)} byte tokens; expected <0x00> to <0xFF>.")
+        raise FormatError(f"{source} has {len(found)} byte tokens; expected <0x00> to <0xFF>")
 
 
 def _ids(tokens: Sequence[str]) -> dict[str, int]:

@@ -13,14 +13,11 @@ import dataclasses
 import re
 import secrets
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from llama_jax.errors import FormatError, UserError
+from llama_jax.text.messages import Message
 from llama_jax.text.pretrained import Pretrained
 from llama_jax.text.render import render
-
-if TYPE_CHECKING:
-    from llama_jax.text.chat import Message
 
 MOST_CHARACTERS = 64 << 10
 
@@ -30,7 +27,7 @@ class Template:
     """The chat format that a Jinja template describes.
 
     Raises:
-        FormatError: If the template is longer than 64 K characters.
+      FormatError: the template is longer than 64 K characters.
     """
 
     source: str = dataclasses.field(repr=False)
@@ -40,13 +37,13 @@ class Template:
             what = f"{type(self.source).__name__} {str(self.source)[:20]!r}"
             raise FormatError(
                 f"the chat template is {what}..., expected a text of at most {MOST_CHARACTERS} "
-                "characters; try a format, such as Llama3()."
+                "characters; try a format, such as Llama3()"
             )
 
     def ids(
-        self, messages: Sequence["Message"], tokenizer: Pretrained, generation_prompt: bool
+        self, messages: Sequence[Message], tokenizer: Pretrained, generation_prompt: bool
     ) -> list[int]:
-        """Returns the ids of a conversation."""
+        """The ids of a conversation."""
         marks = _Marks(messages, tokenizer)
         common = {"add_generation_prompt": generation_prompt, "tools": None, "documents": None}
         common |= tokenizer.named
@@ -70,13 +67,13 @@ class Template:
                 token = next(t for t, i in tokenizer.control.items() if i == named)
                 raise UserError(
                     f"message {number} holds the control token {token!r}, and this chat template "
-                    "changes the text of messages; take it out, or try a format, such as Llama3()."
+                    "changes the text of messages; take it out, or try a format, such as Llama3()"
                 )
         found = tokenizer.split(real)
         if _controls(found) != _controls(parts):
             raise UserError(
                 "this chat template makes other control tokens of these messages than of others; "
-                "try a format, such as Llama3()."
+                "try a format, such as Llama3()"
             )
         return tokenizer.join(found)
 
@@ -84,7 +81,7 @@ class Template:
 class _Marks:
     """Placeholders for the texts of messages, which no text can guess."""
 
-    def __init__(self, messages: Sequence["Message"], tokenizer: Pretrained):
+    def __init__(self, messages: Sequence[Message], tokenizer: Pretrained):
         self.tokenizer = tokenizer
         nonce = secrets.randbits(64)
         self.texts: list[str] = []
@@ -102,7 +99,7 @@ class _Marks:
         self.pattern = re.compile(f"\ue000{nonce}\\.([0-9]+)\ue001")
 
     def fill(self, rendered: str) -> tuple[list[str | int], str]:
-        """Returns the parts of a rendered text with messages in their places, and it as one."""
+        """The parts of a rendered text with messages in their places, and it as one."""
         parts: list[str | int] = []
         whole = []
         for n, piece in enumerate(self.pattern.split(rendered)):

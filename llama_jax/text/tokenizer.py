@@ -10,48 +10,22 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 from llama_jax.errors import UserError
+from llama_jax.files import whole_file
+from llama_jax.text import tokenizer_file
+from llama_jax.text.any_tokenizer import Opened, Special
+from llama_jax.text.bpe import build
+from llama_jax.text.limits import read_bytes, refusing
+from llama_jax.text.patterns import level
+from llama_jax.text.tokenizer_file import NAMED, sentinel
+from llama_jax.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import tokenizers
 
-NAMED = ("<pad>", "<bos>", "<eos>", "<cls>", "<sep>", "<mask>")
-FORMAT = "llama_jax tokenizer 1"
 BYTES = 256
-
-
-@runtime_checkable
-class Vocabulary(Protocol):
-    """What a language model's data needs of a tokenizer: ours, and all that come with weights."""
-
-    @property
-    def vocab(self) -> int:
-        """Every id is below it."""
-        ...
-
-    @property
-    def bos(self) -> int | None:
-        """What begins every text; None if nothing is added."""
-        ...
-
-    @property
-    def eos(self) -> int | None:
-        """What ends a text; None if nothing is added."""
-        ...
-
-    def encode(self, text: str) -> list[int]:
-        """Returns the ids of `text`, never a special one."""
-        ...
-
-    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        """Returns the ids of many texts."""
-        ...
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """Returns the text of `ids`, special ones left out."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,9 +33,9 @@ class Tokenizer:
     """A trained byte-level BPE with reserved ids 0 .. 5 + sentinel_count.
 
     Attributes:
-        backend: The `tokenizers` object; it knows nothing of special tokens.
-        vocab: Rows of the embedding table, as asked for in training; a small corpus may fill fewer.
-        sentinel_count: How many `<extra_i>` sentinels span corruption has.
+      backend: the `tokenizers` object; it knows nothing of special tokens.
+      vocab: rows of the embedding table, as asked for in training; a small corpus may fill fewer.
+      sentinel_count: how many `<extra_i>` sentinels span corruption has.
     """
 
     backend: "tokenizers.Tokenizer" = dataclasses.field(repr=False)
@@ -76,6 +50,12 @@ class Tokenizer:
         return range(len(NAMED), self.reserved)
 
     @property
+    def control(self) -> dict[str, int]:
+        """Special tokens by their text."""
+        texts = (*NAMED, *map(sentinel, self.sentinels))
+        return {text: token for token, text in enumerate(texts)}
+
+    @property
     def reserved(self) -> int:
         """The number of special ids: ordinary ids start here."""
         return len(NAMED) + self.sentinel_count
@@ -86,25 +66,25 @@ class Tokenizer:
         return self.backend.get_vocab_size()
 
     def encode(self, text: str) -> list[int]:
-        """Returns the ids of `text`; never a special id, whatever the text says."""
+        """The ids of `text`; never a special id, whatever the text says."""
         return self.backend.encode(_clean(text)).ids
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        """Returns the ids of many texts, on several threads."""
+        """The ids of many texts, on several threads."""
         return [e.ids for e in self.backend.encode_batch_fast([_clean(t) for t in texts])]
 
-    def words(self, text: str) -> tuple[list[int], list[int]]:
-        """Returns the ids and, for each, the index of its word (punctuation is a word)."""
+    def encode_with_words(self, text: str) -> tuple[list[int], list[int]]:
+        """The ids and, for each, the index of its word (punctuation is a word)."""
         encoding = self.backend.encode(_clean(text))
         return encoding.ids, [int(word) for word in encoding.word_ids]  # pyright: ignore
 
-    def words_all(self, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:
-        """Returns `words` of many texts, on several threads."""
+    def encode_all_with_words(self, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:
+        """`encode_with_words` of many texts, on several threads."""
         encodings = self.backend.encode_batch([_clean(t) for t in texts])
         return [(e.ids, [int(word) for word in e.word_ids]) for e in encodings]  # pyright: ignore
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Returns the text of `ids`; special and unused ids are skipped."""
+        """The text of `ids`; special and unused ids are skipped."""
         kept = [int(i) for i in ids if self.reserved <= int(i) < self.used]
         return self.backend.decode(kept, skip_special_tokens=False).removeprefix(" ")
 
@@ -113,22 +93,22 @@ class Tokenizer:
         """Learns the merges from `texts`.
 
         Args:
-            texts: The corpus; read once.
-            vocab: Rows of the embedding table, special and byte tokens included.
-            sentinels: How many sentinels to reserve for span corruption.
+          texts: the corpus; read once.
+          vocab: rows of the embedding table, special and byte tokens included.
+          sentinels: how many sentinels to reserve for span corruption.
 
         Raises:
-            UserError: If `vocab` has no room for the special tokens and the 256 bytes.
+          UserError: `vocab` has no room for the special tokens and the 256 bytes.
         """
         import tokenizers
         from tokenizers import models, pre_tokenizers, trainers
 
-        special = [*NAMED, *(f"<extra_{i}>" for i in range(sentinels))]
+        special = [*NAMED, *(sentinel(len(NAMED) + i) for i in range(sentinels))]
         least = len(special) + BYTES
         if vocab < least:
             raise UserError(
                 f"vocab={vocab} is too small: {len(special)} special tokens and {BYTES} bytes "
-                f"need {least}; try vocab=2048."
+                f"need {least}; try vocab=2048"
             )
         learner = tokenizers.Tokenizer(models.BPE())
         learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)  # pyright: ignore
@@ -142,66 +122,87 @@ class Tokenizer:
         model = json.loads(learner.to_str())["model"]
         return cls(_backend(model["vocab"], model["merges"]), vocab, sentinels)
 
-    def content(self) -> bytes:
-        """Returns the file that `save` writes: JSON."""
+    def tables(self) -> tuple[dict[str, int], list[tuple[str, str]]]:
+        """Ids by token, special ones included, and the merges, the first merged first."""
         model = json.loads(self.backend.to_str())["model"]
-        content = {
-            "format": FORMAT,
-            "vocab": self.vocab,
-            "sentinels": self.sentinel_count,
-            "tokens": model["vocab"],
-            "merges": model["merges"],
-        }
-        return json.dumps(content, ensure_ascii=False).encode("utf-8")
+        return model["vocab"], [(left, right) for left, right in model["merges"]]
+
+    def content(self) -> bytes:
+        """The file that `save` writes: Hugging Face's tokenizer.json.
+
+        Other software finds special tokens in texts, as it does of any such file; we do not. Ids
+        that a small corpus left over are tokens `<unused_i>`, so that the file tells `vocab`.
+        """
+        more = {f"<unused_{i}>": i for i in range(self.used, self.vocab)}
+        return tokenizer_file.write(self.backend.to_str(), self.control | more)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes one JSON file, whole or not at all."""
-        path = Path(path)
-        draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        draft.write_bytes(self.content())
-        os.replace(draft, path)
+        """Writes `content` to a file, whole or not at all."""
+        with whole_file(Path(path)) as draft:
+            draft.write_bytes(self.content())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Tokenizer":
-        """Reads what `save` wrote.
+        """Reads what `save` wrote, now or in an earlier version.
 
         Raises:
-            UserError: If the file is missing or is not one of ours.
+          UserError: the file is missing, or was not made by training.
         """
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(
-                f"tokenizer {str(path)!r} cannot be read ({error.strerror}); expected a "
-                "tokenizer.json that a training run saved; try the one in a run directory."
-            ) from None
-        except ValueError:
-            content = None
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise UserError(
-                f"{str(path)!r} is not a tokenizer of llama_jax (expected JSON with "
-                f'"format": "{FORMAT}"); try the tokenizer.json of a run directory.'
-            )
-        merges = [tuple(pair) for pair in content["merges"]]
-        return cls(_backend(content["tokens"], merges), content["vocab"], content["sentinels"])
+        if (found := cls.read(read_bytes(Path(path)), str(path))) is not None:
+            return found
+        raise UserError(
+            f"{str(path)!r} is not a tokenizer that llama_jax trained; expected the tokenizer.json "
+            "of a run directory; try llama_jax.text.open_tokenizer, which opens others too"
+        )
+
+    @classmethod
+    def read(cls, data: bytes, source: str = "the tokenizer") -> "Tokenizer | None":
+        """The tokenizer in the content of a file; None if training did not make it.
+
+        Raises:
+          FormatError: it is damaged, or its merges make a special token.
+        """
+        tables = tokenizer_file.read(data, source)
+        if tables is None:
+            return None
+        with refusing(source):
+            return cls(_backend(tables.tokens, tables.merges), tables.vocab, tables.sentinels)
+
+    def pretrained(self) -> Opened:
+        """The same vocabulary with the promises of `Pretrained`, for generating text.
+
+        It gives every text back as it was. `encode` loses a space that a text begins with, because
+        it puts one before every text that has none; the ids of training data hang on that.
+        """
+        vocab, merges = self.tables()
+        names = {f"{name[1:-1]}_token": name for name in NAMED}
+        special = Special(self.control, names, self.bos, frozenset([self.eos]))
+        hidden = frozenset(self.control.values())
+        steps = [level(use_regex=True)]
+        backend = build(vocab, merges, hidden, steps=steps, source="the tokenizer")
+        return Opened("tokenizers", backend, special, self.vocab, prefix="first")
 
 
-def own(tokenizer: Vocabulary, who: str) -> Tokenizer:
-    """Returns `tokenizer`, which is one of ours, for `who` needs its special tokens.
+def trained_here(tokenizer: Vocabulary, who: str) -> Tokenizer:
+    """The same tokenizer, for somebody who needs the special tokens of a trained one.
+
+    Args:
+      tokenizer: the tokenizer of a run.
+      who: whoever needs them, for the message.
 
     Raises:
-        UserError: If it came with weights of others.
+      UserError: it came with weights of others.
     """
     if isinstance(tokenizer, Tokenizer):
         return tokenizer
     raise UserError(
         f"{who} needs {', '.join(NAMED[3:])} or sentinels, which the tokenizer, one that came with "
         "weights, does not have; expected the task LanguageModel, or a tokenizer of our own: "
-        "try tokenizer=BPE(...) without init_from."
+        "try tokenizer=BPE(...) without init_from"
     )
 
 
-def _backend(vocab: dict[str, int], merges: list) -> "tokenizers.Tokenizer":
+def _backend(vocab: dict[str, int], merges: Sequence[Any]) -> "tokenizers.Tokenizer":
     """Builds the BPE without added tokens: the backend must not search texts for special ones."""
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers
@@ -210,7 +211,7 @@ def _backend(vocab: dict[str, int], merges: list) -> "tokenizers.Tokenizer":
     made = {left + right for left, right in merges}
     spelled = [token for token in NAMED if token in made]
     if spelled:  # the pre-tokenizer splits "<" from letters, so this needs a doctored file
-        raise UserError(f"the tokenizer's merges spell the special token {spelled[0]!r}.")
+        raise UserError(f"the tokenizer's merges spell the special token {spelled[0]!r}")
     backend = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)  # pyright: ignore
     backend.decoder = decoders.ByteLevel()  # pyright: ignore

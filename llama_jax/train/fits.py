@@ -6,7 +6,8 @@ from typing import Any
 
 from llama_jax.config import Run
 from llama_jax.errors import UserError
-from llama_jax.text.tokenizer import Tokenizer, Vocabulary
+from llama_jax.text.tokenizer import Tokenizer
+from llama_jax.text.vocabulary import Vocabulary
 
 
 def check_context(run: Run, fields: dict[str, dict[str, tuple[tuple[int, ...], str]]]) -> None:

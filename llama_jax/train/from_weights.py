@@ -11,7 +11,7 @@ from llama_jax.config import Run, to_json
 from llama_jax.config.differences import differences
 from llama_jax.errors import UserError
 from llama_jax.models.decoder import Decoder
-from llama_jax.text.tokenizer import Vocabulary
+from llama_jax.text.vocabulary import Vocabulary
 from llama_jax.trees import flat
 from llama_jax.weights.find import find_near
 from llama_jax.weights.opened import Checkpoint, load_params, open_checkpoint

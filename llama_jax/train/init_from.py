@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from llama_jax.config import File, Run
 from llama_jax.errors import UserError
-from llama_jax.text.files import files_of, open_any
-from llama_jax.text.tokenizer import Vocabulary
+from llama_jax.text.files import files_of, open_for_training
+from llama_jax.text.vocabulary import Vocabulary
 from llama_jax.train.fits import check_vocabulary
 from llama_jax.weights.find import find_near
 from llama_jax.weights.orbax import start_from
@@ -45,7 +45,7 @@ class OtherRun:
 
     def tokenizer(self) -> Words:
         """See `Origin`."""
-        return open_any(self.place), files_of(self.place)
+        return open_for_training(self.place), files_of(self.place)
 
     def weights(self, fresh: Any, say: Callable[[str], None]) -> Any:
         """See `Origin`."""

@@ -14,8 +14,8 @@ from llama_jax.axes import make_mesh
 from llama_jax.config import Run, from_json
 from llama_jax.config.user_code import use
 from llama_jax.errors import UserError
-from llama_jax.text.files import open_any
-from llama_jax.text.tokenizer import Vocabulary
+from llama_jax.text.files import open_for_training
+from llama_jax.text.vocabulary import Vocabulary
 from llama_jax.weights.orbax import restore_params, to_stderr
 
 
@@ -68,7 +68,7 @@ def load(
         ) from None
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
     params, step = restore_params(path / "checkpoints", mesh, run.rules, say)
-    return Trained(run, build(run), params, open_any(path), step)
+    return Trained(run, build(run), params, open_for_training(path), step)
 
 
 def build(run: Run) -> nn.Module:

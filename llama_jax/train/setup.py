@@ -16,8 +16,8 @@ from llama_jax.config import Run, as_now, to_json
 from llama_jax.data.loader import Loader, merged
 from llama_jax.errors import UserError
 from llama_jax.objectives.base import losses
-from llama_jax.text.files import open_any
-from llama_jax.text.tokenizer import Vocabulary
+from llama_jax.text.files import open_for_training
+from llama_jax.text.vocabulary import Vocabulary
 from llama_jax.train.checkpoint import Checkpoints
 from llama_jax.train.fits import check_context
 from llama_jax.train.flops import of_step
@@ -148,7 +148,7 @@ def _tokenizer(start: Start | None, place: RunDir) -> Vocabulary:
     """The tokenizer, as the run directory has it: the same now and when the run goes on."""
     if start is not None:
         on_first(lambda: place.write_tokenizer(start.tokenizer()[1]))
-    return open_any(place.path)
+    return open_for_training(place.path)
 
 
 def _begin(

@@ -1,7 +1,6 @@
 """What goes along with weights: a checkpoint's tokenizer, in the form that another format wants."""
 
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,7 @@ from typing import Any
 from llama_jax.errors import FormatError
 from llama_jax.formats.source import inside, read_json
 from llama_jax.text.files import NAMES
-from llama_jax.text.pretrained import Pretrained, open_tokenizer
-from llama_jax.text.tokenizer import FORMAT, NAMED, Tokenizer
+from llama_jax.text.tokenizer import NAMED, Tokenizer
 from llama_jax.weights.opened import Checkpoint
 from llama_jax.weights.vocabulary import tokenizer
 
@@ -34,13 +32,13 @@ class Companions:
         place = self.checkpoint.tokenizer_place
         if place is None:
             return {}
-        if self._ours() and to != "orbax":
-            return _described(Tokenizer.load(place / "tokenizer.json"))
+        if to != "orbax" and (trained := self._trained()) is not None:
+            return {"tokenizer.json": trained.content(), "tokenizer_config.json": _config(trained)}
         if place.is_dir():
             return {n: _content(inside(place, n)) for n in NAMES if (place / n).exists()}
         from llama_jax.text.export import files
 
-        return files(self._open())
+        return files(tokenizer(self.checkpoint))
 
     def ids(self) -> dict[str, int | list[int] | None]:
         """bos_token_id and eos_token_id.
@@ -55,9 +53,7 @@ class Companions:
             return {name: config.get(name) for name in IDS if _is_ids(config.get(name))}
         if self.checkpoint.tokenizer_place is None:
             return {}
-        if self._ours():
-            return {"bos_token_id": Tokenizer.bos, "eos_token_id": Tokenizer.eos}
-        found = self._open()
+        found = tokenizer(self.checkpoint)
         ends = sorted(found.ends)
         eos = ends if len(ends) > 1 else next(iter(ends), None)
         # A text of some models begins with none, though they name one.
@@ -78,7 +74,7 @@ class Companions:
             return {}
         from llama_jax.text.gguf import to_fields
 
-        fields = to_fields(self._open())
+        fields = to_fields(tokenizer(self.checkpoint))
         tokens = fields["tokenizer.ggml.tokens"]
         more = range(len(tokens), self.checkpoint.model.vocab)
         fills = {"tokens": [f"[PAD{i}]" for i in more], "scores": [0.0] * len(more)}
@@ -88,38 +84,19 @@ class Companions:
                 fields[name] = [*fields[name], *fill]
         return fields
 
-    def _ours(self) -> bool:
-        """Whether a training run of ours made it."""
+    def _trained(self) -> Tokenizer | None:
+        """The tokenizer, if a training run of ours made it."""
         file = (self.checkpoint.tokenizer_place or Path()) / "tokenizer.json"
         if self.checkpoint.kind != "run" or not file.is_file():
-            return False
-        return read_json(file, MOST_BYTES).get("format") == FORMAT
-
-    def _open(self) -> Pretrained:
-        if not self._ours():
-            return tokenizer(self.checkpoint)
-        with tempfile.TemporaryDirectory() as folder:
-            for name, content in self.files("huggingface").items():
-                (Path(folder) / name).write_bytes(content)
-            return open_tokenizer(folder)
+            return None
+        return Tokenizer.read(_content(file))
 
 
-def _described(ours: Tokenizer) -> dict[str, bytes]:
-    """A tokenizer that a run of ours trained, as Hugging Face's files."""
-    tree = json.loads(ours.backend.to_str())
-    special = [t for t, i in tree["model"]["vocab"].items() if i < ours.reserved]
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    tree["added_tokens"] = [
-        {"id": tree["model"]["vocab"][text], "content": text, "special": True} | flags
-        for text in sorted(special, key=tree["model"]["vocab"].__getitem__)
-    ]
-    names = {f"{name[1:-1]}_token": name for name in NAMED if name in special}
-    config = {"tokenizer_class": "PreTrainedTokenizerFast"} | names
-    config |= {"clean_up_tokenization_spaces": False}
-    return {
-        "tokenizer.json": json.dumps(tree, ensure_ascii=False).encode(),
-        "tokenizer_config.json": json.dumps(config, indent=2).encode(),
-    }
+def _config(trained: Tokenizer) -> bytes:
+    """Hugging Face's tokenizer_config.json."""
+    config: dict[str, Any] = {f"{name[1:-1]}_token": name for name in NAMED}
+    config |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    return json.dumps(config, indent=2).encode()
 
 
 def _content(path: Path) -> bytes:

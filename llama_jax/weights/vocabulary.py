@@ -21,10 +21,6 @@ def tokenizer(checkpoint: Checkpoint) -> Pretrained:
         from llama_jax.weights.gguf import open_gguf
 
         found = from_fields(open_gguf(place).fields)
-    elif checkpoint.kind == "run":
-        from llama_jax.text.own import open_own
-
-        found = open_own(place)
     else:
         found = open_tokenizer(place)
     vocab = checkpoint.model.vocab

@@ -46,7 +46,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(size):
 
 
 def test_the_pixel_limit_can_be_set_and_is_named():
-    with pytest.raises(UserError, match=r"more than 10 pixels.*It has 4 x 3"):
+    with pytest.raises(UserError, match=r"4 x 3, has more than 10 pixels"):
         decode(encoded(np.zeros((3, 4, 3), np.uint8)), max_pixels=10)
 
 

@@ -370,7 +370,10 @@ def test_what_an_older_manifest_says_of_the_tokenizer_is_mended(source, words, c
 
 def test_shards_and_drafts_that_belong_to_nothing_are_removed(source, words, copy, whole):
     (copy / "manifest.json").unlink()
-    for name in ("tokens-00017.array_record", "tokens-00002.array_record.77.unfinished"):
+    for name in (
+        *("tokens-00017.array_record", "tokens-00002.array_record.77.unfinished"),
+        *("manifest.json.unfinished.77.unfinished", "tokenizer.json.draft"),
+    ):
         (copy / name).write_bytes(b"of another time")
     make(source, copy, words)
     assert {path.name for path in copy.iterdir()} == {path.name for path in whole.iterdir()}
@@ -383,6 +386,8 @@ def test_shards_and_drafts_that_belong_to_nothing_are_removed(source, words, cop
         (".lock", "tokenizer.json", "merges.txt", "manifest.json.draft"),
         ("manifest.json.unfinished",),
         ("manifest.json.unfinished.draft",),
+        (".lock", "tokenizer.json", "manifest.json.77.unfinished"),
+        ("manifest.json.unfinished.77.unfinished",),
         ("tokens-00000.array_record",),
         ("tokens-00000.array_record.1a2b.unfinished", "tokenizer.json"),
     ],

@@ -13,7 +13,7 @@ from llama_jax.demo.figures import picture
 from llama_jax.demo.report import KEYS, page, report, seconds_spent
 from llama_jax.errors import Stopped, UserError
 from llama_jax.evals import Row
-from llama_jax.generate.answer import Answer
+from llama_jax.evals.answer import Answer
 from tests.demo import small
 
 LARGEST_PICTURE = 200_000  # bytes; it lies in the repository

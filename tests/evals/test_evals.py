@@ -14,7 +14,17 @@ from hypothesis import strategies as st
 from llama_jax import axes
 from llama_jax.data import JsonLines, Stream, Tfds
 from llama_jax.errors import UserError
-from llama_jax.evals import ExactMatch, Matching, Retrieval, Scores, Vqa, evaluations, report
+from llama_jax.evals import (
+    Eval,
+    ExactMatch,
+    Matching,
+    Retrieval,
+    Row,
+    Scores,
+    Vqa,
+    evaluations,
+    report,
+)
 from llama_jax.evals.base import held_out, unmasked
 from llama_jax.evals.inputs import Tower, in_batches
 from llama_jax.evals.text import majority, unigram
@@ -30,7 +40,7 @@ from llama_jax.models.stem import Patches
 from llama_jax.models.text_encoder import TextEncoder
 from llama_jax.models.tokens import Tokens, text_positions
 from llama_jax.models.vision import SpaceTime, VisionEncoder
-from llama_jax.objectives import ITC, ITM, MLM, NSP, Caption, Seq2Seq, losses
+from llama_jax.objectives import ITC, ITM, MLM, NSP, Caption, Objective, Seq2Seq, losses
 from llama_jax.train.step import initializer
 
 VQA = {"vqa": Seq2Seq("questions")}
@@ -239,6 +249,36 @@ def test_evaluations_follow_from_the_objectives(trained):
         Matching("itm", "captions", limit=5),
         ExactMatch("caption", "captions", limit=5, only="image"),
     ]
+
+
+def test_an_objective_of_ones_own_brings_its_evaluation(trained):
+    @dataclasses.dataclass(frozen=True)
+    class Mine(Eval):
+        def rows(self, trained):
+            return [Row(f"{self.name}_share", 0.5, 0.25, "a guess", 4, self.on)]
+
+    @dataclasses.dataclass(frozen=True)
+    class Own(Objective):
+        def evaluation(self, name, run):
+            return Mine(name, self.on, limit=len(run.data))
+
+    @dataclasses.dataclass(frozen=True)
+    class Sharper(MLM):
+        """An heir is evaluated as its parent is."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Wrong(MLM):
+        evaluation = "score"
+
+    state = trained({"own": Own("documents"), "mlm": Sharper("documents")})
+    documents = Scores("documents", "documents")
+    assert evaluations(state.run)[1:] == [documents]
+    assert evaluations(state.run)[0].limit == len(state.run.data)
+    assert evaluations(state.run, limit=7)[0].limit == 7
+    assert [row.name for row in report.evaluate(state)][0] == "own_share"
+    assert evaluations(trained({"none": Objective("documents")}).run) == []
+    with pytest.raises(UserError, match="Wrong.evaluation is 'score'.*Did you mean 'scores'"):
+        evaluations(trained({"mlm": Wrong("documents")}).run)
 
 
 def test_an_evaluation_can_run_while_training(trained):

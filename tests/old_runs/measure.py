@@ -17,7 +17,7 @@ from llama_jax.axes import make_mesh
 from llama_jax.config import edit, from_json
 from llama_jax.data.sources import JsonLines
 from llama_jax.evals import evaluate
-from llama_jax.generate.answer import ask
+from llama_jax.evals.answer import ask
 from llama_jax.generate.lm import open_engine
 from llama_jax.train.load import load
 from llama_jax.train.loop import train

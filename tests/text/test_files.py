@@ -6,8 +6,9 @@ import pytest
 
 from llama_jax.errors import FormatError
 from llama_jax.text import open_tokenizer
-from llama_jax.text.files import files_of, is_own, open_any
-from llama_jax.text.tokenizer import Tokenizer, Vocabulary, own
+from llama_jax.text.files import files_of, open_for_training
+from llama_jax.text.tokenizer import Tokenizer, trained_here
+from llama_jax.text.vocabulary import Vocabulary
 from tests.text.small import bpe_json, sentencepiece_model
 
 CONFIG = {"eos_token": "<|eot_id|>", "add_bos_token": False}
@@ -38,9 +39,9 @@ def test_a_folder_gives_what_belongs_to_a_tokenizer_and_no_more(folder):
 
 def test_a_file_comes_with_the_json_files_beside_it(folder, tmp_path):
     path = folder / "tokenizer.json"
-    again = open_any(copied(path, tmp_path / "copy"))
+    again = open_for_training(copied(path, tmp_path / "copy"))
     assert again.bos is None and again.eos == again.control["<|eot_id|>"]
-    assert open_any(path).eos == again.eos
+    assert open_for_training(path).eos == again.eos
     assert open_tokenizer(path).bos is not None  # the file alone
 
 
@@ -48,7 +49,7 @@ def test_a_sentencepiece_model_keeps_its_name_and_its_ids(folder, tmp_path):
     (folder / "tokenizer_config.json").unlink()
     copy = copied(folder / "tokenizer.model", tmp_path / "copy")
     assert [file.name for file in copy.iterdir()] == ["tokenizer.model"]
-    words, text = open_any(copy), "naïve 你好 the quick fox"
+    words, text = open_for_training(copy), "naïve 你好 the quick fox"
     assert words.encode(text) == open_tokenizer(folder / "tokenizer.model").encode(text)
     assert words.decode(words.encode(text)) == text
     assert words.eos == words.control["</s>"]
@@ -57,21 +58,30 @@ def test_a_sentencepiece_model_keeps_its_name_and_its_ids(folder, tmp_path):
 def test_a_file_of_another_name_stands_alone(folder):
     path = (folder / "tokenizer.json").rename(folder / "mine.json")
     assert list(files_of(path)) == ["tokenizer.json"]
-    assert open_any(path).bos is not None
+    assert open_for_training(path).bos is not None
 
 
-def test_ours_is_told_by_its_format(tmp_path, folder):
+def test_a_trained_tokenizer_is_told_from_others_by_its_content(folder):
     words = Tokenizer.train(["a b c"], vocab=300)
     words.save(folder / "tokenizer.json")
-    assert isinstance(open_any(folder), Tokenizer) and isinstance(words, Vocabulary)
-    assert list(files_of(folder / "tokenizer.json")) == ["tokenizer.json"]
-    assert is_own(words.content()) and not is_own(bpe_json())
-    assert not is_own(b'{"x": "llama_jax tokenizer 1"}') and not is_own(b"llama_jax tokenizer 1")
-    assert own(words, "a task") is words
+    assert isinstance(open_for_training(folder), Tokenizer) and isinstance(words, Vocabulary)
+    assert not isinstance(open_tokenizer(folder), Tokenizer)
+    assert trained_here(words, "a task") is words
+    # What is missing or of another kind makes it a tokenizer like any other.
+    for change in (
+        {"added_tokens": []},
+        {"added_tokens": [{"id": i, "content": f"<{i}>"} for i in range(6)]},
+        {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False}},
+        {"model": {}},
+    ):
+        assert Tokenizer.read(json.dumps(json.loads(words.content()) | change).encode()) is None
+    with pytest.raises(FormatError, match="the tokenizer: "):
+        Tokenizer.read(json.dumps(json.loads(words.content()) | {"added_tokens": [1]}).encode())
+    assert Tokenizer.read(bpe_json()) is None and Tokenizer.read(b"llama_jax tokenizer 1") is None
 
 
 def test_nothing_there_is_said(tmp_path):
     with pytest.raises(FormatError, match="holds no tokenizer"):
-        open_any(tmp_path)
+        open_for_training(tmp_path)
     with pytest.raises(FormatError, match="cannot be read"):
         files_of(tmp_path / "tokenizer.json")

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_jax.errors import FormatError
-from llama_jax.text import Pretrained, Tokenizer, open_tokenizer, patterns
+from llama_jax.text import Pretrained, open_tokenizer, patterns
 from llama_jax.text.any_tokenizer import Opened, Special
 from llama_jax.text.bpe import build
 from llama_jax.text.limits import LONGEST_RUN, MOST_CHARACTERS, portions
-from llama_jax.text.tokenizer import Vocabulary
+from llama_jax.text.vocabulary import Vocabulary
 from tests.text.small import (
     ADDED,
     KINDS,
@@ -268,7 +268,6 @@ def test_tokens_that_another_file_adds_to_a_sentencepiece_model_are_control_toke
         ({"added_tokens": [{"id": -1, "content": "<|begin_of_text|>"}]}, "'-1' is no index"),
         ({"added_tokens": [{"id": 5, "content": "<|begin_of_text|>"}]}, "two tokens the same id"),
         ({"added_tokens": [{"content": "<x>"}]}, "is damaged or there twice"),
-        ({"format": "llama_jax tokenizer 1"}, "open it with Tokenizer.load"),
     ],
     ids=lambda value: None if isinstance(value, str) else str(value)[:40],
 )
@@ -345,12 +344,6 @@ def test_what_is_no_tokenizer_is_refused(tmp_path):
 )
 def test_a_sentencepiece_model_that_loses_something_is_refused(tmp_path, options, why):
     assert why in refusal(tmp_path, sentencepiece_model(**options), "tokenizer.model")
-
-
-def test_a_trained_tokenizer_of_ours_says_how_to_open_it(tmp_path):
-    Tokenizer.train(["a b"], vocab=300).save(tmp_path / "tokenizer.json")
-    with pytest.raises(FormatError, match="Tokenizer.load"):
-        open_tokenizer(tmp_path)
 
 
 def cut_as_meta_does(text):

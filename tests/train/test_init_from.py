@@ -12,7 +12,7 @@ from llama_jax.config import BPE, File, Mesh, edit
 from llama_jax.data import LanguageModel, Loader, PlainText, SentencePairs, Seq2Seq, Stream
 from llama_jax.errors import UserError
 from llama_jax.evals import run_eval
-from llama_jax.text.files import NAMES, open_any
+from llama_jax.text.files import NAMES, open_for_training
 from llama_jax.text.tokenizer import Tokenizer
 from llama_jax.train.from_weights import tokenizer_of
 from llama_jax.train.load import load
@@ -160,7 +160,7 @@ def test_nothing_of_an_earlier_try_stays_beside_the_tokenizer(places, tmp_path):
     assert (tmp_path / "tokenizer_config.json").exists()
     train(text_run(places[1], steps=0), tmp_path, progress=False)
     assert [name for name in NAMES if (tmp_path / name).exists()] == ["tokenizer.json"]
-    assert isinstance(open_any(tmp_path), Tokenizer)
+    assert isinstance(open_for_training(tmp_path), Tokenizer)
 
 
 def test_other_constants_are_said_and_taken(places, tmp_path, capsys):

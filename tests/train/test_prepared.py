@@ -14,7 +14,7 @@ from llama_jax.data import LanguageModel, Mix, PlainText, Prepared, Stream, prep
 from llama_jax.data.loader import Loader, merged
 from llama_jax.errors import UserError
 from llama_jax.evals import run_eval
-from llama_jax.text.files import open_any
+from llama_jax.text.files import open_for_training
 from llama_jax.train.loop import train
 from tests.train.tiny import losses, text_run
 
@@ -62,7 +62,7 @@ def test_a_run_does_not_go_on_over_other_documents(folder, text, tmp_path):
     state = json.loads(path.read_text())["loader"]
     state["flows"]["text"]["content"] = "0" * 64
     with pytest.raises(UserError, match="not those that the run began with"):
-        Loader(run.data, open_any(folder), run.seed).restore(state)
+        Loader(run.data, open_for_training(folder), run.seed).restore(state)
 
 
 def test_a_run_needs_the_tokenizer_of_its_data(folder, text, tmp_path):
@@ -82,10 +82,10 @@ import jax
 jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
 from llama_jax.config import from_json
 from llama_jax.data.loader import Loader, merged
-from llama_jax.text.files import open_any
+from llama_jax.text.files import open_for_training
 from llama_jax.train.processes import exchange
 run = from_json(open(sys.argv[3]).read())
-loader = Loader(run.data, open_any(run.tokenizer.path), run.seed, jax.process_index(), 2)
+loader = Loader(run.data, open_for_training(run.tokenizer.path), run.seed, jax.process_index(), 2)
 for _ in range(3):
     next(loader)
 print(json.dumps(merged(exchange(loader.state()))))
@@ -114,7 +114,7 @@ def test_two_processes_bring_their_states_together(folder, text, tmp_path):
     found = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], found
     states = [json.loads(out.splitlines()[-1]) for out, _ in found]  # Gloo talks before
-    alone = Loader(run.data, open_any(folder), run.seed)
+    alone = Loader(run.data, open_for_training(folder), run.seed)
     for _ in range(3):
         next(alone)
     assert states == [json.loads(json.dumps(merged([alone.state()])))] * 2

@@ -19,7 +19,7 @@ SPLITS = ("train", "validation", "test")
 
 
 def split_of(chapter: int) -> str:
-    """Returns the split of a chapter, numbered book * 1000 + chapter (Genesis 1 is 1001)."""
+    """The split of a chapter, numbered book * 1000 + chapter (Genesis 1 is 1001)."""
     bucket = zlib.crc32(str(chapter).encode()) % 50
     return {0: "validation", 1: "test"}.get(bucket, "train")
 

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def default_dir() -> Path:
-    """Returns where prepared data lives: $LLAMA_JAX_DATA, else ~/.cache/llama_jax/tfds."""
+    """Where prepared data lives: $LLAMA_JAX_DATA, else ~/.cache/llama_jax/tfds."""
     return Path(os.environ.get(ENV) or Path.home() / ".cache" / "llama_jax" / "tfds")
 
 
@@ -34,7 +34,7 @@ def package(module: str, pip_name: str) -> Any:
     """Imports a package that ships data.
 
     Raises:
-        UserError: If it is not installed, with the pip command.
+      UserError: it is not installed, with the pip command.
     """
     try:
         return importlib.import_module(module)
@@ -65,18 +65,18 @@ def _without_warning() -> Iterator[None]:
 def prepared(
     name: str, data_dir: str | os.PathLike[str] | None = None, limit: int | None = None
 ) -> "tfds.core.DatasetBuilder":
-    """Returns the builder of one of `OURS` with its files in place.
+    """The builder of one of `OURS` with its files in place.
 
     The files are written in a folder of this process and then renamed, which either happens or
     does not. If another process was faster, its files (the same) are used and ours thrown away.
 
     Args:
-        name: A key of `OURS`.
-        data_dir: Where to keep the files; None for `default_dir()`.
-        limit: Keep only the first examples of each split (for tests).
+      name: a key of `OURS`.
+      data_dir: where to keep the files; None for `default_dir()`.
+      limit: keep only the first examples of each split (for tests).
 
     Raises:
-        UserError: If the folder cannot be written or a package is missing.
+      UserError: the folder cannot be written or a package is missing.
     """
     builder_class = getattr(importlib.import_module(f"llama_jax.data.builders.{name}"), OURS[name])
     root = Path(data_dir) if data_dir else default_dir()
@@ -103,7 +103,7 @@ def prepared(
     except OSError as error:
         raise UserError(
             f"data folder {str(root)!r} cannot be written ({error.strerror or error}); expected a "
-            f"folder with about 20 MB free; try another one with {ENV}=DIR."
+            f"folder with about 20 MB free; try another one with {ENV}=DIR"
         ) from None
     finally:
         if draft is not None:

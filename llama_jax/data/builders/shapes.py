@@ -46,7 +46,7 @@ class Facts(NamedTuple):
 
 
 def answer_type(answer: str) -> str:
-    """Returns "yes/no", "shape" or "color" ("other" for an answer easy-VQA does not have)."""
+    """ "yes/no", "shape" or "color" ("other" for an answer easy-VQA does not have)."""
     if answer in ("yes", "no"):
         return "yes/no"
     if answer in SHAPES:
@@ -58,12 +58,12 @@ def look(image_YXR: np.ndarray, shape: str | None = None) -> list[Facts]:
     """Reads a picture; of one on a border between two captions, in every way that is true.
 
     Args:
-        image_YXR: uint8 pixels.
-        shape: The shape if the questions state it; None to fit it to the mask.
+      image_YXR: uint8 pixels.
+      shape: the shape if the questions state it; None to fit it to the mask.
 
     Returns:
-        The reading that fits best, then those a pixel would change it to: of size where the side of
-        a square of the same area is within TOLERANCE of SIDE, of place where the mean is within
+      The reading that fits best, then those a pixel would change it to: of size where the side of a
+        square of the same area is within TOLERANCE of SIDE, of place where the mean is within
         TOLERANCE of the middle.
     """
     image_YXR = image_YXR[..., :3].astype(np.int32)
@@ -91,14 +91,14 @@ def _words(above: float, low: str, high: str) -> list[str]:
 
 
 def fit_shape(mask_YX: np.ndarray) -> str:
-    """Returns the shape whose share of the bounding box fits the mask."""
+    """The shape whose share of the bounding box fits the mask."""
     y, x = np.nonzero(mask_YX)
     share = len(y) / ((np.ptp(y) + 1) * (np.ptp(x) + 1))
     return "triangle" if share < 0.73 else "circle" if share < 0.95 else "rectangle"
 
 
 def stated_shape(questions: Iterable[str], answers: Iterable[str]) -> str | None:
-    """Returns the shape that the questions with their answers state, if they do."""
+    """The shape that the questions with their answers state, if they do."""
     for question, answer in zip(questions, answers, strict=True):
         if answer in SHAPES:
             return answer

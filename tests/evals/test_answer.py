@@ -8,9 +8,9 @@ from PIL import Image
 from llama_jax.__main__ import main
 from llama_jax.data import Stream, one_pass
 from llama_jax.errors import UserError
+from llama_jax.evals.answer import Answer, answer, ask
 from llama_jax.evals.inputs import encode
 from llama_jax.evals.text import answers
-from llama_jax.generate.answer import Answer, answer, ask
 from llama_jax.train.load import load
 from tests.demo import small
 
@@ -126,3 +126,8 @@ def test_the_command_line_prints_the_answer_or_one_line(image, capsys, monkeypat
     assert main(["answer", place, "--image", "none.png", "--question", "what?"]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and "none.png" in err
+
+
+def test_the_old_place_says_the_new_one():
+    with pytest.raises(ImportError, match="from llama_jax.evals.answer import answer"):
+        from llama_jax.generate.answer import answer  # noqa: F401

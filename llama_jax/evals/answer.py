@@ -1,0 +1,153 @@
+"""Answers to questions about pictures, with how sure the model is of each.
+
+print(answer("runs/demo/vqa", "circle.png", "what color is the circle?"))
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llama_jax.data import images as pixels
+from llama_jax.data.fields import Asking
+from llama_jax.errors import UserError
+from llama_jax.generate.decode import decode
+from llama_jax.models.tokens import repeat_rows
+from llama_jax.text.tokenizer import trained_here
+from llama_jax.train.checkpoint import to_stderr
+from llama_jax.train.load import Trained, load
+
+CHOICES = 5  # first tokens that are followed to an answer
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says.
+
+    Attributes:
+      text: the answer that greedy decoding writes, as evaluations count it.
+      confidence: the probability (0 to 1) that the model gives to this text.
+      choices: the most probable answers, this one among them, each with its probability.
+    """
+
+    text: str
+    confidence: float
+    choices: tuple[tuple[str, float], ...] = ()
+
+    def __str__(self) -> str:
+        """For example "red (98 %; then brown 1 %, blue 0 %)"."""
+        others = [f"{text} {p:.0%}" for text, p in self.choices if text != self.text][:2]
+        then = f"; then {', '.join(others)}" if others else ""
+        said = f"{self.text} ({self.confidence:.0%}{then})".replace("%", " %")
+        # An untrained model writes any bytes; a terminal should not obey them.
+        return "".join(letter if letter.isprintable() else "�" for letter in said)
+
+
+def answer(run_dir: str | Path, image: Any, question: str) -> Answer:
+    """Answers one question about one picture with the newest checkpoint of a run.
+
+    Args:
+      run_dir: a run that was trained on questions, such as the demo's `runs/demo/vqa`.
+      image: what `data.images.decode` takes: a path, the bytes of a file, an array.
+      question: a short text.
+
+    Raises:
+      UserError: an empty or too long question, no picture, or a run that cannot answer.
+    """
+    _asked(question)
+    image_YXR = pixels.decode(image)
+    return ask(load(run_dir, say=to_stderr), [image_YXR], [question])[0]
+
+
+def ask(trained: Trained, images: Sequence[Any], questions: Sequence[str]) -> list[Answer]:
+    """Answers one question about each picture, all in one batch.
+
+    Raises:
+      UserError: see `answer`.
+    """
+    task, tokenizer = _task(trained.run), trained_here(trained.tokenizer, "answering")
+    asked = task.asked([*map(_asked, questions)], images, tokenizer)
+    write = _writer(trained.model, tokenizer.bos, tokenizer.eos, task.answer_length)
+    written = write(trained.params, asked["text"], asked["text_valid"], asked["image"])
+    ids_BCT, logp_BC = map(np.asarray, written)
+    return [_answer(ids, logp, tokenizer) for ids, logp in zip(ids_BCT, logp_BC, strict=True)]
+
+
+@functools.lru_cache(maxsize=8)
+def _writer(model: Any, bos: int, eos: int, length: int):
+    """The jitted function (params, ids, valid, pixels) -> choices [B,C,T], log-probabilities [B,C].
+
+    The C most probable first tokens, each continued greedily; the first one is greedy decoding.
+    """
+
+    def read(module, ids_BT, valid_BT, image_BYXR):
+        streams = {
+            "text": module.encode_text(ids_BT, valid_BT),
+            "image": module.encode_image(image_BYXR),
+        }
+        return module.join(module.fuse(streams))
+
+    @jax.jit
+    def write(params, ids_BT, valid_BT, image_BYXR):
+        variables = {"params": params}
+        memory: Any = model.apply(variables, ids_BT, valid_BT, image_BYXR, method=read)
+        rows = len(ids_BT)
+        begin_BT = jnp.full((rows, 1), bos, jnp.int32)
+        logits_BTV: Any = model.apply(variables, begin_BT, memory, method="decode")[0]
+        logp_BC, first_BC = jax.lax.top_k(jax.nn.log_softmax(logits_BTV[:, -1]), CHOICES)
+        if length == 1:
+            return first_BC[..., None], logp_BC
+        prompt = jnp.stack([jnp.full_like(first_BC, bos), first_BC], axis=-1).reshape(-1, 2)
+        memory = repeat_rows(memory, rows * CHOICES)
+        rest = decode(model, variables, memory, prompt, eos=eos, max_new=length - 1)
+        ids_BCT = jnp.concatenate(
+            [first_BC[..., None], rest.ids.reshape(rows, CHOICES, -1)], axis=-1
+        )
+        # What follows an answer that has ended with its first token is not part of it.
+        rest_BC = rest.logprobs.sum(axis=-1).reshape(rows, CHOICES)
+        return ids_BCT, logp_BC + jnp.where(first_BC == eos, 0.0, rest_BC)
+
+    return write
+
+
+def _answer(ids_CT: np.ndarray, logp_C: np.ndarray, tokenizer: Any) -> Answer:
+    """Adds up what says the same: some texts have more than one tokenization."""
+    choices: dict[str, float] = {}
+    said = []
+    for ids, logp in zip(ids_CT.tolist(), logp_C.tolist(), strict=True):
+        end = ids.index(tokenizer.eos) if tokenizer.eos in ids else len(ids)
+        text = tokenizer.decode(ids[:end]).strip()
+        choices[text] = choices.get(text, 0.0) + float(np.exp(logp))
+        said.append(text)
+    ordered = sorted(choices.items(), key=lambda choice: -choice[1])
+    return Answer(said[0], choices[said[0]], tuple(ordered))
+
+
+def _asked(question: str) -> str:
+    if not question.strip():
+        raise UserError(
+            "the question is empty; expected a short text; try --question 'what color is it?'"
+        )
+    return question.strip()
+
+
+def _task(run: Any) -> Asking:
+    """The task that the run's questions were made with."""
+    for part in ("vision", "decoder"):
+        if getattr(run.model, part, None) is None:
+            raise UserError(
+                f"the model of run {run.name!r} has no {part}{' encoder' * (part == 'vision')}; "
+                "expected one that sees pictures and writes; try a run of seed_vqa"
+            )
+    for stream in run.data.values():
+        if isinstance(stream.task, Asking):
+            return stream.task
+    raise UserError(
+        f"run {run.name!r} was trained on {', '.join(run.data)} and not on questions; fine-tune it "
+        "first: llama-jax train seed_vqa --init-from THIS_RUN --run-dir ANOTHER"
+    )
