@@ -14,7 +14,7 @@ NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_t
 
 
 @dataclasses.dataclass(frozen=True)
-class Beside:
+class ConfigFiles:
     """What the JSON files beside a tokenizer say; empty where there are none.
 
     Attributes:
@@ -87,10 +87,10 @@ class Beside:
         )
 
 
-def read(folder: Path | None) -> Beside:
+def read(folder: Path | None) -> ConfigFiles:
     """Reads tokenizer_config.json and its like from a folder of weights."""
     if folder is None:
-        return Beside()
+        return ConfigFiles()
     config = _object(folder / "tokenizer_config.json")
     names = {**_object(folder / "special_tokens_map.json"), **config}
     generation = _object(folder / "generation_config.json")
@@ -115,7 +115,7 @@ def read(folder: Path | None) -> Beside:
     listed = names.get("extra_special_tokens") or names.get("additional_special_tokens") or []
     listed = list(listed.values()) if isinstance(listed, dict) else typed(listed, list, where)
     add_bos = config.get("add_bos_token")
-    return Beside(
+    return ConfigFiles(
         named={n: _text(names[n], where) for n in NAMES if names.get(n) is not None},
         added=added,
         strips=strips,

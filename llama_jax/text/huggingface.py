@@ -5,14 +5,14 @@ from typing import Any
 from llama_jax.errors import FormatError
 from llama_jax.text import bpe, patterns
 from llama_jax.text.any_tokenizer import Opened, Prefix, assemble
-from llama_jax.text.config_files import Beside, added_tokens, parse_json, typed
+from llama_jax.text.config_files import ConfigFiles, added_tokens, parse_json, typed
 from llama_jax.text.limits import check_ids
 
 NORMALIZERS = "expected none, or SentencePiece's Prepend and Replace"
 CUTS = ("Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous")
 
 
-def read(data: bytes, beside: Beside, source: str) -> Opened:
+def read(data: bytes, others: ConfigFiles, source: str) -> Opened:
     """Reads a tokenizer.json.
 
     Raises:
@@ -39,7 +39,7 @@ def read(data: bytes, beside: Beside, source: str) -> Opened:
     bos = _bos(tree.get("post_processor"), source)
     if bos is not None and bos not in added:
         raise FormatError(f"{source}: the post-processor names {bos[:40]!r}, which is no token")
-    special = beside.special(vocab, added, None if bos is None else added[bos], source, strips)
+    special = others.special(vocab, added, None if bos is None else added[bos], source, strips)
     backend = bpe.build(
         vocab,
         merges,

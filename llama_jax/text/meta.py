@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from llama_jax.errors import FormatError
 from llama_jax.text import patterns
 from llama_jax.text.any_tokenizer import Opened, assemble
-from llama_jax.text.config_files import Beside
+from llama_jax.text.config_files import ConfigFiles
 from llama_jax.text.limits import refusing
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Tiktoken:
         return self.backend.encode_ordinary(text)
 
 
-def read(data: bytes, beside: Beside, source: str) -> Opened:
+def read(data: bytes, others: ConfigFiles, source: str) -> Opened:
     """Reads a tokenizer.model of Llama 3 or 4.
 
     Raises:
@@ -108,8 +108,8 @@ def read(data: bytes, beside: Beside, source: str) -> Opened:
         )
     control = {text: len(ranks) + n for n, text in enumerate(generation.control)}
     named = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}
-    beside = dataclasses.replace(beside, named={**named, **beside.named})
-    special = beside.special({}, control, control["<|begin_of_text|>"], source)
+    others = dataclasses.replace(others, named={**named, **others.named})
+    special = others.special({}, control, control["<|begin_of_text|>"], source)
     pieces = {rank: token for token, rank in ranks.items()}
     return assemble("tiktoken", Tiktoken(backend, pieces), special, source)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from llama_jax.errors import FormatError
 from llama_jax.text.any_tokenizer import Opened, assemble
 from llama_jax.text.bpe import BLANK, BYTES, apart
-from llama_jax.text.config_files import Beside
+from llama_jax.text.config_files import ConfigFiles
 from llama_jax.text.limits import MOST_TOKENS, is_unicode, refusing
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class SentencePiece:
         return [self.backend.PieceToId(BYTES[byte]) for byte in BLANK.encode()]
 
 
-def read(data: bytes, beside: Beside, source: str) -> Opened:
+def read(data: bytes, others: ConfigFiles, source: str) -> Opened:
     """Reads a tokenizer.model.
 
     Raises:
@@ -80,9 +80,9 @@ def read(data: bytes, beside: Beside, source: str) -> Opened:
     backend = build(tokens, [piece.score for piece in proto.pieces], types, source)
     roles = {"bos_token": trainer.bos_id, "eos_token": trainer.eos_id, "unk_token": trainer.unk_id}
     named = {r: tokens[i] for r, i in roles.items() if 0 <= i < len(tokens) and types[i] in HIDDEN}
-    beside = dataclasses.replace(beside, named={**named, **beside.named})
+    others = dataclasses.replace(others, named={**named, **others.named})
     control = control_tokens(tokens, types)
-    special = beside.special(_ids(tokens), control, control.get(named.get("bos_token", "")), source)
+    special = others.special(_ids(tokens), control, control.get(named.get("bos_token", "")), source)
     added = {i for i in special.control.values() if i < len(tokens)}
     if added - set(control.values()):  # a file beside it calls a plain piece special
         types = [USER_DEFINED if i in added and t == NORMAL else t for i, t in enumerate(types)]
