@@ -110,8 +110,8 @@ class Run:
       mesh: the devices.
       rules: which mesh axis splits which letter.
       steps: optimizer steps in all (a resumed run counts those before).
-      dtype: of the computation, "float32" or "bfloat16"; weights and losses are always float32.
-      seed: of the weights, the order of the data, dropout and negatives.
+      dtype: what is computed in, "float32" or "bfloat16"; weights and losses are always float32.
+      seed: decides the weights, the order of the data, dropout and negatives.
       accumulate: micro-batches a step; the batch of every stream is split into so many.
       batch_schedule: ((step, times), ...): after so many steps, a step takes `times` batches of
         every stream, in as many times the micro-batches (memory stays).
@@ -181,7 +181,7 @@ class Run:
             if stream is not None and stream not in self.data:
                 raise UserError(
                     f"objective {name!r} reads stream {stream!r}; the streams are "
-                    f"{sorted(self.data)}." + nearest(stream, self.data)
+                    f"{sorted(self.data)}" + nearest(stream, self.data)
                 )
 
     def batches(self, step: int) -> int:
@@ -214,7 +214,7 @@ def _edit(here: Any, parts: list[str], value: Any, path: str) -> Any:
     if part not in inside:
         raise UserError(
             f"no {part!r} in {path!r}; {type(here).__name__} has "
-            f"{', '.join(inside) or 'no fields'}." + nearest(part, inside)
+            f"{', '.join(inside) or 'no fields'}" + nearest(part, inside)
         )
     new = _edit(inside[part], rest, value, path)
     if not rest:
@@ -245,7 +245,7 @@ def _check_declared(config: Any, name: str, value: Any, path: str) -> None:
     if get_origin(hint) is Literal:
         choices = get_args(hint)
         raise UserError(
-            f"{path}={value!r} is not one of {', '.join(choices)}.{nearest(str(value), choices)}"
+            f"{path}={value!r} is not one of {', '.join(choices)}{nearest(str(value), choices)}"
         )
     what = str(hint) if get_origin(hint) else hint.__name__
     raise UserError(
@@ -339,7 +339,7 @@ def as_now(text: str, run: Run) -> Any:
     """The JSON of an older run.json as it would be written now: new fields, classes that moved.
 
     Args:
-      text: of the file.
+      text: the content of the file.
       run: whose classes it may have.
 
     Returns:
@@ -390,7 +390,7 @@ def _decode(value: Any, extra: dict[str, type]) -> Any:
     for key in given:
         if key not in fields:
             raise UserError(
-                f"{name} has no field {key!r}; it has {', '.join(fields)}.{nearest(key, fields)}"
+                f"{name} has no field {key!r}; it has {', '.join(fields)}{nearest(key, fields)}"
             )
     try:
         return cls(**given)
@@ -427,5 +427,5 @@ def _our_class(name: str) -> type:
         and getattr(vars(item).get("__dataclass_params__"), "frozen", False)
     }
     if attribute not in known or known[attribute].__module__ != module_name:
-        raise UserError(f"unknown class {name!r}.{nearest(attribute, known)}")
+        raise UserError(f"unknown class {name!r}{nearest(attribute, known)}")
     return known[attribute]

@@ -71,7 +71,7 @@ def _check_option(arg: str, after: str, fields: dict[str, Any]) -> None:
         return
     parts = [path for path in fields if path.startswith(f"{name}.")]
     if not parts:
-        raise UserError(f"unknown option {option!r}.{nearest(name, fields)}")
+        raise UserError(f"unknown option {option!r}{nearest(name, fields)}")
     value = value or ("NAME" if after.startswith("--") or not after else after)
     raise UserError(
         f"{option} has parts, such as {parts[0]}; to replace all of it: --set {name[2:]}={value}"

@@ -74,7 +74,7 @@ def mesh_of(text: str | None) -> dict[str, int] | None:
             raise UserError(f"--mesh {text!r}: write AXIS=SIZE,AXIS=SIZE, e.g. fsdp=64,tensor=4")
         if axis not in AXES:
             raise UserError(
-                f"--mesh: no axis {axis!r}; there are {', '.join(AXES)}.{nearest(axis, AXES)}"
+                f"--mesh: no axis {axis!r}; there are {', '.join(AXES)}{nearest(axis, AXES)}"
             )
         if axis in sizes:
             raise UserError(f"--mesh {text!r} gives {axis} twice")

@@ -36,7 +36,7 @@ class Context:
     """What all blocks of a stack share in one call.
 
     Attributes:
-      positions: of the tokens that go through the stack.
+      positions: places of the tokens that go through the stack.
       valid: which of them exist.
       segments: their documents in packed rows, or None.
       memory: what cross-attention sees, or None (no memory, or its keys are cached).

@@ -109,7 +109,7 @@ def product(equation: str, x: Array, w: Array, **options) -> Array:
       equation: "left,right->out"; rows are the first letters that left and out have in common.
       x: activations.
       w: weight; where it shares a letter with the rows, they stay as they are.
-      **options: of `jnp.einsum`.
+      **options: what `jnp.einsum` takes besides.
 
     Returns:
       An array whose axes are those of `out`.

@@ -57,8 +57,8 @@ def run(
       layer: what is done with the weights of one.
       weights: arrays [L, ...] whose first axis is split over the stages.
       x: what goes in.
-      ctx: of a call without a cache.
-      key: of dropout; every micro-batch and layer gets one of its own, by `key_of`.
+      ctx: the context of a call without a cache.
+      key: random key of dropout; every micro-batch and layer gets one of its own, by `key_of`.
 
     Raises:
       UserError: layers or rows that do not divide.
@@ -137,7 +137,7 @@ class Deal:
     each micro-batch has rows on all devices of a stage.
 
     Attributes:
-      axis: of the stages.
+      axis: the mesh axis of the stages.
       stages: s.
       others: the other mesh axes that split rows.
       ways: into how many parts these do.

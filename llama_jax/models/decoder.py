@@ -107,10 +107,10 @@ class DecoderPart(nn.Module):
           ids_BT: the tokens.
           memory: what cross-attention reads; with a cache, only in the first call.
           cache: the state after earlier calls; None processes whole sequences.
-          positions_BT: of the tokens; by default they go on from the cache's index.
+          positions_BT: places of the tokens; by default they go on from the cache's index.
           valid_BT: tokens that exist (left-padded prompts); all by default.
           segments_BT: documents of packed rows.
-          dtype: of the computation.
+          dtype: what is computed in.
           fresh: the cache is empty; attention then need not look at its slots.
 
         Returns:

@@ -22,9 +22,9 @@ class EncoderDecoder:
     blocks.
 
     Attributes:
-      encoder: its output, normed, is the decoder's memory.
-      decoder: its blocks have `cross`.
-      shared: one embedding table for both.
+      encoder: a text encoder, whose normed output is the decoder's memory.
+      decoder: a decoder whose blocks have `cross`.
+      shared: whether both have one embedding table.
     """
 
     encoder: TextEncoder

@@ -39,7 +39,7 @@ class Multimodal:
       masked: head that predicts masked tokens.
       align: projections into the shared space of the contrastive losses.
       labels: classes of the classification head.
-      norm: of the memory before the decoder reads it.
+      norm: applied to the memory before the decoder reads it.
     """
 
     text: TextEncoder

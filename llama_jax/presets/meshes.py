@@ -55,7 +55,7 @@ def get(name: str) -> Layout:
     """
     if name not in LAYOUTS:
         known = ", ".join(LAYOUTS)
-        raise UserError(f"no mesh {name!r}; there are {known}.{nearest(name, LAYOUTS)}")
+        raise UserError(f"no mesh {name!r}; there are {known}{nearest(name, LAYOUTS)}")
     return LAYOUTS[name]
 
 

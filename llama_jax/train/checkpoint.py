@@ -67,10 +67,10 @@ class Checkpoints:
         """Copies the state off the devices and starts writing it.
 
         Args:
-          step: its name.
+          step: the number to save it under.
           state: may be donated right after.
           data: state of the data iterator after the batch of this step, JSON.
-          letters: of the plan.
+          letters: the axes of every weight by its path name.
 
         Raises:
           UserError: a weight that is not finite, or the save before this one failed.
@@ -311,7 +311,7 @@ def save_params(directory: Path, step: int, params: Any, letters: dict[str, str]
 
     Args:
       directory: `checkpoints` of a run directory that nobody else writes to.
-      step: its name.
+      step: the number to save it under.
       params: the weights, a nested dict of arrays on devices.
       letters: the axes of every weight by its path name.
     """

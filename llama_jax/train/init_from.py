@@ -33,7 +33,7 @@ class Start:
     """The beginning of a run.
 
     Attributes:
-      run: it.
+      run: the Run to begin.
       place: the folder or file that `init_from` names, or None.
       checkpoint: what is there, if it is no run of ours.
     """
@@ -135,8 +135,8 @@ def _find(name: str, what: str = "init_from") -> Path:
     if not path.exists() and path.parent.is_dir() and path.parent != Path():
         around = [str(path.parent / p.name) for p in path.parent.iterdir() if _may_be_meant(p)]
         raise UserError(
-            f"{what}: {name!r} does not exist."
-            + (nearest(name, around) or " Expected a file or folder of a run or of weights.")
+            f"{what}: {name!r} does not exist"
+            + (nearest(name, around) or ". Expected a file or folder of a run or of weights.")
         )
     return find(name)
 

@@ -25,9 +25,9 @@ class Trained:
     Attributes:
       run: the resolved Run.
       model: the unbound module.
-      params: its weights, a nested dict.
+      params: weights of the model, a nested dict.
       tokenizer: the one that it was trained with.
-      step: of the checkpoint.
+      step: when the checkpoint was saved.
     """
 
     run: Run

@@ -56,10 +56,10 @@ class Result:
     Attributes:
       run_dir: where everything was written.
       step: steps done in all.
-      metrics: of the last logged step, e.g. "loss", "mlm/accuracy".
+      metrics: figures of the last logged step, e.g. "loss", "mlm/accuracy".
       evaluations: what each evaluation found when it last ran here.
       parameters: how many numbers the model learns.
-      seconds: of this call.
+      seconds: how long this call took.
       stopped: the signal that ended it before its last step, or None.
     """
 

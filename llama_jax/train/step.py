@@ -147,8 +147,8 @@ def check_rows(fields: dict[str, Any], mesh: Mesh, rules: Rules) -> None:
 
     Args:
       fields: (shape, dtype) of every field of the batch, by stream and name.
-      mesh: of the run.
-      rules: of the run.
+      mesh: the devices of the run.
+      rules: how the run shards letters.
 
     Raises:
       UserError: rows that cannot be shared.
