@@ -63,7 +63,7 @@ def _main(argv: list[str]) -> int:
         args.overrides = rest
     elif rest:
         options = [o for action in args.parser._actions for o in action.option_strings]
-        raise UserError(f"unknown option {rest[0]!r}.{nearest(rest[0], options)}")
+        raise UserError(f"unknown option {rest[0]!r}{nearest(rest[0], options)}")
     _enable_compilation_cache(getattr(args, "cache", None))
     if not os.environ.get("LLAMA_JAX_DEBUG"):
         # Orbax writes pages of tracebacks there before our one line.
@@ -101,9 +101,8 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
         word = re.search(r"invalid choice: '(.*?)'", message)
         choices = [c for action in self._actions for c in (action.choices or ())]
-        raise UserError(
-            f"{message}.{nearest(word[1], choices) if word else ''} See {self.prog} --help"
-        )
+        meant = nearest(word[1], choices) if word else ""
+        raise UserError(f"{message}{meant or '.'} See {self.prog} --help")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -72,8 +72,8 @@ class Rules:
     """Which mesh axes split which letter; a letter that is absent is replicated.
 
     Attributes:
-      weights: of weights and what an optimizer keeps of each.
-      activations: of everything else.
+      weights: rules for weights, and for what an optimizer keeps of each.
+      activations: rules for everything else.
       microbatches: parts of a batch that follow each other through the stages of a pipeline; a
         multiple of the stages, or 0 for the most that the rows allow, up to four a stage.
     """
@@ -286,7 +286,7 @@ def shard(x: jax.Array, letters: str) -> jax.Array:
 
 
 def check_divides(letters: str, shape: tuple[int, ...], spec: PartitionSpec, mesh) -> PartitionSpec:
-    """Returns `spec` without the axes of length 1; raises if another axis is not divisible."""
+    """`spec` without the axes of length 1; raises if another axis is not divisible."""
     parts = []
     for letter, length, part in zip(letters, shape, spec, strict=True):
         ways = math.prod(mesh.shape[axis] for axis in _tuple(part))

@@ -39,7 +39,7 @@ class Chip:
 
     Attributes:
       name: as in a topology, "v6e".
-      kind: its `device_kind`.
+      kind: what jax calls it, `device_kind`.
       hbm: bytes that a program may use.
       bandwidth: bytes read or written in HBM.
       link: bytes one way over one link to a neighbour; of a GPU, over NVLink to its node.

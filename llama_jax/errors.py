@@ -13,9 +13,9 @@ class UserError(ValueError):
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """Returns " Did you mean 'x'?" for the choice closest to `word`, or "" if none is close."""
+    """What a message ends with: ". Did you mean 'x'?", or "" if no choice is close to `word`."""
     close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    return f". Did you mean {close[0]!r}?" if close else ""
 
 
 class CodeError(UserError):
@@ -30,7 +30,7 @@ class Stopped(KeyboardInterrupt):
     """A signal told training to end; what it had done is saved.
 
     Args:
-      name: of the signal, e.g. "SIGTERM".
+      name: what the signal is called, e.g. "SIGTERM".
     """
 
     def __init__(self, name: str):

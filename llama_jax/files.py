@@ -14,7 +14,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """Gives a path beside `path` to write to; the file takes its name, and its place, at the end.
 
     Args:
-      path: of the file to be.
+      path: where the file will be.
 
     Raises:
       OSError: it cannot be written; `path` is as it was.
@@ -33,7 +33,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     """Gives a folder beside `path` to write to, which takes its name at the end.
 
     Args:
-      path: of the folder to be; nothing is there, or an empty folder.
+      path: where the folder will be; nothing is there, or an empty folder.
 
     Raises:
       OSError: it cannot be written, or something is there; `path` is as it was.

@@ -4,6 +4,7 @@ import ast
 import pathlib
 import re
 import subprocess
+from collections.abc import Iterator
 
 import pytest
 
@@ -22,6 +23,20 @@ FORBIDDEN_ARGUMENTS = {"trust_remote_code", "allow_pickle"}
 MACHINE_PATH = re.compile(
     r"(?<![\w.~$}<)])/(?:" + "home|root|Users|work|mnt|media|scratch" + r")/\w"
 )
+
+
+ERRORS = {"UserError", "FormatError"}
+# What an entry of a docstring may begin with in upper case: names.
+PROPER = {
+    "Hugging",
+    "Jinja",
+    "SentencePiece",
+    "Meta",
+    "Meta's",
+    "Llama",
+    "Kullback-Leibler",
+    "None",
+}
 
 
 def named(path: pathlib.Path) -> str:
@@ -65,6 +80,72 @@ def test_public_methods_have_docstrings(path):
                 where = f"{named(path)}:{method.lineno} {cls.name}.{method.name}"
                 private = method.name.startswith("_") and method.name != "__call__"
                 assert private or (method.name in told_by_class and ast.get_docstring(cls)), where
+
+
+def docstrings(path: pathlib.Path) -> Iterator[tuple[int, str]]:
+    """Line and text of every docstring, indented as in the file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            if (text := ast.get_docstring(node, clean=False)) is not None:
+                yield node.body[0].lineno, text
+
+
+def entries(text: str) -> Iterator[tuple[int, str, str, str]]:
+    """What stands below Args, Attributes and Raises: line, heading, name and first line of each.
+
+    A line that is indented neither as an entry nor as the next line of one has no name.
+    """
+    heading, margin, begun = "", 0, False
+    for number, line in enumerate(text.splitlines()):
+        indent = len(line) - len(line.lstrip())
+        entry = re.fullmatch(r" *(\*{0,2}\w[\w, `*.]*): (.*)", line)
+        if begin := re.fullmatch(r" *(Args|Attributes|Raises):", line):
+            heading, margin, begun = begin[1], indent, False
+        elif not line.strip():
+            heading = ""
+        elif heading and entry and indent == margin + 2:
+            begun = True
+            yield number, heading, entry[1], entry[2]
+        elif heading and not (begun and indent == margin + 4):
+            yield number, heading, "", line.strip()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=named)
+def test_docstrings_are_of_one_dialect(path):
+    for begin, text in docstrings(path):
+        where = f"{named(path)}:{begin}"
+        assert not re.match(r"\s*Returns\b", text), f"{where} say what comes, without 'Returns'"
+        for number, heading, name, entry in entries(text):
+            where = f"{named(path)}:{begin + number} {entry!r}"
+            assert name, f"{where}: indent an entry by two spaces, its next lines by four"
+            word = (re.match(r"[\w'-]*", entry) or [""])[0]
+            assert word in PROPER or not re.fullmatch("[A-Z][a-z'-]+", word), (
+                f"{where}: begin in lower case"
+            )
+            wrong = "[Ii]f" if heading == "Raises" else "of|it|its|they|them|those|that"
+            assert not re.match(rf"({wrong})\b", entry), f"{where}: does not stand alone"
+
+
+def endings(message: ast.expr) -> Iterator[str]:
+    """The last words of a message, as far as they are written out."""
+    match message:
+        case ast.BinOp(right=right):
+            yield from endings(right)
+        case ast.IfExp(body=body, orelse=other):
+            yield from (*endings(body), *endings(other))
+        case ast.JoinedStr(values=[*_, ast.Constant(value=str(text))]):
+            yield text
+        case ast.Constant(value=str(text)):
+            yield text
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=named)
+def test_a_message_ends_without_a_full_stop(path):
+    """One of several sentences too: only what stands between two of them is a full stop."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ERRORS and node.args:
+            for text in endings(node.args[0]):
+                assert not text.endswith("."), f"{named(path)}:{node.lineno} {text[-60:]!r}"
 
 
 def test_no_tracked_file_names_a_path_of_one_machine():

@@ -98,7 +98,7 @@ def rehearse(
       command: a shell script's path, or the words of a train command.
       processes: to divide the run over.
       devices: simulated ones of each.
-      steps: of the rehearsal.
+      steps: how many steps to rehearse.
       timeout: seconds for each of the two runs.
       settings: "path=value", for what does not fit on this machine.
 

@@ -20,8 +20,8 @@ class Ended:
     """How a process ended.
 
     Attributes:
-      status: its exit status, negative for a signal; None if its time was up.
-      said: its last lines.
+      status: exit status, negative for a signal; None if the time was up.
+      said: the last lines that came.
     """
 
     status: int | None

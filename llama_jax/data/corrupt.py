@@ -48,7 +48,7 @@ class Masking:
             value = getattr(self, field)
             if value not in choices:
                 raise UserError(
-                    f"{field}={value!r}; expected {', '.join(choices)}.{nearest(value, choices)}"
+                    f"{field}={value!r}; expected {', '.join(choices)}{nearest(value, choices)}"
                 )
         if not 0 < self.rate < 1 or self.mask < 0 or self.random < 0 or self.mask + self.random > 1:
             raise UserError(

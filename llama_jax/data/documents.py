@@ -44,7 +44,7 @@ class SentencePairs:
         """Checks the values."""
         if self.order not in ORDERS:
             raise UserError(
-                f"order={self.order!r}; expected {', '.join(ORDERS)}.{nearest(self.order, ORDERS)}"
+                f"order={self.order!r}; expected {', '.join(ORDERS)}{nearest(self.order, ORDERS)}"
             )
         if self.length < 8:
             raise UserError(f"length={self.length}; sentence pairs need at least 8; try 64")

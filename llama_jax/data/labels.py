@@ -84,7 +84,7 @@ class Labels:
             if value not in self.names:
                 raise UserError(
                     f"{where} has the class {value!r}; expected one of names="
-                    f"{self.names!r}.{nearest(value, self.names)}"
+                    f"{self.names!r}{nearest(value, self.names)}"
                 )
             return self.names.index(value)
         return int(value)

@@ -46,7 +46,7 @@ class LanguageModel:
         at_least(1, self, "length")
         if self.pack not in PACKS:
             raise UserError(
-                f"pack={self.pack!r}; expected {', '.join(PACKS)}.{nearest(self.pack, PACKS)}"
+                f"pack={self.pack!r}; expected {', '.join(PACKS)}{nearest(self.pack, PACKS)}"
             )
 
     def fields(self, batch: int, tokenizer: Vocabulary) -> r.Fields:

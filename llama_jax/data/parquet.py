@@ -45,7 +45,7 @@ def row_groups(path: Path, columns: tuple[str, ...]) -> list[RowGroup]:
     for column in columns:
         if column not in names:
             raise UserError(
-                f"{str(path)!r} has no column {column!r}; it has {', '.join(names)}."
+                f"{str(path)!r} has no column {column!r}; it has {', '.join(names)}"
                 + nearest(column, names)
             )
     return [RowGroup(path, i, n, columns) for i, n in enumerate(sizes)]

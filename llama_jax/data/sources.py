@@ -171,7 +171,7 @@ class ImageFolder:
                 name = str(row.get("file"))
                 if name not in known:
                     raise UserError(
-                        f"captions.jsonl names {name!r}, which is not in {self.path!r}."
+                        f"captions.jsonl names {name!r}, which is not in {self.path!r}"
                         + nearest(name, names)
                     )
                 extra[name] = row
@@ -199,7 +199,7 @@ def get(row: dict[str, Any], field: str, where: str = "the source") -> Any:
         if not isinstance(value, dict) or key not in value:
             there = list(value) if isinstance(value, dict) else []
             raise UserError(
-                f"{where} has no field {field!r}; it has {', '.join(map(str, there)) or 'none'}."
+                f"{where} has no field {field!r}; it has {', '.join(map(str, there)) or 'none'}"
                 + nearest(key, map(str, there))
             )
         value = value[key]

@@ -60,7 +60,7 @@ def existing(path: str, folder: bool = False) -> Path:
     if not here.exists() or (here.is_dir() and not folder):
         around = [p.name for p in here.parent.glob("*")] if here.parent.is_dir() else []
         what = "file or folder" if folder else "file"
-        raise UserError(f"no {what} at {path!r}.{nearest(here.name, around)}")
+        raise UserError(f"no {what} at {path!r}{nearest(here.name, around)}")
     return here
 
 

@@ -103,7 +103,7 @@ def _open_tfds(source: Tfds, env: str | None) -> Rows:
     splits = list(builder.info.splits or ())
     if re.split(r"[\[+]", source.split)[0] not in [*splits, "all"]:
         raise UserError(
-            f"{source.name} has no split {source.split!r}; it has {', '.join(splits)}."
+            f"{source.name} has no split {source.split!r}; it has {', '.join(splits)}"
             + nearest(source.split, splits)
         )
     try:
@@ -139,7 +139,7 @@ def _theirs(source: Tfds, env: str | None) -> Any:
     else:
         names = [*OURS, *tfds.list_builders(with_community_datasets=False)]
         raise UserError(
-            f"no data set is called {source.name!r}; expected easy_vqa, kjv or a name of TFDS."
+            f"no data set is called {source.name!r}; expected easy_vqa, kjv or a name of TFDS"
             + nearest(source.name, names)
         )
     try:

@@ -88,7 +88,7 @@ def picture(run_dir: str | Path, path: str | Path) -> None:
     """Draws what the README shows: test pictures with answers, and the curves below.
 
     Args:
-      run_dir: of a finished demo.
+      run_dir: where a demo was finished.
       path: the PNG file to write.
 
     Raises:

@@ -38,7 +38,7 @@ def write_report(run_dir: Path, trained: Trained, rows: Sequence[Row], seconds: 
 
     Args:
       run_dir: the demo's, with `pretrain` and `vqa` in it.
-      trained: of `vqa`.
+      trained: the run `vqa`.
       rows: what the evaluations of both runs found.
       seconds: what this call of the demo has taken.
 

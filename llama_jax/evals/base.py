@@ -74,7 +74,7 @@ class Eval:
         if self.on not in streams:
             raise UserError(
                 f"evaluation {self.name!r} reads stream {self.on!r}; the run has "
-                f"{', '.join(streams)}.{nearest(self.on, streams)}"
+                f"{', '.join(streams)}{nearest(self.on, streams)}"
             )
         return streams[self.on]
 

@@ -70,7 +70,7 @@ def evaluations(run: Any, limit: int | None = None) -> list[Eval]:
             if named not in BY_NAME:
                 raise UserError(
                     f"{type(objective).__name__}.evaluation is {named!r}; expected a method, or "
-                    f"one of {', '.join(BY_NAME)}.{nearest(named, BY_NAME)}"
+                    f"one of {', '.join(BY_NAME)}{nearest(named, BY_NAME)}"
                 )
             named = functools.partial(BY_NAME[named], objective)
         evaluation = named(name, run)

@@ -13,7 +13,7 @@ def check_free(place: str | Path, file: bool = False) -> None:
     """Checks that nothing is overwritten.
 
     Args:
-      place: of a folder to come, which may be there and empty, or of a file.
+      place: where a folder will be, which may be there and empty, or a file.
       file: which of the two.
 
     Raises:

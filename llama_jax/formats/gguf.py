@@ -37,7 +37,7 @@ class Entry:
     Attributes:
       shape: outermost axis first, as in NumPy; in the file it is the other way round.
       kind: a `gguf.GGMLQuantizationType`.
-      start: of its bytes in the file.
+      start: where its bytes begin in the file.
       size: in bytes.
     """
 
@@ -67,7 +67,7 @@ def read_header(data: mmap.mmap | bytes, place: Path | str) -> Header:
 
     Args:
       data: the whole file.
-      place: its path, for messages.
+      place: the path of the file, for messages.
 
     Raises:
       FormatError: what is wrong, with the name of the field or tensor.

@@ -144,7 +144,7 @@ def write_file(
     Args:
       path: the file.
       tensors: name and shape of each, in order.
-      dtype: of all of them.
+      dtype: what all of them are stored in.
       arrays: the tensors; as many are taken as are named.
     """
     # transformers opens only files that say for which framework they were written.

@@ -30,7 +30,7 @@ class Tensor:
     """What a file says of one tensor.
 
     Attributes:
-      shape: its axes.
+      shape: sizes of the axes.
       dtype: numpy's name of its type, or the file's own if numpy has none ("q4_1").
       file: where it is.
     """
@@ -67,8 +67,8 @@ class Source:
         for name, shape in wanted.items():
             if name not in self.tensors:
                 raise FormatError(
-                    f"{self.place}: tensor {name!r} {list(shape)} is missing; is a file of the "
-                    f"checkpoint not there?{nearest(name, self.tensors)}"
+                    f"{self.place}: tensor {name!r} {list(shape)} is missing; look for another "
+                    f"file of the checkpoint{nearest(name, self.tensors)}"
                 )
             found = self.tensors[name]
             if found.shape != tuple(shape):

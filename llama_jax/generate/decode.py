@@ -45,7 +45,7 @@ def decode(
 
     Args:
       model: a module with a method `decode`, a `dtype` and a `config` that has a Decoder.
-      variables: its variables, {"params": ...}.
+      variables: variables of the model, {"params": ...}.
       memory: what cross-attention reads, or None.
       prompt_BT: the prompts, all of one length; [bos] a row for an encoder-decoder.
       eos: the token that ends a row.

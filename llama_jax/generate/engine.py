@@ -45,7 +45,7 @@ class State:
     """Decoding between two dispatches.
 
     Attributes:
-      cache: of the tokens before `token`.
+      cache: keys and values of the tokens before `token`.
       token: chosen last, not in the cache yet.
       ended: rows that have given an end token.
       seen: tokens that each row holds, or [B,0] if nobody asks.
@@ -179,7 +179,7 @@ class Rows:
           logits_BV: what `feed` returned.
           most: tokens a row.
           sampling: how; greedy by default.
-          seed: of the random keys.
+          seed: decides the random keys.
           ends: tokens that end a row; what follows them in a row is 0.
           held: ids that each row holds already, for a repetition penalty.
           stride: tokens a dispatch after the first.

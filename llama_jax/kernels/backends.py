@@ -45,9 +45,9 @@ class Backend(NamedTuple):
 
     Attributes:
       run: computes it.
-      platforms: those that it is written for; empty means all.
-      why_not: None for a case that it can take, else the reason why not, with numbers.
-      worse: None for a case in which "auto" should take it, else what speaks for another.
+      platforms: what it is written for; empty means all.
+      why_not: none for a case that it can take, else the reason why not, with numbers.
+      worse: none for a case in which "auto" should take it, else what speaks for another.
     """
 
     run: Callable[..., Any]
@@ -68,9 +68,9 @@ class Receipt(NamedTuple):
     Attributes:
       kind: "attention", "cross-entropy".
       case: the shapes.
-      platform: of the target.
+      platform: what it runs on.
       backend: the one that computes it.
-      others: those asked before it, each with what it said.
+      others: backends asked before it, each with what it said.
       fallback: the platform has a kernel of its own, which refused.
     """
 
@@ -100,7 +100,7 @@ def choose(
     """The name of the backend that takes a case.
 
     Args:
-      kind: of call, for messages.
+      kind: what is called, for messages.
       table: in the order in which "auto" asks.
       case: the call.
       backend: "auto" or a name.
@@ -113,7 +113,7 @@ def choose(
     if backend != "auto":
         if backend not in table:
             raise ValueError(
-                f"unknown {kind} backend {backend!r}; there are auto, {', '.join(table)}."
+                f"unknown {kind} backend {backend!r}; there are auto, {', '.join(table)}"
                 + nearest(backend, table)
             )
         if reason := table[backend].refusal(case):

@@ -30,7 +30,7 @@ class Attention:
       window: only keys nearer than this many positions.
       chunk: only keys of the query's own chunk of this length.
       qk_norm: normalisation of each head of q and k before the rotation, or None.
-      scale: of the scores; 1/sqrt(H) by default, 1.0 for T5.
+      scale: factor of the scores; 1/sqrt(H) by default, 1.0 for T5.
       bias: whether q, k, v have biases.
     """
 

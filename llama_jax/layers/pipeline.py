@@ -157,7 +157,7 @@ class Deal:
     each micro-batch has rows on all devices of a stage.
 
     Attributes:
-      axis: of the stages.
+      axis: the mesh axis of the stages.
       stages: s.
       others: the other mesh axes that split rows.
       ways: into how many parts these do.

@@ -76,7 +76,7 @@ class Llama3Rope(Rope):
     factor w if w > original / low, and in between the frequency is mixed linearly in original / w.
 
     Attributes:
-      factor: of the stretching; 8 in 3.1 and 3.3, 32 in 3.2 1B and 3B, 16 in Llama 4 Scout.
+      factor: how far it is stretched; 8 in 3.1 and 3.3, 32 in 3.2 1B and 3B, 16 in Llama 4 Scout.
       low: waves a context of `original` holds at most that are stretched whole.
       high: waves that it holds at least that are kept.
       original: positions before the context was extended.

@@ -61,13 +61,13 @@ class Stack:
             raise UserError(f"repeats={self.repeats}: give 1 or more")
         if self.remat not in get_args(Remat):
             raise UserError(
-                f"remat={self.remat!r} is not one of {', '.join(get_args(Remat))}."
+                f"remat={self.remat!r} is not one of {', '.join(get_args(Remat))}"
                 + nearest(str(self.remat), get_args(Remat))
             )
         for name in self.saved:
             if name not in SAVED:
                 raise UserError(
-                    f"saved={name!r} names no activation; a block has {', '.join(SAVED)}."
+                    f"saved={name!r} names no activation; a block has {', '.join(SAVED)}"
                     + nearest(name, SAVED)
                 )
 

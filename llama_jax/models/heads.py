@@ -35,7 +35,7 @@ class MaskedHead:
     def __post_init__(self):
         if self.activation not in ACTIVATIONS:
             raise UserError(
-                f"activation={self.activation!r} is not one of {', '.join(ACTIVATIONS)}."
+                f"activation={self.activation!r} is not one of {', '.join(ACTIVATIONS)}"
                 + nearest(self.activation, ACTIVATIONS)
             )
 
@@ -158,7 +158,7 @@ class AlignModule(nn.Module):
         if modality not in self.to:
             known = self.config.modalities
             raise UserError(
-                f"no alignment projection for {modality!r}; AlignHead(modalities={known})."
+                f"no alignment projection for {modality!r}; AlignHead(modalities={known})"
                 + nearest(modality, known)
             )
         z_BA = self.to[modality](x_BD.astype(jnp.float32))

@@ -20,8 +20,8 @@ class Logits:
 
     Attributes:
       x: the vectors.
-      w: of x and the vocabulary, in the order of the equation.
-      equation: of the logits, "BTD,DV->BTV" or with a table "BTD,VD->BTV".
+      w: weight of x and the vocabulary, in the order of the equation.
+      equation: what gives the logits, "BTD,DV->BTV" or with a table "BTD,VD->BTV".
       bias: added to the logits, or None.
     """
 

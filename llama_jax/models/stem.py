@@ -49,8 +49,8 @@ class Convolutions:
     Source: Xiao et al. 2021, "Early convolutions help transformers see better" (arXiv:2106.14881).
 
     Attributes:
-      channels: of each convolution but the last, which gives the encoder's width; a place stands
-        for 2^(len(channels) + 1) pixels a side.
+      channels: widths of all convolutions but the last, which gives the encoder's width; a place
+        stands for 2^(len(channels) + 1) pixels a side.
       tubelet: t, frames that are joined at the end.
       activation: between two convolutions, after the norm.
       norm: over the channels of one place.

@@ -80,7 +80,7 @@ class VisionEncoderModule(nn.Module):
         Args:
           pixels: uint8 (0 to 255) or floats already in -1 to 1.
           valid_I: rows that exist; all by default.
-          dtype: of the computation.
+          dtype: what is computed in.
 
         Raises:
           ValueError: sides that the patches do not divide.

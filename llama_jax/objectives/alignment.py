@@ -233,7 +233,7 @@ def hard_negatives(
     """Draws for each of the first R rows another row, with probability softmax(logits).
 
     Args:
-      key: of the draw.
+      key: random key of the draw.
       logits_RB: scaled similarity of anchor and candidate.
       same_BB: pairs that are no negatives.
       weights_B: rows of weight 0 are no candidates.

@@ -180,7 +180,7 @@ def check(objectives: Mapping[str, Objective], batch: Batch) -> None:
         if objective.on not in batch:
             raise UserError(
                 f"{what} reads stream {objective.on!r}, the data has {_listed(batch)}; "
-                f"set `on` or add the stream.{nearest(objective.on, batch)}"
+                f"set `on` or add the stream{nearest(objective.on, batch)}"
             )
         have = batch[objective.on]
         if missing := [need for need in objective.needs if need not in have]:
@@ -280,7 +280,7 @@ class Acts:
     def __getitem__(self, stream: str) -> "View":
         if stream not in self._views:
             raise UserError(
-                f"no stream {stream!r} in the batch, which has {_listed(self._views)}."
+                f"no stream {stream!r} in the batch, which has {_listed(self._views)}"
                 + nearest(stream, self._views)
             )
         return self._views[stream]

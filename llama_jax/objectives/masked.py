@@ -31,7 +31,7 @@ class MLM(Objective):
     def __post_init__(self):
         if self.source not in _SOURCES:
             raise UserError(
-                f"MLM source={self.source!r} is not one of {', '.join(_SOURCES)}."
+                f"MLM source={self.source!r} is not one of {', '.join(_SOURCES)}"
                 + nearest(self.source, _SOURCES)
             )
 

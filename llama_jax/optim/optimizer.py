@@ -123,7 +123,7 @@ class Adafactor(Optimizer):
     a matrix is, the letters say (`adafactor.py`).
 
     Attributes:
-      decay: of the mean squares after n steps, 1 - n^-decay.
+      decay: exponent of how mean squares fade: after n steps by 1 - n^-decay.
       threshold: largest root mean square of a step before it is scaled.
       factor_from: matrices of which both sides are at least so long are factored.
     """
@@ -178,7 +178,7 @@ class Muon(Optimizer):
     Attributes:
       momentum: decay of the mean of gradients (Nesterov's).
       rms: root mean square of a step at rate 1.
-      b1: of AdamW for the rest, as are b2 and eps.
+      b1: for AdamW, which takes the rest, as are b2 and eps.
       b2: see `AdamW`.
       eps: see `AdamW`.
     """
@@ -237,7 +237,7 @@ def named(old: Optimizer | Schedule, name: str) -> Optimizer | Schedule:
     if name.lower() not in known:
         what = "optimizer" if ours else "schedule"
         raise UserError(
-            f"unknown {what} {name!r}; expected {', '.join(known)}." + nearest(name.lower(), known)
+            f"unknown {what} {name!r}; expected {', '.join(known)}" + nearest(name.lower(), known)
         )
     kind = known[name.lower()]
     stay = ("schedule", "clip", "groups") if ours else ("warmup", "floor")

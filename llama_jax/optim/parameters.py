@@ -65,7 +65,7 @@ def multipliers(groups: tuple[Group, ...], boxed: Any) -> Any:
             folders = {name[: i + 1] + "*" for name in named for i in _slashes(name)}
             raise UserError(
                 f"optimizer group {group.path!r}{asked} takes no parameter; expected a pattern of "
-                f"path names such as {min(named)!r}." + nearest(group.path, {*named, *folders})
+                f"path names such as {min(named)!r}" + nearest(group.path, {*named, *folders})
             )
 
     def one(path, axes):

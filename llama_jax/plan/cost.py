@@ -30,7 +30,7 @@ class Sent:
     Attributes:
       weights: seconds of collectives of weights, which products can hide.
       activations: seconds of those that products wait for.
-      bytes: that a chip receives, of all.
+      bytes: how many a chip receives, of all.
     """
 
     weights: float
@@ -50,7 +50,7 @@ class Cost:
       exposed: seconds of them that nothing hides.
       work: FLOPs done.
       model: FLOPs of the model, for MFU.
-      tokens: of a step, a chip's share.
+      tokens: a chip's share of the tokens of a step.
       flops: the chip's peak.
     """
 
@@ -97,8 +97,8 @@ def of(
       work: FLOPs done, with what is computed again.
       head_dim: H of attention's heads.
       model: FLOPs of the model.
-      tokens: of a step.
-      parameters: that it keeps and updates.
+      tokens: how many tokens a step has.
+      parameters: how many parameters it keeps and updates.
       moved: bytes through HBM in the passes.
       sent: what it sends.
     """

@@ -49,7 +49,7 @@ class Option:
 
     Attributes:
       tensor: chips of a replica.
-      rows: that fit, of a replica.
+      rows: how many rows of a replica fit.
       weights: bytes a chip.
       row: bytes of a row's cache a chip.
       seconds: a token, without the network.

@@ -36,7 +36,7 @@ class Instruction(NamedTuple):
     """One line of a computation.
 
     Attributes:
-      name: of its result.
+      name: what its result is called.
       type: the text of its result's type.
       op: "fusion", "all-gather-start", ...
       operands: names.
@@ -55,7 +55,7 @@ class Collective(NamedTuple):
 
     Attributes:
       kind: "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", ...
-      bytes: of one device, an execution: a gather's result, the operand of the others.
+      bytes: what one device moves, an execution: a gather's result, the operand of the others.
       group: partitions of one group, in order; every group of it looks alike.
       times: executions a step.
     """

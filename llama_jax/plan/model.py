@@ -60,15 +60,15 @@ class Shapes:
     """What the search knows of a run.
 
     Attributes:
-      run: it; its mesh, remat, and batch are free.
+      run: the Run; its mesh, remat, and batch are free.
       weights: all.
       moments: bytes of the optimizer for each byte of weights.
       update: FLOPs of the optimizer.
       row: FLOPs of a row beside them, done under each remat policy.
       model: FLOPs of a row of the model.
-      tokens: of a row, on average if streams differ.
+      tokens: tokens of a row, on average if streams differ.
       least: the fewest rows of a batch.
-      leading: of these rows, the sizes of all fields that rows are split by.
+      leading: sizes, for these rows, of all fields that rows are split by.
       stored: bytes that a row leaves under each policy, if it is no language model; "none" is all
         that a pass makes.
     """
@@ -126,7 +126,7 @@ class Guess:
     Attributes:
       mesh: axis -> size.
       remat: policy.
-      rows: of all devices.
+      rows: rows of all devices together.
       hbm: bytes by part.
       cost: seconds.
     """
@@ -283,7 +283,7 @@ def stored(each: dict[str, float], width: float, remat: str, names: tuple[str, .
 
     Args:
       each: from `elements`.
-      width: of D that the device has.
+      width: the part of D that the device has.
       remat: policy.
       names: what "named" stores; with "offload" that lies in the memory of the host.
     """

@@ -41,7 +41,7 @@ def span(topology: Topology, devices: Sequence[Any], mesh: dict[str, int], group
     """The span of a group of partitions.
 
     Args:
-      topology: of the devices.
+      topology: how the devices are joined.
       devices: in the order of the partitions.
       mesh: axis -> size, in their order.
       group: partitions.
@@ -65,8 +65,8 @@ def seconds(topology: Topology, kind: str, sent: float, there: Span) -> float:
     """The time of one collective alone on the links.
 
     Args:
-      topology: of the links.
-      kind: of the collective.
+      topology: how the links go.
+      kind: which collective it is.
       sent: bytes of a device: a gather's result, the operand of the others.
       there: the span of its group.
     """

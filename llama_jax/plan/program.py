@@ -47,9 +47,9 @@ class Compiled:
       batch: bytes of its share of the batch.
       temporary: bytes beside these at the peak: gradients, activations, gathered weights.
       host: bytes that lie in the memory of its host.
-      sent: its collectives.
+      sent: the collectives of the program.
       receipts: which backend computes which call.
-      seconds: of compiling.
+      seconds: how long compiling took.
     """
 
     weights: int
@@ -109,8 +109,7 @@ def changed(
     if remat is not None:
         if remat not in REMATS:
             raise UserError(
-                f"no remat policy {remat!r}; there are {', '.join(REMATS)}."
-                + nearest(remat, REMATS)
+                f"no remat policy {remat!r}; there are {', '.join(REMATS)}" + nearest(remat, REMATS)
             )
         for path in stacks(run.model):
             run = edit(run, f"{path}.remat", remat)

@@ -21,9 +21,9 @@ def as_json(topology: Topology, preset: str, plan: Plan, seconds: float) -> dict
 
     Args:
       topology: planned for.
-      preset: its name.
+      preset: the name of the preset.
       plan: the best.
-      seconds: of compiling it.
+      seconds: how long compiling took.
     """
     cost = plan.cost
     free = topology.chip.hbm - plan.peak

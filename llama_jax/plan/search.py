@@ -27,7 +27,7 @@ class Plan:
       run: with mesh, policy, batch and sequence set.
       mesh: axis -> size, those above 1.
       remat: policy.
-      rows: of all devices.
+      rows: rows of all devices together.
       compiled: what the compiler says; None if this is a guess from shapes.
       hbm: bytes a device by part.
       cost: seconds.
@@ -120,11 +120,11 @@ def search(
 
     Args:
       topology: to plan for.
-      run: its batch, mesh and remat are replaced.
-      devices: of the topology.
+      run: the Run, whose batch, mesh and remat are replaced.
+      devices: how many devices the topology has.
       mesh: sizes, or None to choose them.
       remat: policy, or None.
-      rows: of all devices, or None.
+      rows: rows of all devices together, or None.
       effort: the compiler's.
       say: told what is being done.
 

@@ -63,8 +63,8 @@ class Topology:
     """Chips and how they are wired.
 
     Attributes:
-      chip: of one kind.
-      shape: of the torus, (16, 16); of GPUs, nodes and GPUs a node, (32, 8).
+      chip: the one kind of chip.
+      shape: sides of the torus, (16, 16); for GPUs, nodes and GPUs a node, (32, 8).
       slices: such tori, joined by the data-centre network.
     """
 
@@ -143,12 +143,12 @@ def parse(text: str) -> Topology:
     if found is None:
         raise UserError(
             f"topology {text!r}: write CHIP:SHAPE, e.g. v6e:16x16, v5p:8x8x8, h100:32x8, or "
-            f"CHIP:SHAPE:SLICES.{nearest(text, every)}"
+            f"CHIP:SHAPE:SLICES{nearest(text, every)}"
         )
     name, shape = found[1], tuple(int(n) for n in found[2].split("x"))
     if name not in CHIPS:
         raise UserError(
-            f"no chip {name!r} in topology {text!r}; there are {', '.join(CHIPS)}."
+            f"no chip {name!r} in topology {text!r}; there are {', '.join(CHIPS)}"
             + nearest(name, CHIPS)
         )
     chip, slices = CHIPS[name], int(found[3] or 1)
@@ -162,7 +162,7 @@ def parse(text: str) -> Topology:
     if wrong or not all(shape) or not slices:
         raise UserError(
             f"topology {text!r}: expected {expected}, such as "
-            f"{', '.join(f'{name}:{known}' for known in KNOWN[name])}.{nearest(text, every)}"
+            f"{', '.join(f'{name}:{known}' for known in KNOWN[name])}{nearest(text, every)}"
         )
     if name in PODS and any(n > most for n, most in zip(sorted(shape), PODS[name], strict=True)):
         pod = "x".join(map(str, PODS[name]))

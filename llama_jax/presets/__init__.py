@@ -40,7 +40,7 @@ def get(name: str) -> "Run":
     """
     if name not in NAMES:
         known = ", ".join(NAMES) or "none"
-        raise UserError(f"no preset {name!r}; there are {known}.{nearest(name, NAMES)}")
+        raise UserError(f"no preset {name!r}; there are {known}{nearest(name, NAMES)}")
     module, _, function = NAMES[name].partition(":")
     return getattr(importlib.import_module(module), function)()
 

@@ -108,7 +108,7 @@ def _byte_level(fields: Mapping[str, Any], tokens: list[str], types: list[int]) 
     if pre not in patterns.PRE:
         raise FormatError(
             f"{SOURCE}: the pre-tokenizer {pre[:40]!r} is not supported; expected one of "
-            f"{', '.join(patterns.PRE)}.{nearest(pre[:40], patterns.PRE)}"
+            f"{', '.join(patterns.PRE)}{nearest(pre[:40], patterns.PRE)}"
         )
     steps, ignore_merges, add_bos = patterns.PRE[pre]
     merges = []

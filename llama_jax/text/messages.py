@@ -23,7 +23,7 @@ class Message:
     def __post_init__(self):
         if self.role not in ROLES:
             raise UserError(
-                f"role={self.role!r} is unknown; expected one of {', '.join(ROLES)}."
+                f"role={self.role!r} is unknown; expected one of {', '.join(ROLES)}"
                 f"{nearest(str(self.role), ROLES)}"
             )
         if not isinstance(self.content, str):

@@ -65,7 +65,7 @@ def model_flops(loss: Callable[..., Any], *args: Any) -> float:
 
     Args:
       loss: the loss over the whole batch; trace it without a mesh or under one.
-      args: of it, arrays or ShapeDtypeStructs.
+      args: arguments of the function, arrays or ShapeDtypeStructs.
     """
     return 3 * counted(loss, *args, what="model")
 
@@ -75,7 +75,7 @@ class Work(NamedTuple):
 
     Attributes:
       total: all of them.
-      attention: of attention's two products (five, backward), which are in `total`.
+      attention: share of attention's two products (five, backward), which are in `total`.
     """
 
     total: float

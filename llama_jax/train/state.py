@@ -100,8 +100,8 @@ def plan(
 
     Args:
       init_params: key -> nested dict of `Lettered` parameters.
-      optimizer: its dataclass.
-      steps: of the whole run, for the schedule.
+      optimizer: config of the optimizer.
+      steps: how many steps the whole run has, for the schedule.
       mesh: where the state will be.
       rules: which mesh axis splits which letter.
       ema: whether an average of the weights is kept.

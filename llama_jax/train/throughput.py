@@ -25,7 +25,7 @@ class Machine:
     """What the speeds of a run are measured against.
 
     Attributes:
-      devices: of the mesh, over all processes.
+      devices: how many devices the mesh has, over all processes.
       kind: what jax calls them, e.g. "TPU v5 lite".
       flops: model FLOPs of a step of all devices together (see `train/flops.py`), if known.
       shares: into how many parts a batch is split over processes.
@@ -43,7 +43,7 @@ class Machine:
           steps: done.
           rows: in this process's share of their batches.
           tokens: in it that are no padding; other shares are taken to have as many.
-          seconds: that they took.
+          seconds: how long they took.
 
         Returns:
           `tflops_per_device` counts model FLOPs, and `mfu` is their share of the bfloat16 peak, or

@@ -46,7 +46,7 @@ def verify(
       path: as for `llama_jax.load`.
       text: to try them on; a built-in one by default.
       against: "transformers", or "none".
-      dtype: of our computation; the other program computes in float32.
+      dtype: what we compute in; the other program computes in float32.
       pickle: whether Meta's .pth files may be opened.
       progress: wraps the tensors while they are read.
       say: told in a line what is being done.
@@ -60,7 +60,7 @@ def verify(
 
     if against not in AGAINST:
         raise UserError(
-            f"--against {against}: {' or '.join(AGAINST)} was expected.{nearest(against, AGAINST)}"
+            f"--against {against}: {' or '.join(AGAINST)} was expected{nearest(against, AGAINST)}"
         )
     checkpoint = open_checkpoint(find(path), pickle=pickle)
     sizes(checkpoint.model)  # refuses models that are no LLaMA before anything is read

@@ -56,9 +56,9 @@ def lines(name: str, found: Comparison, share: float) -> list[Line]:
     """What a reader wants to know of a comparison.
 
     Args:
-      name: of what was compared.
-      found: it.
-      share: of the largest logit that it may differ by.
+      name: what was compared.
+      found: what the comparison gave.
+      share: the part of the largest logit that two may differ by.
     """
     bound = share * max(found.scale, 1.0)
     # NaN is worse than any number.

@@ -23,8 +23,8 @@ class Said:
     Attributes:
       theta: base of rope.
       scaling: (factor, low, high, original) of Llama 3.1's rule, or None.
-      divisors: of each pair's frequency, if the file has them in place of the rule.
-      eps: of the norms.
+      divisors: what divides each pair's frequency, if the file has them in place of the rule.
+      eps: what the norms add under the root.
       origin: which fields told them, and what the file left open.
     """
 

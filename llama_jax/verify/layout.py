@@ -29,7 +29,7 @@ def prediction(
 
     Args:
       engine: the model.
-      ids: of a text.
+      ids: tokens of a text.
       logits_TV: for them.
       interleaved: whether the format has pairs side by side.
     """

@@ -43,7 +43,7 @@ class Reference:
     """Transformers' model.
 
     Attributes:
-      model: it, float32, on the CPU.
+      model: the other program's model, float32, on the CPU.
       name: with its version.
       notes: what it was told, because it cannot read it.
     """

@@ -46,8 +46,8 @@ def convert(
     Args:
       src: what `open_checkpoint` opens.
       dst: a folder, or with to="gguf" a file; must not be there, or be an empty folder.
-      to: one of `FORMATS`.
-      dtype: one of `DTYPES`; by default the source's own (float32 for a quantised source, and
+      to: a format, one of `FORMATS`.
+      dtype: a name of `DTYPES`; by default the source's own (float32 for a quantised source, and
         float16 in place of bfloat16 in GGUF).
       pickle: whether Meta's .pth files may be opened.
       progress: wraps the tensors while they are converted.

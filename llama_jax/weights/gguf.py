@@ -41,10 +41,11 @@ class Gguf:
     """An open GGUF file.
 
     Attributes:
-      place: its path.
-      fields: its key-values: int, float, bool, str, list[str], or an array for a list of numbers.
+      place: the path of the file.
+      fields: key-values of the file: int, float, bool, str, list[str], or an array for a list of
+        numbers.
       model: what its fields and its tensors describe.
-      source: its tensors, outermost axis first.
+      source: tensors of the file, outermost axis first.
       unused: tensors that may be there and are no weights; for `read`.
     """
 

@@ -54,7 +54,7 @@ def model(
 
     Args:
       fields: the file's.
-      shapes: of its tensors.
+      shapes: sizes of the file's tensors.
       divisors: what `rope_freqs.weight` holds, if it is there.
       place: the file, for messages.
 

@@ -49,8 +49,8 @@ def write_gguf(
       fields: key-values of a tokenizer, `tokenizer.*`, and what is to be told of the model,
         `general.*`; other keys are left out, for they are the model's. Without a tokenizer
         llama.cpp takes and gives ids only.
-      kind: of the matrices; norms are float32 always. A matrix whose rows are not whole blocks of
-        32 is F16 in a Q8_0 file, as in those of llama.cpp's own converter.
+      kind: how matrices are stored; norms are float32 always. A matrix whose rows are not whole
+        blocks of 32 is F16 in a Q8_0 file, as in those of llama.cpp's own converter.
       progress: wraps the tensors while they are written.
 
     Raises:

@@ -49,8 +49,8 @@ def write_huggingface(
       model: the config.
       params: the nested dict {"decoder": ...}, on the host or on devices.
       tokenizer_files: by name; they are written as they are.
-      dtype: of the tensors: float32, float16 or bfloat16.
-      shard_bytes: of tensors in one file, at most; a larger tensor gets a file of its own.
+      dtype: what tensors are stored in: float32, float16 or bfloat16.
+      shard_bytes: the most that a file holds; a larger tensor gets a file of its own.
       ids: "bos_token_id", "eos_token_id" and "pad_token_id", for both config files.
       progress: wraps the tensors while they are written.
 

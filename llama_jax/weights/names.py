@@ -68,13 +68,13 @@ class Name:
     """One tensor of a file and one weight of ours (of one layer, if it is a layer's).
 
     Attributes:
-      path: ours, from the decoder down; a layer's weights are below "stack/layers/block_0", or
+      path: our name, from the decoder down; a layer's weights are below "stack/layers/block_0", or
         below "stack/layer_7/block_0" if the layers are not stacked.
       layer: which of the stacked layers, or None.
-      tensor: theirs.
+      tensor: their name.
       axes: "theirs -> ours".
-      shape: of the tensor in the file.
-      sizes: of the letters.
+      shape: sizes of the tensor in the file.
+      sizes: sizes of the letters.
     """
 
     path: str
@@ -110,7 +110,7 @@ def names(
 
     Args:
       rows: the format.
-      sizes: of D, N, K, H, F and V.
+      sizes: sizes of D, N, K, H, F and V.
       layers: L.
       tied: the embedding is the output layer, and a file need not have the latter.
       scan: our layers are stacked (see `Stack`).

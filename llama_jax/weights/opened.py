@@ -40,8 +40,8 @@ class Checkpoint:
     Attributes:
       place: the file or folder.
       kind: whose format it is.
-      model: its config.
-      source: its tensors; None of a run, whose weights need no names.
+      model: config of the model.
+      source: where tensors are read; None for a run, whose weights need no names.
       rows: which tensor is which weight.
       unused: tensors that are there and are not read.
       tokenizer_place: the file or folder with its tokenizer, or None.
@@ -116,7 +116,7 @@ def load_params(
       checkpoint: from `open_checkpoint`.
       mesh: over which to split them; the first device alone by default.
       rules: which mesh axis splits which letter.
-      dtype: of the parameters.
+      dtype: what parameters are kept in.
       progress: wraps the tensors while they are read (not of a run, which orbax reads).
 
     Raises:

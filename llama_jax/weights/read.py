@@ -71,12 +71,12 @@ def read(
     """Reads the parameters of `model`.
 
     Args:
-      model: its config.
+      model: config of the model.
       source: the file or files.
       rows: how they name and lay out tensors.
       mesh: over which to split them; the first device alone by default.
       rules: which mesh axis splits which letter.
-      dtype: of the parameters.
+      dtype: what parameters are kept in.
       unused: tensors that may be there and are not read.
       progress: wraps the tensors while they are read.
 

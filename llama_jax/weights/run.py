@@ -71,8 +71,8 @@ def write_run(
       model: the config.
       params: the nested dict {"decoder": ...}, on devices.
       tokenizer_files: by name.
-      dtype: of the weights.
-      name: of the run.
+      dtype: what weights are kept in.
+      name: what the run is called.
 
     Raises:
       UserError: the folder is not empty, or cannot be written.

@@ -15,7 +15,7 @@ def export(model: Decoder, params: dict[str, Any], rows: Rows) -> Iterator[tuple
     """Every tensor of a model in a format, in the format's axes, in the parameters' type.
 
     Args:
-      model: its config.
+      model: config of the model.
       params: the nested dict {"decoder": ...}, on the host or on devices, or `Unread` weights.
       rows: how the format names and lays out tensors.
     """

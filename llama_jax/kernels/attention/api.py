@@ -30,12 +30,12 @@ class Case(NamedTuple):
     """What a backend may look at before it takes a call: shapes, types and structure, no values.
 
     Attributes:
-      platform: of the target: "cpu", "gpu", "tpu".
+      platform: what it will run on: "cpu", "gpu", "tpu".
       q: [B, T, N, H].
       k: [B, S, K, H]; v is alike.
-      mask: its arrays are looked at for their shapes only.
+      mask: a mask of whose arrays only the shapes are looked at.
       bias: whether one is added to the scores.
-      softcap: of the scores.
+      softcap: bound of the scores, if there is one.
       chip: the kind of device, e.g. "TPU v5e", "NVIDIA H100 80GB HBM3".
       context: devices over which the sequence is split.
     """

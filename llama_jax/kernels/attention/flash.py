@@ -28,7 +28,7 @@ class Static(NamedTuple):
 
     Attributes:
       structure: the static part of the mask.
-      scale: of the scores.
+      scale: factor of the scores.
       softcap: scores become softcap * tanh(scores / softcap), or None.
     """
 

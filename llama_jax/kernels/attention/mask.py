@@ -88,7 +88,7 @@ class Mask:
 
         Raises:
           ValueError: both give the same data field (other than kv_valid and allow), or different
-          chunks.
+            chunks.
         """
         merged: dict[str, Any] = {"causal": self.causal or other.causal}
         for f in fields(self):

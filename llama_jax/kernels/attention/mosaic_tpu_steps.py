@@ -32,7 +32,7 @@ class Steps(NamedTuple):
     Attributes:
       packed: [length] if all rows of the batch have the same steps, else [B * length].
       length: steps of a row, known while tracing; at least as many as needed.
-      count: those that any row needs; a number, or computed while running.
+      count: how many steps any row needs; a number, or computed while running.
       kinds: the codes that may occur.
     """
 

@@ -33,8 +33,8 @@ class Ring(NamedTuple):
     """The way round: static.
 
     Attributes:
-      kernel: of one step.
-      axis: of the mesh.
+      kernel: what computes one step.
+      axis: the mesh axis of the ring.
       size: devices along it.
       dealt: whether queries and keys are dealt out again, for a causal mask.
     """

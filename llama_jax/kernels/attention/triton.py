@@ -41,7 +41,7 @@ class Tile:
     Attributes:
       q: queries a block; a power of two, at least 16.
       kv: keys a block; likewise.
-      warps: of 32 threads that share a program's work.
+      warps: how many groups of 32 threads share a program's work.
       stages: blocks on their way from memory while one is computed, plus one.
     """
 
