@@ -25,6 +25,7 @@ ARROWS = {
     "demo": ANY,
     "errors": (),
     "evals": ("config", "data", "generate", "models", "objectives", "text", "train"),
+    "families": ("config", "data", "formats", "layers", "models", "objectives", "optim"),
     "files": (),
     "formats": (),
     "generate": (
@@ -65,6 +66,7 @@ ARROWS = {
     "trees": (),
     "verify": (
         "axes",
+        "families",
         "formats",
         "generate",
         "layers.rope",
@@ -74,7 +76,8 @@ ARROWS = {
         "weights",
     ),
     "weights": (
-        *("axes", "config", "data", "formats", "layers", "models", "objectives", "presets", "text"),
+        *("axes", "config", "data", "families", "formats", "layers", "models", "objectives"),
+        "text",
         "train.checkpoint",
     ),
 }
@@ -82,7 +85,7 @@ ARROWS = {
 ONLY = {
     "flax": {"layers", "models", "objectives", "optim", "train", "generate"},
     "tyro": {"cli"},
-    "torch": {"weights.meta", "verify.reference"},  # .pth files have no other reader
+    "torch": {"formats.pth", "verify.reference"},  # .pth files have no other reader
     "transformers": {"verify.reference"},  # what logits are compared with
     "tensorflow": set(),
 }

@@ -22,8 +22,7 @@ from llama_jax.train.rundir import differences
 from llama_jax.weights.find import find
 from llama_jax.weights.opened import Checkpoint, load_params, open_checkpoint
 from llama_jax.weights.read import abstract
-from llama_jax.weights.tokenizer_files import Companions
-from llama_jax.weights.vocabulary import tokenizer
+from llama_jax.weights.tokenizer_files import Companions, tokenizer
 from llama_jax.weights.write import inference
 
 

@@ -6,20 +6,22 @@ from typing import Any
 
 import numpy as np
 
+from llama_jax.families.names import Name, Table, tensors
 from llama_jax.models.decoder import Decoder
-from llama_jax.weights.names import Name, Rows
-from llama_jax.weights.read import not_finite, tensors
+from llama_jax.weights.read import not_finite
 
 
-def export(model: Decoder, params: dict[str, Any], rows: Rows) -> Iterator[tuple[Name, np.ndarray]]:
+def export(
+    model: Decoder, params: dict[str, Any], table: Table
+) -> Iterator[tuple[Name, np.ndarray]]:
     """Every tensor of a model in a format, in the format's axes, in the parameters' type.
 
     Args:
       model: its config.
       params: the nested dict {"decoder": ...}, on the host or on devices, or `Unread` weights.
-      rows: how the format names and lays out tensors.
+      table: how the format names and lays out tensors.
     """
-    for name in tensors(model, rows):
+    for name in tensors(model, table):
         weight = params["decoder"]
         for part in name.path.split("/"):
             weight = weight[part]
@@ -45,20 +47,3 @@ def inference(model: Decoder) -> Decoder:
     blocks = tuple(dataclasses.replace(block, dropout=0.0) for block in stack.pattern)
     stack = dataclasses.replace(stack, pattern=blocks, remat="none")
     return dataclasses.replace(model, stack=stack)
-
-
-def difference(a: Any, b: Any, path: str = "model") -> str | None:
-    """The first place where two configs differ, as "model.tied is True", or None."""
-    inside, other = _inside(a), _inside(b)
-    if type(a) is not type(b) or not inside or inside.keys() != other.keys():
-        return None if a == b else f"{path} is {a!r}"
-    places = (difference(inside[key], other[key], f"{path}.{key}") for key in inside)
-    return next(filter(None, places), None)
-
-
-def _inside(config: Any) -> dict[str, Any]:
-    if isinstance(config, tuple):
-        return {str(i): item for i, item in enumerate(config)}
-    if not dataclasses.is_dataclass(config):
-        return {}
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
