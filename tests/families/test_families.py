@@ -24,12 +24,8 @@ NAMED = re.compile("llama|mistral|smollm|qwen|cwm", re.IGNORECASE)
 def said(path: pathlib.Path) -> Iterator[tuple[int, str]]:
     """Names and texts of a program, without its comments and docstrings."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-    told = {
-        id(node.body[0].value)
-        for node in ast.walk(tree)
-        if isinstance(node, kinds) and node.body and isinstance(node.body[0], ast.Expr)
-    }
+    # A text that is a statement by itself is a docstring.
+    told = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
         if id(node) in told:
             continue

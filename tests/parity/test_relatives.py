@@ -36,7 +36,8 @@ RELATIVES = {
         | {"sliding_window": WINDOW},
         2,
     ),
-    "qwen3": ("Qwen3", {"head_dim": 32, "rope_parameters": {"rope_theta": 1e6}}, 1),
+    # Heads of 128, which transformers takes for granted in a GGUF file.
+    "qwen3": ("Qwen3", {"head_dim": 128, "rope_parameters": {"rope_theta": 1e6}}, 1),
     "qwen3_windows": (
         "Qwen3",
         {"num_hidden_layers": 3, "head_dim": 32, "use_sliding_window": True}
