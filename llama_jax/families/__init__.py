@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Modules of this folder. A model without a family's name on it takes the first that has words for
 # all that it has.
-NAMES = ("llama", "mistral", "smollm3", "qwen3", "cwm")
+NAMES = ("llama", "mistral", "qwen3", "cwm", "smollm3")
 
 
 def every() -> "tuple[Family, ...]":

@@ -7,77 +7,19 @@ change the numbers are refused by name.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from llama_jax.errors import FormatError
 from llama_jax.families import gguf_rope
-from llama_jax.families.names import Row, Table
+from llama_jax.families.gguf_fields import Fields, brief, check, number, vocabulary
+from llama_jax.families.names import Table
 from llama_jax.families.sizes import Sizes, build, sizes, unlike
 from llama_jax.layers.rope import Llama3Rope, Rope
-from llama_jax.messages import short
 from llama_jax.models.decoder import Decoder
 
 LARGEST = 2**31  # of any size in a file
 LARGEST_HEAD = 2**14  # far beyond any; the search for a scaling of rope takes time for each pair
-
-# Fields below the architecture's name that must have one value, for nothing else is built; absent
-# means this value too.
-FIXED = {
-    "expert_count": 0,
-    "rope.scaling.type": "none",
-    "rope.scaling.attn_factor": 1.0,
-    "attention.causal": True,
-    "attention.scale": 0.0,
-    "attention.sliding_window": 0,
-    "attention.clamp_kqv": 0.0,
-    "attention.max_alibi_bias": 0.0,
-    "logit_scale": 0.0,
-    "residual_scale": 0.0,
-    "embedding_scale": 0.0,
-    "final_logit_softcapping": 0.0,
-    "tensor_data_layout": "Meta AI original pth",
-}
-# llama.cpp scales linearly if a factor is there, though no type is.
-FACTORS = ("rope.scaling.factor", "rope.scale_linear")
-
-
-def _table(q: str, k: str) -> Table:
-    def layer(ours: str, theirs: str, axes: str) -> Row:
-        return (ours, f"blk.{{layer}}.{theirs}.weight", axes)
-
-    return Table(
-        embed=(("embed/w", "token_embd.weight", "V D -> V D"),),
-        attention=(
-            layer("attn_norm/scale", "attn_norm", "D -> D"),
-            layer("attn/q/w", "attn_q", q),
-            layer("attn/k/w", "attn_k", k),
-            layer("attn/v/w", "attn_v", "(K H) D -> D K H"),
-            layer("attn/o/w", "attn_output", "D (N H) -> N H D"),
-        ),
-        qk_norm=(
-            layer("attn/q_norm/scale", "attn_q_norm", "H -> H"),
-            layer("attn/k_norm/scale", "attn_k_norm", "H -> H"),
-        ),
-        ffn=(
-            layer("ffn_norm/scale", "ffn_norm", "D -> D"),
-            layer("ffn/gate/w", "ffn_gate", "F D -> D F"),
-            layer("ffn/up/w", "ffn_up", "F D -> D F"),
-            layer("ffn/down/w", "ffn_down", "D F -> F D"),
-        ),
-        out=(
-            ("norm/scale", "output_norm.weight", "D -> D"),
-            ("out/w", "output.weight", "V D -> D V"),
-        ),
-    )
-
-
-# Architectures that llama.cpp turns as Meta's code does keep rotary pairs side by side.
-PAIRS = _table("(N H r) D -> D N (r H)", "(K H r) D -> D K (r H)")
-HALVES = _table("(N H) D -> D N H", "(K H) D -> D K H")
-
-Fields = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -117,18 +59,15 @@ class Gguf:
           FormatError: a missing or impossible number, or a feature that is not known.
         """
         arch = self.architecture
-        _check(fields, arch, place)
+        check(fields, arch, place)
 
         def size(key: str, default: int | None = None) -> int:
             value = fields.get(f"{arch}.{key}", default)
             if type(value) is not int or not 0 < value < LARGEST:
                 raise FormatError(
-                    f"{place}: {arch}.{key}={_brief(value)}; a positive whole number was expected"
+                    f"{place}: {arch}.{key}={brief(value)}; a positive whole number was expected"
                 )
             return value
-
-        def number(key: str, default: float | None, low: float, high: float) -> float:
-            return _number(fields, f"{arch}.{key}", default, low, high, place)
 
         width, heads = size("embedding_length"), size("attention.head_count")
         layers, head_dim = size("block_count"), size("attention.key_length", width // heads)
@@ -149,10 +88,10 @@ class Gguf:
                 f"{place}: {arch}.block_count={layers}, but the file has {len(shapes)} tensors, "
                 f"and {'not ' * (last not in shapes)}{last!r}"
             )
-        eps = number("attention.layer_norm_rms_epsilon", None, 0, 1)
-        theta = number("rope.freq_base", 10_000.0, 1, 1e12)
+        eps = number(fields, f"{arch}.attention.layer_norm_rms_epsilon", None, (0, 1), place)
+        theta = number(fields, f"{arch}.rope.freq_base", 10_000.0, (1, 1e12), place)
         given = Sizes(
-            vocab=_vocab(fields, arch, shapes, place),
+            vocab=vocabulary(fields, arch, shapes, place),
             width=width,
             layers=layers,
             heads=heads,
@@ -218,23 +157,6 @@ def _plain(given: Sizes) -> Sizes:
     return replace(given, qk_norm=False, windows=(), rotated=())
 
 
-def _check(fields: Fields, arch: str, place: Path | str) -> None:
-    """Refuses parts of a file, and fields that would change the numbers."""
-    parts = fields.get("split.count", 0)  # 0 after a merge
-    if not (_same(parts, 0) or _same(parts, 1)):
-        raise FormatError(
-            f"{place} is one of {_brief(parts)} parts; join them with `llama-gguf-split --merge`"
-        )
-    for field, value in FIXED.items():
-        key = f"{arch}.{field}"
-        if key in fields and not _same(fields[key], value):
-            raise FormatError(f"{place}: {key}={_brief(fields[key])}; only {value!r} is known")
-    for field in FACTORS if f"{arch}.rope.scaling.type" not in fields else ():
-        key = f"{arch}.{field}"
-        if key in fields and not (_same(fields[key], 0.0) or _same(fields[key], 1.0)):
-            raise FormatError(f"{place}: {key}={_brief(fields[key])}; only 1.0 is known")
-
-
 def _rope(theta: float, head_dim: int, divisors: np.ndarray | None, place: Path | str) -> Rope:
     if divisors is None:
         return Rope(theta)
@@ -244,51 +166,3 @@ def _rope(theta: float, head_dim: int, divisors: np.ndarray | None, place: Path 
             f"[{head_dim // 2}], a divisor for each rotary pair, was expected"
         )
     return gguf_rope.rope(theta, head_dim, divisors, place)
-
-
-def _vocab(
-    fields: Fields, arch: str, shapes: Mapping[str, tuple[int, ...]], place: Path | str
-) -> int:
-    """The rows of the embedding, with which whatever else tells of the vocabulary must agree."""
-    shape = shapes.get("token_embd.weight", ())
-    if len(shape) != 2:
-        raise FormatError(f"{place}: tensor 'token_embd.weight' is missing, or has not two axes")
-    tokens = fields.get("tokenizer.ggml.tokens")
-    told = {f"{arch}.vocab_size": fields.get(f"{arch}.vocab_size")}
-    told["tokenizer.ggml.tokens"] = len(tokens) if isinstance(tokens, list) else None
-    for key, count in told.items():
-        if count not in (None, shape[0]):
-            raise FormatError(
-                f"{place}: {key} tells of {_brief(count)} tokens, 'token_embd.weight' has "
-                f"{shape[0]} rows"
-            )
-    return shape[0]
-
-
-def _number(
-    fields: Fields,
-    key: str,
-    default: float | None,
-    low: float,
-    high: float,
-    place: Path | str,
-) -> float:
-    value = fields.get(key, default)
-    if type(value) in (int, float) and low < value < high:
-        # The float32 of 1e-5 is 9.99999975e-06; the shortest number that rounds to it was meant.
-        if low < (meant := float(str(np.float32(value)))) < high:
-            return meant
-    raise FormatError(
-        f"{place}: {key}={_brief(value)}; a number between {low:g} and {high:g} was expected"
-    )
-
-
-def _same(value: Any, expected: Any) -> bool:
-    """Whether they are equal, as numbers or as text; a list is equal to nothing."""
-    return isinstance(value, bool | int | float | str) and value == expected
-
-
-def _brief(value: Any) -> str:
-    """A value from a file, fit for a message."""
-    listed = isinstance(value, list | np.ndarray)
-    return f"a list of {len(value)}" if listed else short(value)

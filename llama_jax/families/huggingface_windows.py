@@ -10,7 +10,7 @@ from llama_jax.families.sizes import Sizes
 FULL, SLIDING = "full_attention", "sliding_attention"  # transformers' names of layers
 
 
-def windows(given: Sizes, config: Fields, place: Path | str, kinds: list[str] | None) -> Sizes:
+def windows(given: Sizes, config: Fields, place: Path | str, kinds: list[str]) -> Sizes:
     """Sizes with the window of each layer, by `layer_types` and `sliding_window`.
 
     Args:
@@ -37,6 +37,6 @@ def windows(given: Sizes, config: Fields, place: Path | str, kinds: list[str] | 
 
 def layer_types(given: Sizes) -> Fields:
     """The fields that `windows` reads, for windows of one size."""
-    kinds = [FULL if window is None else SLIDING for window in given.windows or (None,)]
-    kinds = kinds if given.windows else kinds * given.layers
-    return {"layer_types": kinds, "sliding_window": max(filter(None, given.windows), default=None)}
+    every = given.windows or (None,) * given.layers
+    kinds = [FULL if window is None else SLIDING for window in every]
+    return {"layer_types": kinds, "sliding_window": max(filter(None, every), default=None)}

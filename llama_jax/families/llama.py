@@ -9,7 +9,8 @@ weights to begin with (`init_from`), the data C4: put your own in its place,
 from typing import TYPE_CHECKING, Any
 
 from llama_jax.families.base import Family, run
-from llama_jax.families.gguf import PAIRS, Gguf
+from llama_jax.families.gguf import Gguf
+from llama_jax.families.gguf_names import PAIRS
 from llama_jax.families.huggingface import HuggingFace
 from llama_jax.families.llama_meta import LlamaMeta
 from llama_jax.families.sizes import Sizes, build

@@ -16,8 +16,8 @@ from typing import Any
 from einops import rearrange
 
 from llama_jax.errors import UserError
-from llama_jax.families.sizes import blocks, sizes
-from llama_jax.layers.block import Block
+from llama_jax.families.sizes import layers, sizes
+from llama_jax.layers.attention import Attention
 from llama_jax.models.decoder import Decoder
 
 # Ours, theirs, "their axes -> our axes". {layer} is the number of a layer.
@@ -54,14 +54,14 @@ class Table:
         """Whether files hold the rotary pairs of q and k side by side."""
         return any("r)" in axes.split(" -> ")[0] for _, _, axes in self.attention)
 
-    def of(self, block: Block) -> Rows:
-        """The rows of a layer.
+    def of(self, attention: Attention) -> Rows:
+        """The rows of a layer with this attention.
 
         Raises:
           UserError: it has norms of q and k, and the notation has no names for them.
         """
-        norms = self.qk_norm if block.attention.qk_norm is not None else ()
-        if block.attention.qk_norm is not None and not norms:
+        norms = self.qk_norm if attention.qk_norm is not None else ()
+        if attention.qk_norm is not None and not norms:
             raise UserError("the model normalises q and k; there are no names for these norms")
         return (*self.attention, *norms, *self.ffn)
 
@@ -116,10 +116,10 @@ def tensors(model: Decoder, table: Table) -> list[Name]:
     Raises:
       UserError: a block for which there are no names.
     """
-    letters, every = sizes(model).letters, blocks(model)
+    letters, every = sizes(model).letters, layers(model)
     period, scan = len(model.stack.pattern), model.stack.scan
     found = [_name(row, letters, row[0], None, row[1]) for row in table.embed]
-    rows = [set(table.of(block)) for block in every[:period]]
+    rows = [set(table.of(attention)) for attention, _ in every[:period]]
     for row in (*table.attention, *table.qk_norm, *table.ffn):
         for i in range(len(every)):
             # Layer i is block `part` of repeat `repeat` of the pattern.

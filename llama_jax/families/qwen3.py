@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_jax.families.base import Family, run
-from llama_jax.families.gguf import HALVES, Gguf
+from llama_jax.families.gguf import Gguf
+from llama_jax.families.gguf_names import HALVES
 from llama_jax.families.huggingface import Fields, HuggingFace
 from llama_jax.families.huggingface_rope import bad
 from llama_jax.families.huggingface_windows import FULL, SLIDING, layer_types, windows

@@ -102,20 +102,22 @@ def shortest(kinds: list[Any]) -> int:
     return next(n for n in lengths if kinds == kinds[:n] * (len(kinds) // n))
 
 
-def blocks(model: Decoder) -> list[Block]:
-    """The block of every layer, from the first to the last.
+def layers(model: Decoder) -> list[tuple[Attention, SwiGLU]]:
+    """The attention and the feed-forward of every layer, from the first to the last.
 
     Raises:
-      UserError: a block that is not of attention and SwiGLU, for which formats have no names.
+      UserError: a block that is not made of these, for which formats have no names.
     """
+    period = []
     for i, block in enumerate(model.stack.pattern):
-        plain = isinstance(block, Block) and isinstance(block.attention, Attention)
-        if not plain or not isinstance(block.ffn, SwiGLU):
+        attention, ffn = getattr(block, "attention", None), getattr(block, "ffn", None)
+        if not isinstance(attention, Attention) or not isinstance(ffn, SwiGLU):
             raise UserError(
                 f"block {i} of the model's pattern is not made of attention and SwiGLU; other "
                 "formats have no names for its weights"
             )
-    return [*model.stack.pattern] * model.stack.repeats  # pyright: ignore[reportReturnType]
+        period.append((attention, ffn))
+    return period * model.stack.repeats
 
 
 def sizes(model: Decoder) -> Sizes:
@@ -124,17 +126,17 @@ def sizes(model: Decoder) -> Sizes:
     Raises:
       UserError: its blocks are of another kind, or of several sizes.
     """
-    every = blocks(model)
-    heads = {(b.attention.heads, b.attention.kv_heads, b.attention.head_dim) for b in every}
-    hidden = {b.ffn.hidden for b in every}
+    every = layers(model)
+    heads = {(a.heads, a.kv_heads, a.head_dim) for a, _ in every}
+    hidden = {ffn.hidden for _, ffn in every}
     if len(heads) > 1 or len(hidden) > 1:
         raise UserError(
             f"the layers of the model have several sizes, (heads, key heads, head) {heads} and "
             f"feed-forward {hidden}; other formats have one for all"
         )
-    first = every[0].attention
-    windows = tuple(block.attention.window for block in every)
-    rotated = tuple(block.attention.rope is not None for block in every)
+    first, ffn = every[0]
+    windows = tuple(a.window for a, _ in every)
+    rotated = tuple(a.rope is not None for a, _ in every)
     return Sizes(
         vocab=model.vocab,
         width=model.width,
@@ -142,9 +144,9 @@ def sizes(model: Decoder) -> Sizes:
         heads=first.heads,
         kv_heads=first.kv_heads,
         head_dim=first.head_dim,
-        hidden=every[0].ffn.hidden,
+        hidden=ffn.hidden,
         eps=getattr(model.norm, "eps", 0.0),
-        rope=next((b.attention.rope for b in every if b.attention.rope is not None), None),
+        rope=next((a.rope for a, _ in every if a.rope is not None), None),
         context=model.context,
         tied=model.tied,
         qk_norm=first.qk_norm is not None,

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama_jax.families.base import Family, run
-from llama_jax.families.gguf import PAIRS, Gguf
+from llama_jax.families.gguf import Gguf
+from llama_jax.families.gguf_names import PAIRS
 from llama_jax.families.huggingface import Fields, HuggingFace, size
 from llama_jax.families.huggingface_rope import bad
 from llama_jax.families.huggingface_windows import FULL, SLIDING, layer_types, windows

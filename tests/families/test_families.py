@@ -3,13 +3,19 @@
 import ast
 import pathlib
 import re
+import sys
+import types
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
-from llama_jax import families
+from llama_jax import families, presets
 from llama_jax.errors import FormatError, UserError
 from llama_jax.families import llama, mistral
+from llama_jax.families.base import Family
+from llama_jax.families.huggingface import HuggingFace
+from llama_jax.layers.norm import RMSNorm
 
 PACKAGE = pathlib.Path(families.__file__).parents[1]
 # Names of programs, of a rule of scaling the rotary embedding, and of the weights that a package
@@ -64,14 +70,26 @@ def test_a_family_is_named_as_its_file_and_stands_in_one_of_few_lines(name):
     assert name == "llama" or len(lines) <= 80
 
 
+def test_a_family_of_ones_own_is_a_value_and_a_name_in_the_list(monkeypatch):
+    words = HuggingFace("own", "OwnForCausalLM", read=lambda given, *_: replace(given, eps=0.5))
+    module = types.ModuleType("llama_jax.families.own")
+    module.__dict__["FAMILY"] = Family("own", "layers of this library", words)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(families, "NAMES", (*families.NAMES, "own"))
+    config = llama.FAMILY.huggingface.config(presets.get("smollm2_135m").model)
+    config |= {"model_type": "own", "architectures": ["OwnForCausalLM"]}
+    found = families.of(config)
+    assert found.name == "own" and found.huggingface.model(config).norm == RMSNorm(0.5)
+
+
 def test_a_config_of_no_family_is_refused_by_its_name():
     with pytest.raises(FormatError) as caught:
         families.of({"model_type": "mistrall"}, "x/config.json")
     assert str(caught.value) == (
-        "x/config.json: model_type='mistrall'; one of llama, mistral, smollm3, qwen3, cwm was "
+        "x/config.json: model_type='mistrall'; one of llama, mistral, qwen3, cwm, smollm3 was "
         "expected. Did you mean 'mistral'?"
     )
-    with pytest.raises(FormatError, match="general.architecture='gpt2'; one of llama, smollm3"):
+    with pytest.raises(FormatError, match="general.architecture='gpt2'; one of llama, qwen3"):
         families.of_gguf({"general.architecture": "gpt2"})
 
 
@@ -87,8 +105,6 @@ def test_two_families_that_claim_a_config_are_both_named(monkeypatch):
 
 
 def test_a_model_is_written_by_the_family_that_it_came_from_or_by_the_first_that_can():
-    from llama_jax import presets
-
     plain, windowed = presets.get("mistral_7b_v3").model, presets.get("mistral_7b").model
     assert families.describing(plain, "huggingface") is llama.FAMILY
     assert families.describing(plain, "huggingface", mistral.FAMILY) is mistral.FAMILY

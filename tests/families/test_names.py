@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from llama_jax.errors import UserError
-from llama_jax.families.gguf import HALVES, PAIRS
-from llama_jax.families.huggingface import NAMES as HUGGING_FACE
+from llama_jax.families.gguf_names import HALVES, PAIRS
+from llama_jax.families.huggingface_names import NAMES as HUGGING_FACE
 from llama_jax.families.llama_meta import NAMES as META
 from llama_jax.families.names import tensors
 from llama_jax.families.sizes import Sizes, build

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from gguf import GGUFValueType as Type
 
-from llama_jax.families.gguf import PAIRS as GGUF
+from llama_jax.families.gguf_names import PAIRS as GGUF
 from llama_jax.families.names import tensors
 from llama_jax.layers.attention import Attention
 from llama_jax.layers.block import Block

@@ -9,7 +9,7 @@ import pytest
 from llama_jax import families, presets
 from llama_jax.families.llama_params import Shapes
 from llama_jax.families.llama_params import model as meta_model
-from llama_jax.families.sizes import blocks, sizes
+from llama_jax.families.sizes import layers, sizes
 from llama_jax.formats.source import INDEX, read_json, safetensors
 from llama_jax.weights.opened import load_params, open_checkpoint
 from tests.fuzz.mutate import damaged, damaged_json, run
@@ -41,7 +41,7 @@ def read_relative(data: bytes, folder: Path) -> None:
     (folder / "config.json").write_bytes(data)
     config = read_json(folder / "config.json")
     model = families.of(config).huggingface.model(config)
-    assert len(blocks(model)) == sizes(model).layers == config["num_hidden_layers"]
+    assert len(layers(model)) == sizes(model).layers == config["num_hidden_layers"]
 
 
 def read_params(data: bytes, folder: Path) -> None:

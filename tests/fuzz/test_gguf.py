@@ -15,7 +15,7 @@ pytestmark = pytest.mark.fuzz
 
 def read(data, folder):
     """Opens a file, and reads every tensor of it."""
-    from llama_jax.families.gguf import PAIRS as GGUF
+    from llama_jax.families.gguf_names import PAIRS as GGUF
     from llama_jax.weights.gguf import open_gguf
     from llama_jax.weights.read import read
 

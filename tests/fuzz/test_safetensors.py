@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llama_jax.families.huggingface import NAMES as HUGGING_FACE
+from llama_jax.families.huggingface_names import NAMES as HUGGING_FACE
 from llama_jax.families.llama import FAMILY
 from llama_jax.families.names import tensors
 from llama_jax.formats.source import safetensors

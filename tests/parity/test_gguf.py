@@ -15,7 +15,7 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")  # without it transformers opens no GGUF file
 
 from llama_jax.families import gguf_rope  # noqa: E402
-from llama_jax.families.gguf import PAIRS as GGUF  # noqa: E402
+from llama_jax.families.gguf_names import PAIRS as GGUF  # noqa: E402
 from llama_jax.families.huggingface_rope import scaling  # noqa: E402
 from llama_jax.layers.attention import Attention  # noqa: E402
 from llama_jax.layers.block import Block  # noqa: E402

@@ -91,7 +91,12 @@ def test_a_relative_has_transformers_logits_and_decodes_as_it_is_trained(folders
     opened = open_checkpoint(folder)
     assert opened.family is not None and name.startswith(opened.family.name)
     assert len(opened.model.stack.pattern) == RELATIVES[name][2]
-    check(verify(folder))
+    ledger = verify(folder)
+    check(ledger)
+    windows = [line.text for line in ledger.lines if line.name == "window"]
+    assert bool(windows) == bool(RELATIVES[name][1].get("sliding_window"))
+    rope = ledger.line("rope").text
+    assert ("but none in 2 of" in rope) == name.startswith("smollm3")
 
 
 @pytest.mark.parametrize("name", RELATIVES)

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-from llama_jax.families.huggingface import NAMES as HUGGING_FACE
+from llama_jax.families.huggingface_names import NAMES as HUGGING_FACE
 from llama_jax.families.llama import FAMILY
 from llama_jax.families.names import tensors
 

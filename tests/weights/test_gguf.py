@@ -9,7 +9,7 @@ from gguf import GGUFValueType as Type
 
 from llama_jax.errors import FormatError
 from llama_jax.families import gguf_rope
-from llama_jax.families.gguf import PAIRS as GGUF
+from llama_jax.families.gguf_names import PAIRS as GGUF
 from llama_jax.layers.rope import Llama3Rope, Rope
 from llama_jax.weights.gguf import open_gguf
 from llama_jax.weights.read import read

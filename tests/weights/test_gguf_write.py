@@ -12,7 +12,7 @@ import pytest
 from gguf import GGMLQuantizationType, quants
 
 from llama_jax.errors import UserError
-from llama_jax.families.gguf import PAIRS as GGUF
+from llama_jax.families.gguf_names import PAIRS as GGUF
 from llama_jax.layers.norm import LayerNorm
 from llama_jax.layers.rope import Llama3Rope, Rope
 from llama_jax.trees import nested
