@@ -20,10 +20,12 @@ import numpy as np
 
 from llama_jax import presets
 from llama_jax.errors import UserError
+from llama_jax.families.sizes import sizes
 from llama_jax.generate.engine import Engine
 from llama_jax.models.decoder import Decoder
+from llama_jax.trees import nested
 from llama_jax.weights.layers import one_by_one
-from llama_jax.weights.read import abstract, nested, sizes
+from llama_jax.weights.read import abstract
 
 # Dense bfloat16 FLOP/s a chip, from the vendors' data sheets.
 PEAKS = {
@@ -114,7 +116,7 @@ def prefill(engine: Engine, length: int) -> float:
 
 def bytes_read(model: Decoder, batch: int, tokens: int, dtype: str) -> float:
     """What a step must read: weights, and on average half of the cache of the new tokens."""
-    boxes, size = abstract(model), sizes(model)
+    boxes, size = abstract(model), sizes(model).letters
     weights = sum(box.value.size for box in boxes.values())
     if not model.tied:
         weights -= boxes["embed/w"].value.size
@@ -125,7 +127,7 @@ def bytes_read(model: Decoder, batch: int, tokens: int, dtype: str) -> float:
 
 def flops(model: Decoder, length: int) -> float:
     """Of a prefill: products with all weights (the output layer for one token), half the scores."""
-    boxes, size = abstract(model), sizes(model)
+    boxes, size = abstract(model), sizes(model).letters
     head = boxes["embed/w"].value.size
     inner = sum(box.value.size for box in boxes.values()) - head * (2 - model.tied)
     scores = 2 * length**2 * model.stack.repeats * size["N"] * size["H"]

@@ -181,8 +181,9 @@ def _limits(weights: str) -> dict[str, float]:
     import jax
     import jax.numpy as jnp
 
+    from llama_jax.families.sizes import sizes
     from llama_jax.weights.opened import open_checkpoint
-    from llama_jax.weights.read import abstract, sizes
+    from llama_jax.weights.read import abstract
 
     model = open_checkpoint(weights).model
     boxes = abstract(model)
@@ -197,7 +198,7 @@ def _limits(weights: str) -> dict[str, float]:
     dot = jax.jit(lambda a: a @ a)
     gemm = 2 * 2048**3 / _best(lambda: dot(a).block_until_ready())
 
-    layers, size = model.stack.repeats, sizes(model)
+    layers, size = model.stack.repeats, sizes(model).letters
     head = boxes["embed/w"].value.size
     # Products of all weights for every token, the output layer for one, scores and values.
     work = 2 * (parameters - head) * PREFILL + 2 * head

@@ -16,7 +16,7 @@ MOST_LINES = 500
 RUNS_WHAT_IT_READS = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 FORBIDDEN_CALLS = {"eval", "exec", "yaml.load", "torch.load"}
 # Meta publishes its weights as pickles only. One file opens them, on demand, as tensors alone.
-ALLOWED_CALLS = {"llama_jax/weights/meta.py": ("torch.load", "weights_only=True")}
+ALLOWED_CALLS = {"llama_jax/formats/pth.py": ("torch.load", "weights_only=True")}
 FORBIDDEN_ARGUMENTS = {"trust_remote_code", "allow_pickle"}
 
 # Homes, mounts and work folders belong to one machine. Split so that this line is not a find.

@@ -25,6 +25,7 @@ ARROWS = {
     "demo": ANY,
     "errors": (),
     "evals": ("config", "data", "generate", "models", "objectives", "text", "train"),
+    "families": ("config", "data", "formats", "layers", "models", "objectives", "optim"),
     "files": (),
     "formats": (),
     "generate": (*("axes", "config", "layers.cache", "models", "text", "train", "weights"),),
@@ -62,6 +63,7 @@ ARROWS = {
     "trees": (),
     "verify": (
         "axes",
+        "families",
         "formats",
         "generate",
         "layers.rope",
@@ -71,7 +73,9 @@ ARROWS = {
         "weights",
     ),
     "weights": (
-        *("axes", "config", "data", "formats", "layers", "models", "objectives", "presets", "text"),
+        *("axes", "config", "data", "families", "formats", "layers", "models", "objectives"),
+        "presets",
+        "text",
     ),
 }
 # The house from its roof down: an import goes down, or stays on its floor.
@@ -99,7 +103,7 @@ CIRCLES_FOR_NOW = {
 # Third parties that only some areas, or one module of an area, may know of.
 ONLY = {
     "flax": {"layers", "models", "objectives", "optim", "train", "generate"},
-    "torch": {"weights.meta", "verify.reference"},  # .pth files have no other reader
+    "torch": {"formats.pth", "verify.reference"},  # .pth files have no other reader
     "transformers": {"verify.reference"},  # what logits are compared with
     "tensorflow": set(),
 }

@@ -1,1 +1,7 @@
-"""Containers of tensors: bytes to names, arrays and fields; no file here knows a model."""
+"""Files of tensors, as containers: names, arrays and fields, of whatever model.
+
+safetensors, source      Hugging Face's files, one or several, and `Source`, what all of them become
+gguf, gguf_file          llama.cpp's: the header, the tensors; gguf_write writes them
+pth                      Meta's, pickles that are opened as tensors alone
+folder                   a folder that is there when all of it is written
+"""

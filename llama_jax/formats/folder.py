@@ -1,12 +1,11 @@
 """A folder that appears under its name when all of it is written, or not at all."""
 
 import contextlib
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from llama_jax.errors import UserError
+from llama_jax.files import whole_folder
 
 
 def check_free(place: str | Path, file: bool = False) -> None:
@@ -35,18 +34,11 @@ def writing(folder: str | Path) -> Iterator[Path]:
       UserError: `folder` is there and not empty, or the disk cannot be written.
     """
     check_free(folder)
-    place = Path(folder).absolute()
-    draft = place.with_name(f"{place.name}.{os.getpid()}.unfinished")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        draft.mkdir()
-        yield draft
-        # On POSIX an empty folder may be in the way.
-        draft.rename(place)
+        with whole_folder(folder) as draft:
+            yield draft
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise UserError(
             f"{folder} cannot be written ({reason}); make room, or go elsewhere"
         ) from None
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)

@@ -282,7 +282,7 @@ def load(
     """
     from llama_jax.weights.find import find
     from llama_jax.weights.opened import open_checkpoint
-    from llama_jax.weights.vocabulary import tokenizer
+    from llama_jax.weights.tokenizer_files import tokenizer
 
     checkpoint = open_checkpoint(find(path), pickle=pickle)
     vocabulary = tokenizer(checkpoint)

@@ -1,7 +1,8 @@
-"""Presets: functions without arguments that return a Run, found by scanning this folder.
+"""Presets: functions without arguments that return a Run, found by scanning two folders.
 
-A public function annotated `-> Run` in any module here is a preset; the first line of its docstring
-describes it. The files are only parsed, so listing presets imports no jax.
+A public function annotated `-> Run` in any module here, or in one of a family of published models,
+is a preset; the first line of its docstring describes it. The files are only parsed, so listing
+presets imports no jax.
 """
 
 import ast
@@ -18,13 +19,15 @@ if TYPE_CHECKING:
 def _scan() -> dict[str, tuple[str, str]]:
     """Name -> ("module:function", first line of its docstring)."""
     found = {}
-    for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
+    here = Path(__file__).parent
+    folders = (here.with_name("families"), here)
+    for path in (p for folder in folders for p in sorted(folder.glob("[!_]*.py"))):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if not isinstance(node, ast.FunctionDef) or node.name.startswith("_") or node.args.args:
                 continue
             if node.returns is not None and ast.unparse(node.returns).strip("'\"") == "Run":
                 line = (ast.get_docstring(node) or "").partition("\n")[0]
-                found[node.name] = (f"llama_jax.presets.{path.stem}:{node.name}", line)
+                found[node.name] = (f"llama_jax.{path.parent.name}.{path.stem}:{node.name}", line)
     return found
 
 

@@ -12,11 +12,12 @@ import jax
 import numpy as np
 
 from llama_jax.errors import UserError, nearest
+from llama_jax.families.sizes import sizes
 from llama_jax.generate.engine import Engine
 from llama_jax.verify import compare
 from llama_jax.verify.consistency import consistency, whole
-from llama_jax.verify.declared import rope_of, said
-from llama_jax.verify.facts import INTERLEAVED, facts
+from llama_jax.verify.declared import said
+from llama_jax.verify.facts import facts
 from llama_jax.verify.layout import prediction
 from llama_jax.verify.reference import Unavailable, reference
 from llama_jax.verify.report import Ledger, Line, Section, unchecked
@@ -25,7 +26,6 @@ from llama_jax.verify.rounding import tolerance
 from llama_jax.verify.text import Tokens, tokens
 from llama_jax.verify.tokenizer import words
 from llama_jax.weights.opened import Checkpoint
-from llama_jax.weights.read import sizes
 
 AGAINST = ("transformers", "none")
 TITLE = "against another program"
@@ -63,7 +63,7 @@ def verify(
             f"--against {against}: {' or '.join(AGAINST)} was expected{nearest(against, AGAINST)}"
         )
     checkpoint = open_checkpoint(find(path), pickle=pickle)
-    sizes(checkpoint.model)  # refuses models that are no LLaMA before anything is read
+    sizes(checkpoint.model)  # refuses models of other blocks before anything is read
     say("reading the weights")
     held = [open_engine(checkpoint, dtype=dtype, progress=progress)]
     # Popped, so that nobody but `examine` holds the weights, which lets go of them in time.
@@ -79,7 +79,7 @@ def examine(
 ) -> Ledger:
     """Checks a model that is open; see `verify`."""
     model, told = engine.module.config, said(checkpoint)
-    head_dim = sizes(model)["H"]
+    size = sizes(model)
     tokenizer, vocabulary = words(checkpoint)
     chosen = tokens(text, tokenizer, model.vocab, model.context)
     # Accelerators multiply float32 in fewer digits unless told not to.
@@ -87,7 +87,7 @@ def examine(
         sections = [
             facts(checkpoint, model, told),
             vocabulary,
-            rope(rope_of(model), head_dim, told),
+            rope(size.rope, size.head_dim, told),
         ]
         say("computing logits in three ways")
         logits_TV = whole(engine, chosen.ids)
@@ -115,7 +115,7 @@ def _prediction(
             "how well the text is predicted", (unchecked("q and k the other way", reason),)
         )
     else:
-        interleaved = checkpoint.kind in INTERLEAVED
+        interleaved = checkpoint.table is not None and checkpoint.table.interleaved
         found = prediction(engine, chosen.ids, logits_TV, interleaved)
     return Section(found.title, (about, *found.lines))
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from llama_jax.families.sizes import sizes
 from llama_jax.formats.source import inside, read_json
 from llama_jax.layers.rope import Llama3Rope
 from llama_jax.weights.opened import Checkpoint
-from llama_jax.weights.read import sizes
+
+LLAMA3 = "llama3"  # the rule of scaling, as config.json calls it
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,13 @@ def said(checkpoint: Checkpoint) -> Said:
     """Looks it up in the file of a checkpoint.
 
     Raises:
-      UserError: the model is no LLaMA.
+      UserError: the model is made of other blocks.
     """
     sizes(checkpoint.model)
     if checkpoint.kind == "huggingface":
         place = checkpoint.place
         folder = place if place.is_dir() else place.absolute().parent
-        return _huggingface(read_json(inside(folder, "config.json")))
+        return _huggingface(checkpoint, read_json(inside(folder, "config.json")))
     if checkpoint.kind == "gguf":
         return _gguf(checkpoint)
     if checkpoint.kind == "meta":
@@ -54,32 +56,36 @@ def said(checkpoint: Checkpoint) -> Said:
     return Said(theta, scaling, None, _eps(checkpoint), "run.json, as the model's config itself")
 
 
-def _huggingface(config: Mapping[str, Any]) -> Said:
+def _huggingface(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Said:
+    family = checkpoint.family
+    defaults = {} if family is None else family.huggingface.defaults
     # transformers 4 had rope_theta and rope_scaling, 5 puts both into rope_parameters.
     field = next((f for f in ("rope_parameters", "rope_scaling") if config.get(f)), None)
     rope: Mapping[str, Any] = config[field] if field else {}
     theta = rope.get("rope_theta", config.get("rope_theta"))
+    assumed = float(defaults.get("rope_theta", 10_000.0))
     origin = [f for f in (field, "rope_theta" if "rope_theta" in config else None) if f]
     scaling = None
-    if rope.get("rope_type", rope.get("type")) == "llama3":
+    if rope.get("rope_type", rope.get("type")) == LLAMA3:
         scaling = (
             float(rope["factor"]),
             float(rope["low_freq_factor"]),
             float(rope["high_freq_factor"]),
             float(rope["original_max_position_embeddings"]),
         )
-    open_ = "" if theta is not None else "; no theta, so transformers' 10,000"
-    eps = config.get("rms_norm_eps", 1e-6)  # transformers' default
+    open_ = "" if theta is not None else f"; no theta, so transformers' {assumed:,.0f}"
+    eps = config.get("rms_norm_eps", defaults.get("rms_norm_eps", 1e-6))  # transformers' default
     told = " and ".join(origin) or "no field of rope"
-    return Said(float(theta or 10_000.0), scaling, None, float(eps), f"config.json: {told}{open_}")
+    return Said(float(theta or assumed), scaling, None, float(eps), f"config.json: {told}{open_}")
 
 
 def _gguf(checkpoint: Checkpoint) -> Said:
     from llama_jax.weights.gguf import open_gguf
 
     found = open_gguf(checkpoint.place)
-    field, tensor = "llama.rope.freq_base", "rope_freqs.weight"
-    eps = float(found.fields["llama.attention.layer_norm_rms_epsilon"])
+    name = found.fields["general.architecture"]
+    field, tensor = f"{name}.rope.freq_base", "rope_freqs.weight"
+    eps = float(found.fields[f"{name}.attention.layer_norm_rms_epsilon"])
     origin = field if field in found.fields else f"no {field}, so llama.cpp's 10,000"
     divisors = None
     if tensor in found.source.tensors:
@@ -91,7 +97,7 @@ def _meta(checkpoint: Checkpoint, params: Mapping[str, Any]) -> Said:
     theta, eps = params.get("rope_theta"), params.get("norm_eps")
     origin = "params.json"
     if theta is None:
-        origin += "; no rope_theta, so the 10,000 of Llama 1 and 2"
+        origin += "; no rope_theta, so the 10,000 of Meta's first programs"
     if eps is None:
         origin += "; no norm_eps, so 1e-5"
     scaling = None
@@ -107,15 +113,10 @@ def _meta(checkpoint: Checkpoint, params: Mapping[str, Any]) -> Said:
 
 
 def _rule(checkpoint: Checkpoint) -> tuple[tuple[float, float, float, float] | None, float]:
-    rope = rope_of(checkpoint.model)
+    rope = sizes(checkpoint.model).rope
     if isinstance(rope, Llama3Rope):
         return (rope.factor, rope.low, rope.high, float(rope.original)), rope.theta
-    return None, rope.theta
-
-
-def rope_of(model: Any) -> Any:
-    """The rotary embedding of a model of one kind of block."""
-    return model.stack.pattern[0].attention.rope
+    return None, 0.0 if rope is None else rope.theta
 
 
 def _eps(checkpoint: Checkpoint) -> float:

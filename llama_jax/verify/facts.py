@@ -4,14 +4,17 @@ import math
 from collections import Counter
 from typing import Any
 
+from llama_jax import families
 from llama_jax.errors import UserError
+from llama_jax.families.base import Family
+from llama_jax.families.sizes import Sizes, sizes
 from llama_jax.layers.rope import Llama3Rope
 from llama_jax.models.decoder import Decoder
-from llama_jax.verify.declared import Said, rope_of
+from llama_jax.verify.declared import Said
 from llama_jax.verify.report import Line, Section, unchecked
-from llama_jax.weights.names import HUGGING_FACE
 from llama_jax.weights.opened import Checkpoint
-from llama_jax.weights.read import sizes, tensors
+from llama_jax.weights.read import abstract
+from llama_jax.weights.write import inference
 
 FORMATS = {
     "huggingface": "Hugging Face (config.json, safetensors)",
@@ -19,40 +22,66 @@ FORMATS = {
     "meta": "Meta (params.json, consolidated.NN.pth)",
     "run": "a run of llama-jax",
 }
-INTERLEAVED = ("gguf", "meta")  # others hold halves
 
 
 def facts(checkpoint: Checkpoint, model: Decoder, said: Said) -> Section:
     """What is in the file, and what the model that will compute has of it."""
-    size, decoder = sizes(model), model
-    count = sum(math.prod(name.shape) for name in tensors(model, HUGGING_FACE))
-    norm = getattr(decoder.norm, "eps", 0.0)
+    size, family = sizes(model), family_of(checkpoint)
+    count = sum(math.prod(box.value.shape) for box in abstract(model).values())
+    norm = size.eps
     same = math.isclose(norm, said.eps, rel_tol=1e-6)  # GGUF keeps it in float32
-    order = "pairs side by side" if checkpoint.kind in INTERLEAVED else "halves"
+    pairs = checkpoint.table is not None and checkpoint.table.interleaved
+    order = "pairs side by side" if pairs else "halves"
+    kind = "of no family that is known" if family is None else f"{family.name}: {family.about}"
     lines = [
         Line("format", FORMATS[checkpoint.kind]),
-        Line("architecture", "llama: causal decoder, RMSNorm, grouped-query attention, SwiGLU"),
+        Line("architecture", kind),
         Line(
             "sizes",
-            f"width {size['D']}, layers {decoder.stack.repeats}, heads {size['N']}, kv heads "
-            f"{size['K']}, head {size['H']}, feed-forward {size['F']}, vocabulary {size['V']}",
-            numbers=size | {"L": decoder.stack.repeats},
+            f"width {size.width}, layers {size.layers}, heads {size.heads}, kv heads "
+            f"{size.kv_heads}, head {size.head_dim}, feed-forward {size.hidden}, vocabulary "
+            f"{size.vocab}",
+            numbers=size.letters | {"L": size.layers},
         ),
         Line("parameters", f"{count:,}", numbers={"count": count}),
-        Line("output layer", "the embedding (tied)" if decoder.tied else "its own"),
+        Line("output layer", "the embedding (tied)" if size.tied else "its own"),
         Line("q and k in the file", order),
-        Line("rope", describe(rope_of(model))),
+        Line("rope", describe(size.rope) + _without(size)),
+        *_windows(size),
         Line(
             "norm eps",
             f"{norm:g}" if same else f"{norm:g}, and the file says {said.eps:g}",
             "ok" if same else "failed",
             {"eps": norm, "file": said.eps},
         ),
-        Line("context", f"{decoder.context:,}" if decoder.context else "none stated"),
+        Line("context", f"{size.context:,}" if size.context else "none stated"),
         _types(checkpoint),
         _preset(model),
     ]
     return Section("what was read", tuple(lines))
+
+
+def family_of(checkpoint: Checkpoint) -> Family | None:
+    """The family of a checkpoint; of a run the first that has words for its model, or None."""
+    if checkpoint.family is not None:
+        return checkpoint.family
+    try:
+        return families.describing(inference(checkpoint.model), "huggingface")
+    except UserError:
+        return None
+
+
+def _without(size: Sizes) -> str:
+    """How many layers have no rotary embedding, if some have one and some not."""
+    bare = size.rotated.count(False)
+    return f", but none in {bare} of {size.layers} layers" if bare and size.rope else ""
+
+
+def _windows(size: Sizes) -> list[Line]:
+    """A line on windows of attention, if there are any."""
+    counts = Counter(window for window in size.windows if window is not None)
+    told = [f"{window:,} in {count} of {size.layers} layers" for window, count in counts.items()]
+    return [Line("window", ", ".join(told))] if told else []
 
 
 def describe(rope: Any) -> str:
@@ -77,12 +106,13 @@ def _types(checkpoint: Checkpoint) -> Line:
 
 def constants(model: Decoder) -> dict[str, Any]:
     """What two models of the same sizes can differ in."""
-    rope = rope_of(model)
+    size = sizes(model)
     return {
-        "rope": describe(rope),
-        "norm eps": getattr(model.norm, "eps", None),
-        "tied": model.tied,
-        "context": model.context,
+        "rope": describe(size.rope) + _without(size),
+        "window": ", ".join(line.text for line in _windows(size)) or "none",
+        "norm eps": size.eps,
+        "tied": size.tied,
+        "context": size.context,
     }
 
 
@@ -109,6 +139,7 @@ def _preset(model: Decoder) -> Line:
 
 def _sizes(model: Decoder) -> tuple:
     try:
-        return (*sizes(model).values(), model.stack.repeats)
+        size = sizes(model)
     except UserError:
         return ()
+    return (*size.letters.values(), size.layers, size.qk_norm)

@@ -15,23 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from llama_jax.layers.rope import Llama3Rope
+from llama_jax import families
+from llama_jax.families.base import Family
+from llama_jax.families.huggingface_rope import scaling
+from llama_jax.families.sizes import sizes
 from llama_jax.models.decoder import Decoder
-from llama_jax.verify.declared import rope_of
 from llama_jax.weights.opened import Checkpoint
-
-# Meta's names, below a layer, to Hugging Face's.
-LAYER = {
-    "attention.wq": "self_attn.q_proj",
-    "attention.wk": "self_attn.k_proj",
-    "attention.wv": "self_attn.v_proj",
-    "attention.wo": "self_attn.o_proj",
-    "feed_forward.w1": "mlp.gate_proj",
-    "feed_forward.w3": "mlp.up_proj",
-    "feed_forward.w2": "mlp.down_proj",
-    "attention_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-}
 
 
 class Unavailable(Exception):
@@ -98,11 +87,9 @@ def _settings() -> dict[str, Any]:
 
 
 def _folder(checkpoint: Checkpoint) -> tuple[Any, tuple[str, ...]]:
-    from transformers import LlamaForCausalLM
-
     place = checkpoint.place
     folder = place if place.is_dir() else place.absolute().parent
-    made = LlamaForCausalLM.from_pretrained(
+    made = _class(checkpoint).from_pretrained(
         folder, use_safetensors=True, local_files_only=True, **_settings()
     )
     return made, ("the folder, read by transformers itself",)
@@ -111,68 +98,50 @@ def _folder(checkpoint: Checkpoint) -> tuple[Any, tuple[str, ...]]:
 def _gguf(checkpoint: Checkpoint) -> tuple[Any, tuple[str, ...]]:
     if importlib.util.find_spec("accelerate") is None:
         raise Unavailable("transformers opens GGUF only with accelerate; pip install accelerate")
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    file = checkpoint.place.absolute()
-    config = LlamaConfig.from_pretrained(file.parent, gguf_file=file.name)
+    kind, file = _class(checkpoint), checkpoint.place.absolute()
+    config = kind.config_class.from_pretrained(file.parent, gguf_file=file.name)
     notes = ["the file, read by transformers itself"]
-    rope = rope_of(checkpoint.model)
+    rope = sizes(checkpoint.model).rope
     seen = getattr(config, "rope_parameters", None) or {}
-    if isinstance(rope, Llama3Rope) and seen.get("rope_type") != "llama3":
-        config.rope_parameters = scaling(rope)
+    told = scaling(rope)
+    if rope is not None and told is not None and seen.get("rope_type") != told["rope_type"]:
+        config.rope_parameters = told | {"rope_theta": rope.theta}
         notes.append(
             "transformers does not read the file's rope_freqs.weight and would compute another "
             "model; it was told the scaling, which the rope section compares with the file"
         )
-    made = LlamaForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, config=config, **_settings()
-    )
+    made = kind.from_pretrained(file.parent, gguf_file=file.name, config=config, **_settings())
     return made, tuple(notes)
 
 
 def _meta(checkpoint: Checkpoint) -> tuple[Any, tuple[str, ...]]:
-    source = checkpoint.source
-    assert source is not None
+    source, family = checkpoint.source, checkpoint.family
+    assert source is not None and family is not None and family.meta is not None
     state = {}
     for name in source.tensors:
         if name in checkpoint.unused:
             continue
         tensor = np.asarray(source.read(name), np.float32)
-        state[_renamed(name)] = _torch(_halves(name, tensor, checkpoint.model))
-    return _built(checkpoint.model, state), (
+        theirs, turned = family.meta.renamed(checkpoint.model, name, tensor)
+        state[theirs] = _torch(turned)
+    return _built(family, checkpoint.model, state), (
         "Meta's tensors, with q and k put into Hugging Face's order by a second program",
     )
 
 
-def _renamed(name: str) -> str:
-    if not name.startswith("layers."):
-        ends = {"tok_embeddings": "model.embed_tokens", "norm": "model.norm", "output": "lm_head"}
-        return f"{ends[name.removesuffix('.weight')]}.weight"
-    _, layer, rest = name.split(".", 2)
-    return f"model.layers.{layer}.{LAYER[rest.removesuffix('.weight')]}.weight"
-
-
-def _halves(name: str, tensor: np.ndarray, model: Decoder) -> np.ndarray:
-    """Rows 0, 2, 4, ... of each head of q and k first, then 1, 3, 5, ..."""
-    if not name.endswith(("wq.weight", "wk.weight")):
-        return tensor
-    head = model.stack.pattern[0].attention.head_dim  # pyright: ignore
-    order = np.concatenate([np.arange(0, head, 2), np.arange(1, head, 2)])
-    rows = np.arange(0, len(tensor), head)[:, None] + order
-    return tensor[rows.reshape(-1)]
-
-
 def _run(checkpoint: Checkpoint) -> tuple[Any, tuple[str, ...]]:
     from llama_jax.weights.convert import weights
-    from llama_jax.weights.names import HUGGING_FACE
-    from llama_jax.weights.write import export
+    from llama_jax.weights.write import export, inference
 
+    family = families.describing(inference(checkpoint.model), "huggingface")
     params, _ = weights(checkpoint)
     state = {
         name.tensor: _torch(np.asarray(tensor, np.float32))
-        for name, tensor in export(checkpoint.model, params, HUGGING_FACE)
+        for name, tensor in export(checkpoint.model, params, family.huggingface.table)
     }
-    return _built(checkpoint.model, state), ("our own export, which no other program has read",)
+    return _built(family, checkpoint.model, state), (
+        "our own export, which no other program has read",
+    )
 
 
 def _torch(tensor: np.ndarray) -> Any:
@@ -181,30 +150,28 @@ def _torch(tensor: np.ndarray) -> Any:
     return torch.from_numpy(np.ascontiguousarray(tensor))
 
 
-def _built(model: Decoder, state: dict[str, Any]) -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
+def _built(family: Family, model: Decoder, state: dict[str, Any]) -> Any:
+    import transformers
 
     from llama_jax.weights.huggingface_write import config
     from llama_jax.weights.write import inference
 
-    about = config(inference(model), np.dtype(np.float32), {})
+    words = family.huggingface
+    about = config(words, inference(model), np.dtype(np.float32), {})
     if model.tied:
-        state.pop("lm_head.weight", None)
-    return LlamaForCausalLM.from_pretrained(
-        None, config=LlamaConfig(**about), state_dict=state, **_settings()
+        state.pop(words.table.ends[1], None)
+    kind = getattr(transformers, words.architecture)
+    return kind.from_pretrained(
+        None, config=kind.config_class(**about), state_dict=state, **_settings()
     )
 
 
-def scaling(rope: Llama3Rope) -> dict[str, Any]:
-    """Transformers' words for Llama 3.1's rope."""
-    return {
-        "rope_type": "llama3",
-        "rope_theta": rope.theta,
-        "factor": rope.factor,
-        "low_freq_factor": rope.low,
-        "high_freq_factor": rope.high,
-        "original_max_position_embeddings": rope.original,
-    }
+def _class(checkpoint: Checkpoint) -> Any:
+    """Transformers' class of the checkpoint's family."""
+    import transformers
+
+    assert checkpoint.family is not None
+    return getattr(transformers, checkpoint.family.huggingface.architecture)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ import numpy as np
 from llama_jax.verify.declared import Said
 from llama_jax.verify.report import Line, Section, within
 
+TITLE = "rope, cosines and sines against the formula in float64"
 POSITIONS = (0, 8192, 81_920, 131_071)
 U = 2.0**-24
 # Of the divisors in a GGUF file, computed by another program in float32 in some five steps.
@@ -61,6 +62,8 @@ def _scaled(
 
 def rope(model_rope: Any, head_dim: int, said: Said) -> Section:
     """Compares cosines and sines of the model with the formula, position by position."""
+    if model_rope is None:
+        return Section(TITLE, (Line("origin", "no layer has a rotary embedding"),))
     f, f_error = frequencies(said, head_dim)
     positions = jnp.array(POSITIONS, jnp.int32)[None, :, None]
 
@@ -90,4 +93,4 @@ def rope(model_rope: Any, head_dim: int, said: Said) -> Section:
                 bound_of_pair=float(bound[worst]),
             )
         )
-    return Section("rope, cosines and sines against the formula in float64", tuple(lines))
+    return Section(TITLE, tuple(lines))

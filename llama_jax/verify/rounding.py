@@ -4,8 +4,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from llama_jax.families.sizes import sizes
 from llama_jax.models.decoder import Decoder
-from llama_jax.weights.read import sizes
 
 # Models of two layers differ by this much from their own reference.
 SMALLEST = 1e-5
@@ -23,7 +23,8 @@ def tolerance(model: Decoder, dtype: Any) -> float:
     layer, u sqrt(10 L). SmolLM2-135M, with 6.8e-2, differs by 2.2e-2. So coarse a measure misses
     small faults, such as another eps; verify in float32 first.
     """
-    layers, hidden = model.stack.repeats, sizes(model)["F"]
+    given = sizes(model)
+    layers, hidden = given.layers, given.hidden
     if jnp.dtype(dtype) == jnp.float32:
         return max(SMALLEST, 2.0**-24 * (layers * hidden) ** 0.5)
     return float(jnp.finfo(dtype).eps) / 2 * (10 * layers) ** 0.5

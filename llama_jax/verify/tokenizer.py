@@ -4,7 +4,7 @@ from llama_jax.errors import UserError
 from llama_jax.text.pretrained import Pretrained
 from llama_jax.verify.report import Line, Section, unchecked
 from llama_jax.weights.opened import Checkpoint
-from llama_jax.weights.vocabulary import tokenizer
+from llama_jax.weights.tokenizer_files import tokenizer
 
 TITLE = "tokenizer"
 

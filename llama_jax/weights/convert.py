@@ -16,11 +16,11 @@ import numpy as np
 
 from llama_jax.axes import DATA, make_mesh
 from llama_jax.errors import FormatError, UserError, nearest
+from llama_jax.families.names import Name, tensors
 from llama_jax.formats.folder import check_free
 from llama_jax.formats.source import Source
-from llama_jax.weights.names import Name
+from llama_jax.trees import nested
 from llama_jax.weights.opened import Checkpoint, load_params, open_checkpoint
-from llama_jax.weights.read import nested, tensors
 from llama_jax.weights.tokenizer_files import Companions
 from llama_jax.weights.write import inference
 
@@ -88,12 +88,15 @@ def convert(
         from llama_jax.weights.huggingface_write import write_huggingface
 
         files, ids = known(lambda: companions.files(to)), known(companions.ids)
-        write_huggingface(dst, model, params, files, kind, ids=ids, progress=progress)
+        write_huggingface(
+            dst, model, params, files, kind, ids=ids, progress=progress, family=source.family
+        )
     elif to == "gguf":
         from llama_jax.weights.gguf_write import write_gguf
 
         fields = {"general.name": name} | known(companions.fields)
-        write_gguf(dst, model, params, fields, GGUF_KINDS[kind], progress)  # pyright: ignore
+        numbers: Any = GGUF_KINDS[kind]
+        write_gguf(dst, model, params, fields, numbers, progress, source.family)
     else:
         from llama_jax.weights.run import write_run
 
@@ -125,15 +128,15 @@ def weights(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[str]]:
     Raises:
       FormatError: a tensor that is missing, one too many, or of another shape.
     """
-    source = checkpoint.source
-    if source is None:
+    source, table = checkpoint.source, checkpoint.table
+    if source is None or table is None:
         from llama_jax.weights.run import read_run
 
         mesh = make_mesh(devices=jax.devices()[:1])
         params = read_run(checkpoint.place, mesh, DATA, None)
         return params, [jax.tree.leaves(params)[0].dtype.name]
     checkpoint.check_tied()
-    names = tensors(checkpoint.model, checkpoint.rows)
+    names = tensors(checkpoint.model, table)
     source.check({name.tensor: name.shape for name in names}, checkpoint.unused)
     found: dict[str, Unread] = {}
     numbers: Counter[str] = Counter()

@@ -1,39 +1,27 @@
-"""GGUF files of architecture "llama", as llama.cpp and its kin read them.
+"""GGUF files of the architectures of our families, as llama.cpp and its kin read them.
 
     file = open_gguf("SmolLM2-135M-Instruct.Q4_1.gguf")
-    params = read(file.model, file.source, GGUF, unused=file.unused)
+    params = read(file.model, file.source, file.table, unused=file.unused)
     file.fields["tokenizer.chat_template"]
 
-The model comes from the file alone, and its tensors have been checked against it. Weights may be
-float32, float16, bfloat16 or of any block type that the gguf package can turn into numbers.
+The model comes from the file alone, and its tensors have been checked against it.
 """
 
-import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
-from llama_jax.errors import FormatError
-from llama_jax.formats.gguf import Entry, read_header, show
-from llama_jax.formats.source import Source, Tensor
+from llama_jax import families
+from llama_jax.families import gguf_rope
+from llama_jax.families.base import Family
+from llama_jax.families.names import Table, tensors
+from llama_jax.formats.gguf_file import open_file
+from llama_jax.formats.source import Source
 from llama_jax.models.decoder import Decoder
-from llama_jax.weights import gguf_config, gguf_rope
-from llama_jax.weights.names import GGUF
-from llama_jax.weights.read import tensors
 
 # Tensors that hold no weights: the model's config has taken what they say.
 UNUSED = (gguf_rope.TENSOR,)
-
-# Types that numpy reads as they are; the others come in blocks.
-PLAIN = {"F32": "float32", "F16": "float16"}
-
-# Values that gguf turns at a time, a multiple of every block: with what lies between they stay in a
-# core's cache, and a tensor needs its own size in memory and no more.
-CHUNK = 2**16
 
 
 @dataclass(frozen=True)
@@ -41,18 +29,21 @@ class Gguf:
     """An open GGUF file.
 
     Attributes:
-      place: the path of the file.
-      fields: key-values of the file: int, float, bool, str, list[str], or an array for a list of
-        numbers.
+      place: its path.
+      fields: its key-values; see `open_file`.
+      family: whose architecture it names.
       model: what its fields and its tensors describe.
-      source: tensors of the file, outermost axis first.
+      source: its tensors, outermost axis first.
+      table: their names.
       unused: tensors that may be there and are no weights; for `read`.
     """
 
     place: Path
     fields: Mapping[str, Any]
+    family: Family
     model: Decoder
     source: Source
+    table: Table
     unused: tuple[str, ...]
 
 
@@ -65,67 +56,12 @@ def open_gguf(path: str | Path) -> Gguf:
       FormatError: not a GGUF file, a damaged one, or one of a model or a type that is not known.
     """
     place = Path(path)
-    data = _map(place)
-    header = read_header(data, place)
-    _known(header.tensors, place)
-    listed = {
-        name: Tensor(entry.shape, _dtype(entry), place) for name, entry in header.tensors.items()
-    }
-    source = Source(place, listed, lambda name: _array(data, header.tensors[name]))
-    model = gguf_config.model(
-        header.fields,
-        {name: entry.shape for name, entry in header.tensors.items()},
-        source.read(gguf_rope.TENSOR) if gguf_rope.TENSOR in listed else None,
-        place,
-    )
-    source.check({name.tensor: name.shape for name in tensors(model, GGUF)}, UNUSED)
-    return Gguf(place, MappingProxyType(header.fields), model, source, UNUSED)
-
-
-def _map(place: Path) -> mmap.mmap:
-    if not place.is_file():
-        raise FormatError(f"{place} is no file; give the path of a .gguf file")
-    try:
-        with place.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise FormatError(f"{place} cannot be read ({error.strerror})") from None
-    except ValueError:
-        raise FormatError(f"{place} is empty") from None
-
-
-def _dtype(entry: Entry) -> str:
-    return PLAIN.get(entry.kind.name) or entry.kind.name.lower()
-
-
-def _array(data: mmap.mmap, entry: Entry) -> np.ndarray:
-    """The values of a tensor; of blocks and bfloat16 as float32."""
-    from gguf import GGML_QUANT_SIZES, quants
-
-    stored = np.frombuffer(data, np.uint8, entry.size, entry.start)
-    if entry.kind.name in PLAIN:
-        return stored.view(PLAIN[entry.kind.name]).reshape(entry.shape)
-    block, size = GGML_QUANT_SIZES[entry.kind]
-    blocks, values = stored.reshape(-1, size), np.empty((entry.size // size, block), np.float32)
-    with np.errstate(all="ignore"):  # `read` refuses what is not finite
-        for at in range(0, len(blocks), CHUNK // block):
-            row = blocks[at : at + CHUNK // block].reshape(1, -1)
-            values[at : at + CHUNK // block] = quants.dequantize(row, entry.kind).reshape(-1, block)
-    return values.reshape(entry.shape)
-
-
-def _known(entries: Mapping[str, Entry], place: Path) -> None:
-    """Refuses a file with a type that gguf cannot turn into numbers, before any is read."""
-    from gguf import GGML_QUANT_SIZES, quants
-
-    first: dict[Any, str] = {}
-    for name, entry in entries.items():
-        first.setdefault(entry.kind, name)
-    for kind, name in first.items():
-        try:
-            quants.dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
-        except NotImplementedError:
-            raise FormatError(
-                f"{place}: tensor {show(name)} has type {kind.name}, which cannot be turned into "
-                "numbers; convert the file to F16 or Q8_0"
-            ) from None
+    fields, source = open_file(place)
+    family = families.of_gguf(fields, place)
+    words = family.gguf
+    assert words is not None
+    shapes = {name: tensor.shape for name, tensor in source.tensors.items()}
+    there = gguf_rope.TENSOR in shapes
+    model = words.model(fields, shapes, source.read(gguf_rope.TENSOR) if there else None, place)
+    source.check({name.tensor: name.shape for name in tensors(model, words.table)}, UNUSED)
+    return Gguf(place, fields, family, model, source, words.table, UNUSED)

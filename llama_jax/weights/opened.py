@@ -21,12 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from llama_jax import families
 from llama_jax.axes import FSDP_TENSOR, Rules, make_mesh
 from llama_jax.errors import FormatError
+from llama_jax.families.base import Family
+from llama_jax.families.names import Name, Table
 from llama_jax.formats.source import INDEX, Source, inside, read_json, safetensors
 from llama_jax.models.decoder import Decoder
-from llama_jax.weights import huggingface
-from llama_jax.weights.names import GGUF, HUGGING_FACE, META, Name, Rows
 from llama_jax.weights.read import read
 
 CONFIG = "config.json"
@@ -40,18 +41,20 @@ class Checkpoint:
     Attributes:
       place: the file or folder.
       kind: whose format it is.
-      model: config of the model.
-      source: where tensors are read; None for a run, whose weights need no names.
-      rows: which tensor is which weight.
+      family: what its files say it is; None of a run, which may be of none.
+      model: its config.
+      source: its tensors; None of a run, whose weights need no names.
+      table: which tensor is which weight; None of a run.
       unused: tensors that are there and are not read.
       tokenizer_place: the file or folder with its tokenizer, or None.
     """
 
     place: Path
     kind: Literal["huggingface", "gguf", "meta", "run"]
+    family: Family | None
     model: Decoder
     source: Source | None
-    rows: Rows
+    table: Table | None
     unused: tuple[str, ...]
     tokenizer_place: Path | None
 
@@ -61,8 +64,10 @@ class Checkpoint:
         Raises:
           FormatError: it is not.
         """
-        embed, out = _ends(self.rows)
-        if self.source is None or not self.model.tied or out not in self.source.tensors:
+        if self.source is None or self.table is None or not self.model.tied:
+            return
+        embed, out = self.table.ends
+        if out not in self.source.tensors:
             return
         # Digests, for the two may be the largest tensors that there are.
         if _digest(self.source, embed) != _digest(self.source, out):
@@ -124,7 +129,7 @@ def load_params(
       FormatError: a tensor that is missing, one too many, of another shape, or not finite.
     """
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
-    if checkpoint.source is None:
+    if checkpoint.source is None or checkpoint.table is None:
         from llama_jax.weights.run import read_run
 
         return read_run(checkpoint.place, mesh, rules, dtype)
@@ -132,7 +137,7 @@ def load_params(
     return read(
         checkpoint.model,
         checkpoint.source,
-        checkpoint.rows,
+        checkpoint.table,
         mesh,
         rules,
         dtype,
@@ -166,48 +171,53 @@ def _open_file(place: Path, pickle: bool) -> Checkpoint:
 def _huggingface(folder: Path, place: Path) -> Checkpoint:
     if not (folder / CONFIG).exists():
         raise FormatError(f"{folder} has no {CONFIG}, which says what model {place.name} is of")
-    config = inside(folder, CONFIG)
-    model, source = huggingface.model(read_json(config), config), safetensors(place)
-    unused = huggingface.unused(model, source.tensors)
+    file = inside(folder, CONFIG)
+    config, source = read_json(file), safetensors(place)
+    family = families.of(config, file)
+    model = family.huggingface.model(config, file)
+    unused = family.huggingface.unused(model, source.tensors)
     tokenizer = folder if any(folder.glob("tokenizer*")) else None
-    return _checkpoint("huggingface", place, model, source, HUGGING_FACE, unused, tokenizer)
+    return _checkpoint(place, "huggingface", family, model, source, unused, tokenizer)
 
 
 def _meta(folder: Path, pickle: bool) -> Checkpoint:
-    from llama_jax.weights.meta import open_meta
-
-    model, source, unused = open_meta(folder, pickle)
-    # Llama 1 and 2 have one tokenizer beside the folders of the sizes.
+    family = families.of_meta(folder)
+    assert family.meta is not None
+    model, source, unused = family.meta.open(folder, pickle)
+    # One tokenizer may lie beside the folders of several sizes.
     files = [where / "tokenizer.model" for where in (folder, folder.absolute().parent)]
     tokenizer = next((file for file in files if file.is_file()), None)
-    return _checkpoint("meta", folder, model, source, META, unused, tokenizer)
+    return _checkpoint(folder, "meta", family, model, source, unused, tokenizer)
 
 
 def _gguf(file: Path) -> Checkpoint:
     from llama_jax.weights.gguf import open_gguf
 
     found = open_gguf(file)
-    return _checkpoint("gguf", file, found.model, found.source, GGUF, found.unused, file)
+    return _checkpoint(file, "gguf", found.family, found.model, found.source, found.unused, file)
 
 
 def _run(folder: Path) -> Checkpoint:
     from llama_jax.weights.run import open_run
 
-    return Checkpoint(folder, "run", open_run(folder), None, (), (), folder)
+    return Checkpoint(folder, "run", None, open_run(folder), None, None, (), folder)
 
 
-def _checkpoint(kind, place, model, source, rows, unused, tokenizer) -> Checkpoint:
+def _checkpoint(
+    place: Path,
+    kind: Literal["huggingface", "gguf", "meta"],
+    family: Family,
+    model: Decoder,
+    source: Source,
+    unused: Iterable[str],
+    tokenizer: Path | None,
+) -> Checkpoint:
+    table = family.table(kind)
     # An output layer of a tied model is no weight; `check_tied` looks whether it is the embedding.
-    _, out = _ends(rows)
+    _, out = table.ends
     if model.tied and out in source.tensors:
         unused = (*unused, out)
-    return Checkpoint(place, kind, model, source, rows, tuple(unused), tokenizer)
-
-
-def _ends(rows: Rows) -> tuple[str, str]:
-    """The names of the embedding and of the output layer."""
-    theirs = {ours: name for ours, name, _ in rows}
-    return theirs.get("embed/w", ""), theirs.get("out/w", "")
+    return Checkpoint(place, kind, family, model, source, table, tuple(unused), tokenizer)
 
 
 def _digest(source: Source, name: str) -> tuple[str, bytes]:

@@ -17,51 +17,21 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from llama_jax.axes import FSDP_TENSOR, Rules, make_mesh, using, weight_sharding
-from llama_jax.errors import FormatError, UserError
+from llama_jax.errors import FormatError
+from llama_jax.families.names import Name, Table, tensors
 from llama_jax.formats.source import Source
-from llama_jax.layers.block import Block
 from llama_jax.layers.linear import Lettered
-from llama_jax.layers.mlp import SwiGLU
 from llama_jax.models.decoder import Decoder
-from llama_jax.weights.names import Name, Rows, names
+from llama_jax.trees import flat, nested
 
 OVERHEAD = 96 * 2**20  # bytes
 STACKED = "stack/layers/"  # before the path of a weight that all layers have in one array
 
 
-def sizes(model: Decoder) -> dict[str, int]:
-    """The sizes of the letters D, N, K, H, F and V of a LLaMA model.
-
-    Raises:
-      UserError: it has other blocks, for which formats have no names.
-    """
-    block, *others = model.stack.pattern
-    if others or not isinstance(block, Block) or not isinstance(block.ffn, SwiGLU):
-        raise UserError(
-            "the model is not made of one kind of LLaMA block with SwiGLU; other formats have no "
-            "names for its weights"
-        )
-    attention = block.attention
-    return {
-        "D": model.width,
-        "N": attention.heads,
-        "K": attention.kv_heads,
-        "H": attention.head_dim,
-        "F": block.ffn.hidden,
-        "V": model.vocab,
-    }
-
-
-def tensors(model: Decoder, rows: Rows) -> list[Name]:
-    """Every tensor of a model in a format; see `names`."""
-    stack = model.stack
-    return names(rows, sizes(model), stack.repeats, model.tied, stack.scan)
-
-
 def read(
     model: Decoder,
     source: Source,
-    rows: Rows,
+    table: Table,
     mesh: Mesh | None = None,
     rules: Rules = FSDP_TENSOR,
     dtype: Any = jnp.float32,
@@ -73,7 +43,7 @@ def read(
     Args:
       model: config of the model.
       source: the file or files.
-      rows: how they name and lay out tensors.
+      table: how they name and lay out tensors.
       mesh: over which to split them; the first device alone by default.
       rules: which mesh axis splits which letter.
       dtype: what parameters are kept in.
@@ -88,7 +58,7 @@ def read(
     """
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
     dtype = jnp.dtype(dtype)
-    wanted = tensors(model, rows)
+    wanted = tensors(model, table)
     source.check({name.tensor: name.shape for name in wanted}, unused)
     boxes = abstract(model)
     found: dict[str, Any] = {}
@@ -167,10 +137,7 @@ def abstract(model: Decoder) -> dict[str, Lettered]:
         return _singles(abstract(dataclasses.replace(model, stack=stacked)), stack.repeats)
     module, ids = model.build(), jax.ShapeDtypeStruct((1, 1), jnp.int32)
     made = jax.eval_shape(lambda ids: module.init(jax.random.key(0), ids, method="decode"), ids)
-    boxes, _ = jax.tree_util.tree_flatten_with_path(
-        made["params"]["decoder"], is_leaf=lambda x: isinstance(x, Lettered)
-    )
-    return {"/".join(key.key for key in path): box for path, box in boxes}
+    return flat(made["params"]["decoder"], is_leaf=lambda x: isinstance(x, Lettered))
 
 
 def _singles(boxes: dict[str, Lettered], layers: int) -> dict[str, Lettered]:
@@ -184,15 +151,3 @@ def _singles(boxes: dict[str, Lettered], layers: int) -> dict[str, Lettered]:
         for i in range(layers):
             found[path.replace(STACKED, f"stack/layer_{i}/")] = Lettered(one, box.letters[1:])
     return found
-
-
-def nested(flat: dict[str, Any]) -> dict[str, Any]:
-    """{"a/b": x} as {"a": {"b": x}}."""
-    tree: dict[str, Any] = {}
-    for path, value in flat.items():
-        *outer, last = path.split("/")
-        inner = tree
-        for part in outer:
-            inner = inner.setdefault(part, {})
-        inner[last] = value
-    return tree

@@ -1,4 +1,4 @@
-"""What goes along with weights: a checkpoint's tokenizer, in the form that another format wants."""
+"""The tokenizer of a checkpoint: wherever its format keeps it, in the form another one wants."""
 
 import json
 from dataclasses import dataclass
@@ -8,13 +8,40 @@ from typing import Any
 from llama_jax.errors import FormatError
 from llama_jax.formats.source import inside, read_json
 from llama_jax.text.files import NAMES
+from llama_jax.text.pretrained import Pretrained, open_tokenizer
 from llama_jax.text.tokenizer import NAMED, Tokenizer
 from llama_jax.weights.opened import Checkpoint
-from llama_jax.weights.vocabulary import tokenizer
 
 MOST_BYTES = 48 << 20  # of one of them
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 UNUSED = 5  # GGUF's type of a token that no text gives
+
+
+def tokenizer(checkpoint: Checkpoint) -> Pretrained:
+    """Opens the tokenizer that came with the weights, and checks that it fits them.
+
+    Raises:
+      FormatError: there is none, it is damaged, or it has more ids than the model has embeddings.
+    """
+    place = checkpoint.tokenizer_place
+    if place is None:
+        raise FormatError(
+            f"{checkpoint.place} has no tokenizer; put tokenizer.json or tokenizer.model beside it"
+        )
+    if checkpoint.kind == "gguf":
+        from llama_jax.text.gguf import from_fields
+        from llama_jax.weights.gguf import open_gguf
+
+        found = from_fields(open_gguf(place).fields)
+    else:
+        found = open_tokenizer(place)
+    vocab = checkpoint.model.vocab
+    if found.vocab > vocab:
+        raise FormatError(
+            f"{place}: the tokenizer has ids up to {found.vocab - 1} and the model {vocab} "
+            "embeddings; it is another model's tokenizer"
+        )
+    return found
 
 
 @dataclass(frozen=True)

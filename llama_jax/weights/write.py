@@ -6,20 +6,22 @@ from typing import Any
 
 import numpy as np
 
+from llama_jax.families.names import Name, Table, tensors
 from llama_jax.models.decoder import Decoder
-from llama_jax.weights.names import Name, Rows
-from llama_jax.weights.read import not_finite, tensors
+from llama_jax.weights.read import not_finite
 
 
-def export(model: Decoder, params: dict[str, Any], rows: Rows) -> Iterator[tuple[Name, np.ndarray]]:
+def export(
+    model: Decoder, params: dict[str, Any], table: Table
+) -> Iterator[tuple[Name, np.ndarray]]:
     """Every tensor of a model in a format, in the format's axes, in the parameters' type.
 
     Args:
       model: config of the model.
       params: the nested dict {"decoder": ...}, on the host or on devices, or `Unread` weights.
-      rows: how the format names and lays out tensors.
+      table: how the format names and lays out tensors.
     """
-    for name in tensors(model, rows):
+    for name in tensors(model, table):
         weight = params["decoder"]
         for part in name.path.split("/"):
             weight = weight[part]

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from gguf import GGUFValueType as Type
 
+from llama_jax.families.gguf_names import PAIRS as GGUF
+from llama_jax.families.names import tensors
 from llama_jax.layers.attention import Attention
 from llama_jax.layers.block import Block
 from llama_jax.layers.mlp import SwiGLU
@@ -14,8 +16,6 @@ from llama_jax.layers.norm import RMSNorm
 from llama_jax.layers.rope import Rope
 from llama_jax.layers.stack import Stack
 from llama_jax.models.decoder import Decoder
-from llama_jax.weights.names import GGUF
-from llama_jax.weights.read import tensors
 
 F32, Q4_0 = 0, 2  # of GGMLQuantizationType
 PACK = {

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llama_jax import families, presets
+from llama_jax.families.llama_params import Shapes
+from llama_jax.families.llama_params import model as meta_model
+from llama_jax.families.sizes import layers, sizes
 from llama_jax.formats.source import INDEX, read_json, safetensors
-from llama_jax.weights.meta_params import Shapes
-from llama_jax.weights.meta_params import model as meta_model
 from llama_jax.weights.opened import load_params, open_checkpoint
 from tests.fuzz.mutate import damaged, damaged_json, run
 from tests.weights.small import CONFIG, save, weights
@@ -32,6 +34,14 @@ def read_config(data: bytes, folder: Path) -> None:
     assert np.isfinite(attention.rope.frequencies(attention.head_dim)).all()
     params = load_params(opened)
     assert opened.model.tied == ("out" not in params["decoder"])
+
+
+def read_relative(data: bytes, folder: Path) -> None:
+    """The model of a config.json of a family that differs from Llama by a switch."""
+    (folder / "config.json").write_bytes(data)
+    config = read_json(folder / "config.json")
+    model = families.of(config).huggingface.model(config)
+    assert len(layers(model)) == sizes(model).layers == config["num_hidden_layers"]
 
 
 def read_params(data: bytes, folder: Path) -> None:
@@ -61,6 +71,13 @@ def check(target: str, good: bytes, count: int) -> None:
 
 def test_damaged_configs_are_refused_by_type():
     check("read_config", json.dumps(CONFIG | FIELDS).encode(), 1000)
+
+
+@pytest.mark.parametrize("name", ["mistral_7b", "smollm3_3b", "qwen3_0_6b", "cwm_32b"])
+def test_damaged_configs_of_relatives_are_refused_by_type(name):
+    model = presets.get(name).model
+    words = families.describing(model, "huggingface").huggingface
+    check("read_relative", json.dumps(words.config(model)).encode(), 300)
 
 
 def test_damaged_params_are_refused_by_type():

@@ -5,8 +5,8 @@ import pytest
 from gguf import GGMLQuantizationType, quants
 from gguf import GGUFValueType as Type
 
+from llama_jax.families import gguf_rope
 from llama_jax.layers.rope import Llama3Rope
-from llama_jax.weights import gguf_rope
 from tests.formats.gguf_bytes import VOCAB, keyed, listed, string, tiny_file, tiny_tensors, told
 from tests.fuzz.mutate import damaged, run
 
@@ -15,8 +15,8 @@ pytestmark = pytest.mark.fuzz
 
 def read(data, folder):
     """Opens a file, and reads every tensor of it."""
+    from llama_jax.families.gguf_names import PAIRS as GGUF
     from llama_jax.weights.gguf import open_gguf
-    from llama_jax.weights.names import GGUF
     from llama_jax.weights.read import read
 
     (folder / "x.gguf").write_bytes(data)

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llama_jax.families.huggingface_names import NAMES as HUGGING_FACE
+from llama_jax.families.llama import FAMILY
+from llama_jax.families.names import tensors
 from llama_jax.formats.source import safetensors
-from llama_jax.weights import huggingface
-from llama_jax.weights.names import HUGGING_FACE
-from llama_jax.weights.read import tensors
 from tests.fuzz.mutate import damaged, run
 from tests.weights.small import CONFIG, save, weights
 
@@ -23,7 +23,9 @@ def read(data: bytes, folder: Path) -> None:
     """Every tensor of a file, in the shapes that the config asks for."""
     (folder / "model.safetensors").write_bytes(data)
     source = safetensors(folder)
-    wanted = {n.tensor: n.shape for n in tensors(huggingface.model(CONFIG | SIZES), HUGGING_FACE)}
+    wanted = {
+        n.tensor: n.shape for n in tensors(FAMILY.huggingface.model(CONFIG | SIZES), HUGGING_FACE)
+    }
     source.check(wanted)
     for name, shape in wanted.items():
         tensor = source.read(name)

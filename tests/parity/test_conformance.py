@@ -4,6 +4,7 @@ The models, which transformers writes, are those of experiments/conformance.py.
 """
 
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +19,11 @@ from einops import rearrange  # noqa: E402
 from experiments.conformance import GENERATIONS, row, tiny  # noqa: E402
 from llama_jax.__main__ import main  # noqa: E402
 from llama_jax.config import edit  # noqa: E402
+from llama_jax.families import llama  # noqa: E402
 from llama_jax.generate.engine import Engine  # noqa: E402
 from llama_jax.generate.lm import open_engine  # noqa: E402
 from llama_jax.verify.checks import examine, verify  # noqa: E402
 from llama_jax.verify.consistency import whole  # noqa: E402
-from llama_jax.weights import opened as checkpoints  # noqa: E402
 from llama_jax.weights.convert import convert  # noqa: E402
 from llama_jax.weights.opened import open_checkpoint  # noqa: E402
 
@@ -187,13 +188,15 @@ def test_a_fault_is_exit_status_1(folders, monkeypatch, capsys):
     folder = str(folders("llama3")[0])
     assert main(["verify", folder]) == 0
     assert "FAILED" not in capsys.readouterr().out
-    wrong = tuple(
+    words = llama.FAMILY.huggingface
+    rows = tuple(
         (ours, theirs, axes.replace("(N H)", "(N H r)").replace("D N H", "D N (r H)"))
         if ours == "attn/q/w"
         else (ours, theirs, axes)
-        for ours, theirs, axes in checkpoints.HUGGING_FACE
+        for ours, theirs, axes in words.table.attention
     )
-    monkeypatch.setattr(checkpoints, "HUGGING_FACE", wrong)
+    words = replace(words, table=replace(words.table, attention=rows))
+    monkeypatch.setattr(llama, "FAMILY", replace(llama.FAMILY, huggingface=words))
     assert main(["verify", folder, "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["failed"] and "FAILED" in found["verdict"]

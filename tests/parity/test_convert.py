@@ -13,10 +13,10 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("llama_models")
 
 from experiments.conformance import GENERATIONS, tiny  # noqa: E402
+from llama_jax.families.llama_meta import NAMES as META  # noqa: E402
+from llama_jax.families.names import tensors  # noqa: E402
 from llama_jax.weights.convert import convert  # noqa: E402
-from llama_jax.weights.names import META  # noqa: E402
 from llama_jax.weights.opened import load_params, open_checkpoint  # noqa: E402
-from llama_jax.weights.read import tensors  # noqa: E402
 from tests.parity.meta_reference import transformer  # noqa: E402
 from tests.parity.test_conformance import TOLERANCE  # noqa: E402
 
@@ -46,7 +46,7 @@ def meta_folder(folder, ways=1, **fields):
     """A random model in Meta's layout, in `ways` files."""
     params = {"dim": 64, "n_layers": 2, "n_heads": 4, "vocab_size": 60, "multiple_of": 32}
     params |= {"norm_eps": 1e-5} | fields
-    from llama_jax.weights.meta_params import Shapes, _hidden, model
+    from llama_jax.families.llama_params import Shapes, _hidden, model
 
     hidden = _hidden(64, 32, params.get("ffn_dim_multiplier", 1.0))
     rng, found = np.random.default_rng(0), {}

@@ -14,6 +14,9 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")  # without it transformers opens no GGUF file
 
+from llama_jax.families import gguf_rope  # noqa: E402
+from llama_jax.families.gguf_names import PAIRS as GGUF  # noqa: E402
+from llama_jax.families.huggingface_rope import scaling  # noqa: E402
 from llama_jax.layers.attention import Attention  # noqa: E402
 from llama_jax.layers.block import Block  # noqa: E402
 from llama_jax.layers.mlp import SwiGLU  # noqa: E402
@@ -21,12 +24,10 @@ from llama_jax.layers.norm import RMSNorm  # noqa: E402
 from llama_jax.layers.rope import Llama3Rope, Rope  # noqa: E402
 from llama_jax.layers.stack import Stack  # noqa: E402
 from llama_jax.models.decoder import Decoder  # noqa: E402
-from llama_jax.verify.reference import scaling  # noqa: E402
-from llama_jax.weights import gguf_rope  # noqa: E402
+from llama_jax.trees import nested  # noqa: E402
 from llama_jax.weights.gguf import open_gguf  # noqa: E402
 from llama_jax.weights.gguf_write import write_gguf  # noqa: E402
-from llama_jax.weights.names import GGUF  # noqa: E402
-from llama_jax.weights.read import abstract, nested, read  # noqa: E402
+from llama_jax.weights.read import abstract, read  # noqa: E402
 
 # float32 logits of order 1 through two layers.
 TOLERANCE = 1e-5
@@ -69,7 +70,7 @@ def theirs(folder, ids: np.ndarray, positions: np.ndarray, rope: Rope | None = N
     """Logits of the file as transformers opens it, told of the scaling of `rope`."""
     config = transformers.AutoConfig.from_pretrained(folder, gguf_file="x.gguf")
     if isinstance(rope, Llama3Rope):
-        config.rope_parameters = scaling(rope)
+        config.rope_parameters = scaling(rope) | {"rope_theta": rope.theta}
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder,
         gguf_file="x.gguf",

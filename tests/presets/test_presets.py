@@ -11,16 +11,21 @@ from llama_jax.train.load import build
 from llama_jax.train.state import plan
 from llama_jax.train.step import bind, initializer, make_train_step
 from tests.presets.test_llama import PARAMETERS as LLAMA
+from tests.presets.test_relatives import PARAMETERS as RELATIVES
 
 # Counted by eval_shape; a change here is a change of every saved run.
-PARAMETERS = {
-    "seed_demo": 1_858_373,
-    "seed_vqa": 1_789_632,
-    "seed_full": 2_248_005,
-    "seed_full_vqa": 2_179_264,
-    "tiny_decoder": 488_064,
-    "decoder_25m": 23_994_240,
-} | LLAMA
+PARAMETERS = (
+    {
+        "seed_demo": 1_858_373,
+        "seed_vqa": 1_789_632,
+        "seed_full": 2_248_005,
+        "seed_full_vqa": 2_179_264,
+        "tiny_decoder": 488_064,
+        "decoder_25m": 23_994_240,
+    }
+    | LLAMA
+    | RELATIVES
+)
 
 
 @pytest.mark.parametrize("name", presets.NAMES)

@@ -6,9 +6,9 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-from llama_jax.weights import huggingface
-from llama_jax.weights.names import HUGGING_FACE
-from llama_jax.weights.read import tensors
+from llama_jax.families.huggingface_names import NAMES as HUGGING_FACE
+from llama_jax.families.llama import FAMILY
+from llama_jax.families.names import tensors
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -33,7 +33,7 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 def weights(seed: int = 0, dtype="float32", **fields) -> dict[str, np.ndarray]:
     """Random tensors by Hugging Face's names."""
     rng = np.random.default_rng(seed)
-    names = tensors(huggingface.model(CONFIG | fields), HUGGING_FACE)
+    names = tensors(FAMILY.huggingface.model(CONFIG | fields), HUGGING_FACE)
     return {name.tensor: (0.3 * rng.normal(size=name.shape)).astype(dtype) for name in names}
 
 

@@ -8,10 +8,10 @@ from gguf import GGMLQuantizationType, quants
 from gguf import GGUFValueType as Type
 
 from llama_jax.errors import FormatError
+from llama_jax.families import gguf_rope
+from llama_jax.families.gguf_names import PAIRS as GGUF
 from llama_jax.layers.rope import Llama3Rope, Rope
-from llama_jax.weights import gguf_rope
 from llama_jax.weights.gguf import open_gguf
-from llama_jax.weights.names import GGUF
 from llama_jax.weights.read import read
 from tests.formats.gguf_bytes import (
     VOCAB,
@@ -105,7 +105,7 @@ def with_tensor(kind: GGMLQuantizationType, rows: np.ndarray, shape: tuple[int, 
 
 def test_a_tensor_of_several_chunks_has_the_values_that_gguf_gives_it():
     from llama_jax.formats.gguf import Entry
-    from llama_jax.weights.gguf import CHUNK, _array
+    from llama_jax.formats.gguf_file import CHUNK, _array
 
     kind = GGMLQuantizationType.Q4_1
     values = np.random.default_rng(0).normal(size=(7, CHUNK // 2 + 32)).astype(np.float32)
@@ -134,7 +134,7 @@ def test_the_types_that_can_be_read_are_all_that_are_in_use():
 @pytest.mark.parametrize("kind", READABLE, ids=NAMES.get)
 def test_a_tensor_of_any_type_has_the_values_that_gguf_gives_it(tmp_path, kind):
     from llama_jax.formats.gguf import read_header
-    from llama_jax.weights.gguf import _array
+    from llama_jax.formats.gguf_file import _array
 
     block, size = gguf.GGML_QUANT_SIZES[kind]
     stored = np.random.default_rng(1).integers(0, 256, (3, 2 * size), dtype=np.uint8)

@@ -12,12 +12,13 @@ import pytest
 from gguf import GGMLQuantizationType, quants
 
 from llama_jax.errors import UserError
+from llama_jax.families.gguf_names import PAIRS as GGUF
 from llama_jax.layers.norm import LayerNorm
 from llama_jax.layers.rope import Llama3Rope, Rope
+from llama_jax.trees import nested
 from llama_jax.weights.gguf import open_gguf
 from llama_jax.weights.gguf_write import write_gguf
-from llama_jax.weights.names import GGUF
-from llama_jax.weights.read import abstract, nested, read
+from llama_jax.weights.read import abstract, read
 from llama_jax.weights.write import export
 from tests.formats.gguf_bytes import VOCAB, tiny_model
 
@@ -251,9 +252,12 @@ OTHER_MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", [*OTHER_MODELS, "no context"])
-def test_a_model_that_is_no_llama_is_refused(tmp_path, name):
-    plain = tiny_model()
-    without = replace(plain, context=None)
-    with pytest.raises(UserError, match="GGUF's 'llama'"):
-        write_gguf(tmp_path / "x.gguf", OTHER_MODELS.get(name, without), {})
+@pytest.mark.parametrize("name", OTHER_MODELS)
+def test_a_model_of_no_family_is_refused(tmp_path, name):
+    with pytest.raises(UserError, match="which none of GGUF's 'llama', "):
+        write_gguf(tmp_path / "x.gguf", OTHER_MODELS[name], {})
+
+
+def test_a_model_without_a_context_is_told_to_have_one(tmp_path):
+    with pytest.raises(UserError, match="has no context, and a GGUF file needs one"):
+        write_gguf(tmp_path / "x.gguf", replace(tiny_model(), context=None), {})

@@ -3,10 +3,11 @@
 import pytest
 
 from llama_jax.errors import FormatError
+from llama_jax.families.llama import FAMILY
 from llama_jax.layers.rope import Llama3Rope, Rope
-from llama_jax.weights.huggingface import model
 from tests.weights.small import CONFIG
 
+model = FAMILY.huggingface.model
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LLAMA3 |= {"original_max_position_embeddings": 8192}
 
@@ -44,7 +45,7 @@ def test_rope_is_read_in_the_old_and_in_the_new_notation(fields, rope):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"model_type": "mistral"}, "model_type='mistral'; 'llama' was expected"),
+        ({"model_type": "gemma2"}, "model_type='gemma2'; 'llama' was expected"),
         ({"model_type": None}, "model_type=None"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "architectures="),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "of 'gptq'; GPTQ, AWQ"),

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from llama_jax.errors import FormatError, UserError
+from llama_jax.families.llama_meta import NAMES as META
+from llama_jax.families.llama_params import Shapes, model
+from llama_jax.families.names import tensors
 from llama_jax.layers.rope import Llama3Rope, Rope
-from llama_jax.weights.meta_params import Shapes, model
-from llama_jax.weights.names import META
 from llama_jax.weights.opened import load_params, open_checkpoint
-from llama_jax.weights.read import tensors
 
 PARAMS = {"dim": 64, "n_layers": 2, "n_heads": 16, "n_kv_heads": 8, "vocab_size": 40}
 PARAMS |= {"multiple_of": 16, "norm_eps": 1e-5, "rope_theta": 5e5}

@@ -7,7 +7,7 @@ import pytest
 
 from llama_jax.weights.convert import convert
 from llama_jax.weights.opened import open_checkpoint
-from llama_jax.weights.vocabulary import tokenizer
+from llama_jax.weights.tokenizer_files import tokenizer
 from tests.text.small import TEXTS, bpe_json, sentencepiece_model
 from tests.weights import test_meta
 from tests.weights.small import save, weights

@@ -11,14 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from llama_jax.errors import FormatError
-from llama_jax.layers.attention import Attention
-from llama_jax.layers.block import Block
-from llama_jax.layers.mlp import SwiGLU
-from llama_jax.layers.norm import RMSNorm
+from llama_jax.families.huggingface import LARGEST, MOST_LAYERS
+from llama_jax.families.sizes import Sizes, build
 from llama_jax.layers.rope import Llama3Rope, Rope
-from llama_jax.layers.stack import Stack
 from llama_jax.models.decoder import Decoder
-from llama_jax.weights.huggingface import LARGEST, MOST_LAYERS
 
 FIELDS = {
     *("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of"),
@@ -90,21 +86,23 @@ def model(params: Mapping[str, Any], shapes: Shapes, place: Any = "params.json")
         )
     rope = _rope(params, dim, layers, shapes.vocab, number, place)
     eps = number("norm_eps", 1e-5, 1)
-    norm = RMSNorm(float(eps))
-    try:
-        attention = Attention(
-            heads, number("n_kv_heads", heads), dim // heads, rope=rope, causal=True
-        )
-    except ValueError as error:
-        raise FormatError(f"{place}: {error}") from None
-    return Decoder(
+    given = Sizes(
         vocab=shapes.vocab,
         width=dim,
-        stack=Stack((Block(attention, SwiGLU(hidden), norm=norm),), layers),
-        tied=not shapes.output or _is_small(dim, layers, shapes.vocab),
-        norm=norm,
+        layers=layers,
+        heads=heads,
+        kv_heads=number("n_kv_heads", heads),
+        head_dim=dim // heads,
+        hidden=hidden,
+        eps=float(eps),
+        rope=rope,
         context=_context(rope, float(eps), dim, hidden),
+        tied=not shapes.output or _is_small(dim, layers, shapes.vocab),
     )
+    try:
+        return build(given)
+    except ValueError as error:
+        raise FormatError(f"{place}: {error}") from None
 
 
 def _hidden(dim: int, multiple_of: int, multiplier: float) -> int:

@@ -1,0 +1,92 @@
+"""What a family is: all that is particular to one published architecture.
+
+A family is a value, `FAMILY` of a module of this folder. It says in which words others write its
+models down: how Hugging Face does, and perhaps GGUF and Meta. What families share stands in
+`huggingface`, `gguf` and `names`; its layers are those of all models, put together by `Sizes`.
+
+A family of one's own: a module with a `FAMILY`, and its name in `NAMES` of this package.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from llama_jax.families.gguf import Gguf
+from llama_jax.families.huggingface import HuggingFace
+from llama_jax.families.names import Table
+from llama_jax.formats.source import Source
+from llama_jax.models.decoder import Decoder
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from llama_jax.config import Run
+
+
+class Meta(Protocol):
+    """How a family is written down in Meta's folders; for `families.llama_meta`."""
+
+    @property
+    def table(self) -> Table:
+        """The names of tensors."""
+        ...
+
+    def open(
+        self, folder: str | Path, pickle: bool = False
+    ) -> tuple[Decoder, Source, tuple[str, ...]]:
+        """The model of a folder, its tensors, and the names of those that are not read."""
+        ...
+
+    def renamed(self, model: Decoder, name: str, tensor: "np.ndarray") -> "tuple[str, np.ndarray]":
+        """A tensor as Hugging Face has it, by a second program than the table of names."""
+        ...
+
+
+@dataclass(frozen=True)
+class Family:
+    """One published architecture.
+
+    Attributes:
+      name: ours, the module's.
+      about: what its models are made of, in a line.
+      huggingface: its words in Hugging Face's folders.
+      gguf: those in GGUF files, or None.
+      meta: those in Meta's folders, or None.
+    """
+
+    name: str
+    about: str
+    huggingface: HuggingFace
+    gguf: Gguf | None = None
+    meta: Meta | None = None
+
+    def table(self, kind: str) -> Table:
+        """The names of tensors in a format: "huggingface", "gguf" or "meta"."""
+        return getattr(self, kind).table
+
+
+def run(name: str, model: Decoder) -> "Run":
+    """A run that trains a published architecture: on C4, until other data takes its place.
+
+    The tokenizer is that of the weights to begin with (`init_from`).
+
+    Args:
+      name: of the preset.
+      model: the config.
+    """
+    # Reading weights needs no data, objectives or optimizer.
+    from llama_jax.config import File, Run
+    from llama_jax.data import LanguageModel, Stream, Tfds
+    from llama_jax.objectives import CausalLM
+    from llama_jax.optim.optimizer import AdamW, Cosine
+
+    length = min(model.context or 2048, 8192)
+    return Run(
+        name=name,
+        model=model,
+        data={"text": Stream(Tfds("c4"), LanguageModel(length), batch=8)},
+        objectives={"lm": CausalLM(on="text")},
+        optimizer=AdamW(rate=3e-4, schedule=Cosine(warmup=2000)),
+        tokenizer=File(),
+        dtype="bfloat16",
+    )

@@ -1,0 +1,157 @@
+"""Which tensor of a file is which of our weights, and how its axes are turned.
+
+A row says: our path, their name, their axes -> ours (einops' notation). Reading follows the arrow,
+writing goes against it. The letters are those of `axes.py`; two letters in brackets are one axis of
+the file. Lower-case r is the half of a rotary pair: some files hold a head's pairs side by side
+(H r), ours hold first all first halves, then all second ones (r H).
+
+    ours                   halves                             pairs side by side
+    attn/q/w  [D,N,H]      self_attn.q_proj.weight (N H) D    attention.wq.weight (N H r) D
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from einops import rearrange
+
+from llama_jax.errors import UserError
+from llama_jax.families.sizes import layers, sizes
+from llama_jax.layers.attention import Attention
+from llama_jax.models.decoder import Decoder
+
+# Ours, theirs, "their axes -> our axes". {layer} is the number of a layer.
+Row = tuple[str, str, str]
+Rows = tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a notation calls the tensors of a model, part by part, in the order of its files.
+
+    Attributes:
+      embed: the embedding.
+      attention: of a layer, with the norm before it.
+      qk_norm: the norms of q and k, of layers that have them; () if the notation has no names.
+      ffn: the feed-forward of a layer, with the norm before it.
+      out: the last norm and the output layer.
+    """
+
+    embed: Rows
+    attention: Rows
+    ffn: Rows
+    out: Rows
+    qk_norm: Rows = ()
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """The names of the embedding and of the output layer."""
+        theirs = {ours: name for ours, name, _ in (*self.embed, *self.out)}
+        return theirs["embed/w"], theirs["out/w"]
+
+    @property
+    def interleaved(self) -> bool:
+        """Whether files hold the rotary pairs of q and k side by side."""
+        return any("r)" in axes.split(" -> ")[0] for _, _, axes in self.attention)
+
+    def of(self, attention: Attention) -> Rows:
+        """The rows of a layer with this attention.
+
+        Raises:
+          UserError: it has norms of q and k, and the notation has no names for them.
+        """
+        norms = self.qk_norm if attention.qk_norm is not None else ()
+        if attention.qk_norm is not None and not norms:
+            raise UserError("the model normalises q and k; there are no names for these norms")
+        return (*self.attention, *norms, *self.ffn)
+
+
+@dataclass(frozen=True)
+class Name:
+    """One tensor of a file and one weight of ours (of one layer, if it is a layer's).
+
+    Attributes:
+      path: ours, from the decoder down; a layer's weights are below "stack/layers/block_0", or
+        below "stack/layer_7/block_0" if the layers are not stacked.
+      layer: which of the stacked weights (a repeat of the pattern), or None.
+      tensor: theirs.
+      axes: "theirs -> ours".
+      shape: of the tensor in the file.
+      sizes: of the letters.
+    """
+
+    path: str
+    layer: int | None
+    tensor: str
+    axes: str
+    shape: tuple[int, ...]
+    sizes: tuple[tuple[str, int], ...]
+
+    @property
+    def letters(self) -> str:
+        """A letter for each axis of the file's tensor: of (N H r) it is N, the slowest."""
+        return re.sub(r"\((\w)[^)]*\)| ", r"\1", self.axes.split(" -> ")[0])
+
+    def ours(self, tensor: Any) -> Any:
+        """The weight, from the file's tensor, in numpy or in jax."""
+        return rearrange(tensor, self.axes, **self._inside())
+
+    def theirs(self, weight: Any) -> Any:
+        """The file's tensor, from the weight."""
+        left, right = self.axes.split(" -> ")
+        return rearrange(weight, f"{right} -> {left}", **self._inside())
+
+    def _inside(self) -> dict[str, int]:
+        """Sizes of the letters that the pattern uses; einops refuses others."""
+        return {letter: size for letter, size in self.sizes if letter in self.axes}
+
+
+def tensors(model: Decoder, table: Table) -> list[Name]:
+    """Every tensor that a model has in a notation: part by part, each for all layers.
+
+    Args:
+      model: the config; if it is tied, its files need no output layer.
+      table: the notation.
+
+    Raises:
+      UserError: a block for which there are no names.
+    """
+    letters, every = sizes(model).letters, layers(model)
+    period, scan = len(model.stack.pattern), model.stack.scan
+    found = [_name(row, letters, row[0], None, row[1]) for row in table.embed]
+    rows = [set(table.of(attention)) for attention, _ in every[:period]]
+    for row in (*table.attention, *table.qk_norm, *table.ffn):
+        for i in range(len(every)):
+            # Layer i is block `part` of repeat `repeat` of the pattern.
+            repeat, part = divmod(i, period)
+            if row not in rows[part]:
+                continue
+            stack, layer = ("layers", repeat) if scan else (f"layer_{repeat}", None)
+            path = f"stack/{stack}/block_{part}/{row[0]}"
+            found.append(_name(row, letters, path, layer, row[1].format(layer=i)))
+    found += [_name(row, letters, row[0], None, row[1]) for row in table.out]
+    return [name for name in found if not (model.tied and name.path == "out/w")]
+
+
+def _name(row: Row, letters: dict[str, int], path: str, layer: int | None, tensor: str) -> Name:
+    axes, own = row[2], letters
+    if "r" in axes:
+        own = letters | {"H": letters["H"] // 2, "r": 2}
+    shape = _shape(axes.split(" -> ")[0], own)
+    return Name(path, layer, tensor, axes, shape, tuple(own.items()))
+
+
+def _shape(axes: str, sizes: dict[str, int]) -> tuple[int, ...]:
+    """The shape of "(N H) D"."""
+    shape, group = [], None
+    for part in axes.replace("(", "( ").replace(")", " )").split():
+        if part == "(":
+            group = 1
+        elif part == ")":
+            shape.append(group)
+            group = None
+        elif group is not None:
+            group *= sizes[part]
+        else:
+            shape.append(sizes[part])
+    return tuple(shape)

@@ -1,0 +1,186 @@
+"""`Sizes`: what every notation of a language model says, in words of none of them.
+
+A reader of a notation fills it in, `build` makes the model of it; `sizes` goes back, for a writer.
+What differs from layer to layer stands there layer by layer; the pattern of blocks, as short as it
+can be, is made of that.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from llama_jax.errors import UserError
+from llama_jax.layers.attention import Attention
+from llama_jax.layers.block import Block
+from llama_jax.layers.mlp import SwiGLU
+from llama_jax.layers.norm import RMSNorm
+from llama_jax.layers.rope import Rope
+from llama_jax.layers.stack import Stack
+from llama_jax.models.decoder import Decoder
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The numbers of a causal decoder with RMSNorm, grouped keys and SwiGLU.
+
+    Attributes:
+      vocab: V.
+      width: D.
+      layers: L.
+      heads: N, of queries.
+      kv_heads: K, of keys and values.
+      head_dim: H.
+      hidden: F.
+      eps: of all norms.
+      rope: the rotary embedding, or None if no layer has one.
+      context: positions that the model was trained for, or None.
+      tied: whether the embedding is the output layer too.
+      qk_norm: whether each head of q and k is normalised.
+      windows: of each layer the window of its attention, or None; () if no layer has one.
+      rotated: of each layer whether it has the rotary embedding; () if all have it.
+    """
+
+    vocab: int
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    hidden: int
+    eps: float
+    rope: Rope | None
+    context: int | None
+    tied: bool
+    qk_norm: bool = False
+    windows: tuple[int | None, ...] = ()
+    rotated: tuple[bool, ...] = ()
+
+    @property
+    def letters(self) -> dict[str, int]:
+        """The sizes of the letters D, N, K, H, F and V."""
+        named = (self.width, self.heads, self.kv_heads, self.head_dim, self.hidden, self.vocab)
+        return dict(zip("DNKHFV", named, strict=True))
+
+
+def build(given: Sizes) -> Decoder:
+    """The model of these sizes.
+
+    Raises:
+      ValueError: key heads that do not divide the heads.
+    """
+    norm = RMSNorm(given.eps)
+    windows = given.windows or (None,) * given.layers
+    rotated = given.rotated or (True,) * given.layers
+
+    def block(window: int | None, turned: bool) -> Block:
+        attention = Attention(
+            given.heads,
+            given.kv_heads,
+            given.head_dim,
+            rope=given.rope if turned else None,
+            causal=True,
+            window=window,
+            qk_norm=norm if given.qk_norm else None,
+        )
+        return Block(attention, SwiGLU(given.hidden), norm=norm)
+
+    kinds = list(zip(windows, rotated, strict=True))
+    period = shortest(kinds)
+    return Decoder(
+        vocab=given.vocab,
+        width=given.width,
+        stack=Stack(tuple(block(*kind) for kind in kinds[:period]), given.layers // period),
+        tied=given.tied,
+        norm=norm,
+        context=given.context,
+    )
+
+
+def shortest(kinds: list[Any]) -> int:
+    """The length of the shortest beginning of a list of which the list is repeats."""
+    lengths = (n for n in range(1, len(kinds) + 1) if len(kinds) % n == 0)
+    return next(n for n in lengths if kinds == kinds[:n] * (len(kinds) // n))
+
+
+def layers(model: Decoder) -> list[tuple[Attention, SwiGLU]]:
+    """The attention and the feed-forward of every layer, from the first to the last.
+
+    Raises:
+      UserError: a block that is not made of these, for which formats have no names.
+    """
+    period = []
+    for i, block in enumerate(model.stack.pattern):
+        attention, ffn = getattr(block, "attention", None), getattr(block, "ffn", None)
+        if not isinstance(attention, Attention) or not isinstance(ffn, SwiGLU):
+            raise UserError(
+                f"block {i} of the model's pattern is not made of attention and SwiGLU; other "
+                "formats have no names for its weights"
+            )
+        period.append((attention, ffn))
+    return period * model.stack.repeats
+
+
+def sizes(model: Decoder) -> Sizes:
+    """The sizes of a model; what else it has is not told.
+
+    Raises:
+      UserError: its blocks are of another kind, or of several sizes.
+    """
+    every = layers(model)
+    heads = {(a.heads, a.kv_heads, a.head_dim) for a, _ in every}
+    hidden = {ffn.hidden for _, ffn in every}
+    if len(heads) > 1 or len(hidden) > 1:
+        raise UserError(
+            f"the layers of the model have several sizes, (heads, key heads, head) {heads} and "
+            f"feed-forward {hidden}; other formats have one for all"
+        )
+    first, ffn = every[0]
+    windows = tuple(a.window for a, _ in every)
+    rotated = tuple(a.rope is not None for a, _ in every)
+    return Sizes(
+        vocab=model.vocab,
+        width=model.width,
+        layers=len(every),
+        heads=first.heads,
+        kv_heads=first.kv_heads,
+        head_dim=first.head_dim,
+        hidden=ffn.hidden,
+        eps=getattr(model.norm, "eps", 0.0),
+        rope=next((a.rope for a, _ in every if a.rope is not None), None),
+        context=model.context,
+        tied=model.tied,
+        qk_norm=first.qk_norm is not None,
+        windows=windows if any(windows) else (),
+        rotated=() if all(rotated) else rotated,
+    )
+
+
+def unlike(model: Decoder, other: Decoder) -> str | None:
+    """What a model has that another one has not, as "model.tied is True", or None.
+
+    How weights are stacked and what training keeps of activations makes no difference.
+    """
+    pattern, stack = model.stack.pattern, other.stack
+    theirs = [*stack.pattern] * stack.repeats
+    for i, (a, b) in enumerate(zip([*pattern] * model.stack.repeats, theirs, strict=True)):
+        if what := difference(a, b, f"model.stack.pattern.{i % len(pattern)}"):
+            return what
+    mine = dataclasses.replace(stack, bias=model.stack.bias)
+    return difference(dataclasses.replace(model, stack=mine), other)
+
+
+def difference(a: Any, b: Any, path: str = "model") -> str | None:
+    """The first place where two configs differ, as "model.tied is True", or None."""
+    inside, other = _inside(a), _inside(b)
+    if type(a) is not type(b) or not inside or inside.keys() != other.keys():
+        return None if a == b else f"{path} is {a!r}"
+    places = (difference(inside[key], other[key], f"{path}.{key}") for key in inside)
+    return next(filter(None, places), None)
+
+
+def _inside(config: Any) -> dict[str, Any]:
+    if isinstance(config, tuple):
+        return {str(i): item for i, item in enumerate(config)}
+    if not dataclasses.is_dataclass(config):
+        return {}
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
