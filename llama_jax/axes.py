@@ -146,7 +146,8 @@ def make_mesh(devices: Sequence[Any] | None = None, **sizes: int) -> jax.shardin
 
     Args:
       devices: the devices to use; all of them by default.
-      sizes: of the axes by name; 1 if not given, but for `data`, which takes what is left (-1).
+      sizes: devices of each axis by name; 1 if not given, but for `data`, which takes what is
+        left (-1).
 
     Returns:
       A mesh whose axes are of type Auto: `with_sharding_constraint` guides the partitioner.
@@ -159,7 +160,7 @@ def make_mesh(devices: Sequence[Any] | None = None, **sizes: int) -> jax.shardin
     for axis in sizes:
         if axis not in MESH_AXES:
             known = ", ".join(MESH_AXES)
-            raise ValueError(f"no mesh axis {axis!r}; there are {known}.{nearest(axis, MESH_AXES)}")
+            raise ValueError(f"no mesh axis {axis!r}; there are {known}{nearest(axis, MESH_AXES)}")
     shape = [sizes.get(axis, -1 if axis == "data" else 1) for axis in MESH_AXES]
     given = zip(MESH_AXES, shape, strict=True)
     named = ", ".join(f"{axis}={size}" for axis, size in given if size != 1) or "data=1"

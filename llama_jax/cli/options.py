@@ -61,7 +61,7 @@ def override(run: Any, words: list[str], options: list[str] | None = None) -> An
 
     Args:
       run: the Run; nothing in it is changed.
-      words: of the command line.
+      words: arguments of the command line that are left.
       options: others that there are, which a typo may mean.
 
     Raises:

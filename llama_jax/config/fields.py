@@ -87,7 +87,7 @@ def no_field(here: Any, parts: list[str], path: str) -> UserError:
     if WAS.get(part) in inside:
         return UserError(f"{known}; it is {'.'.join([*before, WAS[part], *parts[1:]])} now")
     there = ", ".join(inside) or "no fields"
-    return UserError(f"{known}; {type(here).__name__} has {there}." + nearest(part, inside))
+    return UserError(f"{known}; {type(here).__name__} has {there}" + nearest(part, inside))
 
 
 def declared(config: Any, name: str) -> Any:
@@ -108,7 +108,7 @@ def _check_declared(config: Any, name: str, value: Any, path: str) -> None:
     if get_origin(hint) is Literal:
         choices = get_args(hint)
         raise UserError(
-            f"{path}={value!r} is not one of {', '.join(choices)}.{nearest(str(value), choices)}"
+            f"{path}={value!r} is not one of {', '.join(choices)}{nearest(str(value), choices)}"
         )
     what = str(hint) if get_origin(hint) else hint.__name__
     raise UserError(

@@ -105,8 +105,8 @@ class Run:
       mesh: the devices.
       rules: which mesh axis splits which letter.
       steps: optimizer steps in all (a resumed run counts those before).
-      dtype: of the computation, "float32" or "bfloat16"; weights and losses are always float32.
-      seed: of the weights, the order of the data, dropout and negatives.
+      dtype: what is computed in, "float32" or "bfloat16"; weights and losses are always float32.
+      seed: decides the weights, the order of the data, dropout and negatives.
       accumulate: micro-batches a step; the batch of every stream is split into so many.
       batch_schedule: ((step, times), ...): after so many steps, a step takes `times` batches of
         every stream, in as many times the micro-batches (memory stays).
@@ -176,7 +176,7 @@ class Run:
             if stream is not None and stream not in self.data:
                 raise UserError(
                     f"objective {name!r} reads stream {stream!r}; the streams are "
-                    f"{sorted(self.data)}." + nearest(stream, self.data)
+                    f"{sorted(self.data)}" + nearest(stream, self.data)
                 )
 
     def batches(self, step: int) -> int:

@@ -130,7 +130,7 @@ def _decode(value: Any, known: dict[str, type], files: dict[str, Any]) -> Any:
     for key in given:
         if key not in fields:
             raise UserError(
-                f"{name} has no field {key!r}; it has {', '.join(fields)}.{nearest(key, fields)}"
+                f"{name} has no field {key!r}; it has {', '.join(fields)}{nearest(key, fields)}"
             )
     try:
         return cls(**given)
@@ -152,7 +152,7 @@ def _their_class(name: str, known: dict[str, type], files: dict[str, Any]) -> ty
         there = [cls.__qualname__ for cls in known.values() if stem(cls.__module__) == home]
         if there:
             raise UserError(
-                f"{file} has no class {attribute!r} any more.{nearest(attribute, there)}"
+                f"{file} has no class {attribute!r} any more{nearest(attribute, there)}"
             )
         raise UserError(
             f"class {name!r} is not part of llama_jax; if it is yours, name its file: --import "

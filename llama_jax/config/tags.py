@@ -64,7 +64,7 @@ def our_class(name: str) -> type:
     known = declared(room) | declared(MOVED.get(room, room))
     if not known:
         raise UserError(f"unknown class {name!r}: llama_jax has no configs in {room!r}")
-    raise UserError(f"unknown class {name!r}.{nearest(attribute, known)}")
+    raise UserError(f"unknown class {name!r}{nearest(attribute, known)}")
 
 
 @functools.cache

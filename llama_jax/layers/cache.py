@@ -34,7 +34,8 @@ class Seen:
     Attributes:
       kv: the keys and values.
       valid: keys that exist.
-      positions: of the keys and of the queries, or None where their order in the row says all.
+      positions: places of the keys and of the queries, or None where their order in the row says
+        all.
     """
 
     kv: KV
@@ -129,7 +130,7 @@ class Ring:
     Attributes:
       k: keys.
       v: values.
-      positions: of the token in each slot; -1 where none is.
+      positions: place of the token in each slot; -1 where none is.
     """
 
     k: Float[Array, "*LB K S H"]
@@ -222,7 +223,8 @@ class Cache:
       index: slots written so far, for all rows, or [B] where rows come and go.
       positions: position of the token in each slot; -1 where none is.
       valid: slots that hold a token.
-      memory: of the cross-attended vectors all but these, or None without a memory.
+      memory: what is known of the cross-attended vectors beside their keys and values, or None
+        without a memory.
     """
 
     layers: tuple[LayerCache, ...]

@@ -157,7 +157,7 @@ def product(equation: str, x: Array, w: Array | Weight, **options) -> Array:
       x: activations.
       w: weight; where it shares a letter with the rows, they stay as they are.
         What is no array makes the product itself.
-      **options: of `jnp.einsum`.
+      **options: what `jnp.einsum` takes besides.
 
     Returns:
       An array whose axes are those of `out`.

@@ -56,9 +56,9 @@ def run(
       layer: what is done with the weights of one.
       weights: arrays [L, ...] whose first axis is split over the stages.
       x: what goes in.
-      inputs: of a call without a cache.
+      inputs: what the tokens are, in a call without a cache.
       memory: what its rows read, or None.
-      key: of dropout; every micro-batch and layer gets one of its own, by `key_of`.
+      key: random key of dropout; every micro-batch and layer gets one of its own, by `key_of`.
 
     Returns:
       x, and what else the layers gave: [L, m, ...], of every layer and micro-batch.

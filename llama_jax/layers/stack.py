@@ -110,7 +110,7 @@ class Stack:
         Args:
           batch: rows.
           slots: tokens a row.
-          dtype: of keys and values.
+          dtype: type of keys and values.
           apart: whether each row has a length of its own, so that rows may join and leave.
         """
         layers = []
@@ -183,7 +183,7 @@ class StackModule(nn.Module):
           x: the vectors.
           inputs: what is known of them.
           memory: what cross-attention reads; with a cache, only in the first call.
-          cache: of earlier calls.
+          cache: what earlier calls left.
           taps: layers after which the vectors are wanted, counted from 0.
           fresh: the cache holds nothing, so that attention need not look at its slots.
 

@@ -42,7 +42,7 @@ class Language(nn.Module):
         Args:
           ids_BT: the tokens.
           cache: where they go on; positions begin at its index by default.
-          positions_BT: of the tokens.
+          positions_BT: places of the tokens.
           valid_BT: tokens that exist (left-padded prompts); all by default.
           segments_BT: documents of packed rows.
           placed: vectors that stand in the place of some tokens.

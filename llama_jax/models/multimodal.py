@@ -38,7 +38,7 @@ class Multimodal:
       masked: head that predicts masked tokens.
       align: projections into the shared space of the contrastive losses.
       labels: classes of the classification head.
-      norm: of the memory before the decoder reads it, or None.
+      norm: what the memory passes before the decoder reads it, or None.
       shared: whether text encoder and decoder have one table of vectors.
     """
 

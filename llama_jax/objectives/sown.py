@@ -17,7 +17,7 @@ class Sown(Objective):
     with micro-batches, or the stages of a pipeline, the loss is the mean over those.
 
     Attributes:
-      loss: its name.
+      loss: name of the sown loss.
     """
 
     loss: str = "balance"
@@ -45,7 +45,7 @@ class Sown(Objective):
             raise UserError(
                 f"no layer of the model sows a loss {self.loss!r}; there are "
                 f"{', '.join(found) or 'none'} (a model that is applied by hand needs "
-                f"mutable=['losses'])." + nearest(self.loss, found)
+                f"mutable=['losses'])" + nearest(self.loss, found)
             )
         values = jnp.concatenate([jnp.ravel(value) for value in found[self.loss]])
         return Loss(jnp.mean(values.astype(jnp.float32)), jnp.ones((), jnp.float32))

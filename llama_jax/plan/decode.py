@@ -90,7 +90,7 @@ def plan(
     Args:
       run: a Run of a decoder.
       topology: the chips.
-      sizes: of the mesh, by axis; None looks for the best.
+      sizes: devices of the mesh, by axis; None looks for the best.
       sequence: tokens of a row; the model's context, at most 8192, by default.
       batch: rows of all replicas together; as many as fit by default.
       say: told of what does not fit.

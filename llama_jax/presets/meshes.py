@@ -60,7 +60,7 @@ def get(name: str) -> Layout:
     if name not in LAYOUTS:
         raise UserError(
             f"no mesh {name!r}; there are {', '.join(LAYOUTS)}, and sizes such as "
-            f"fsdp=64,tensor=4.{nearest(name, LAYOUTS)}"
+            f"fsdp=64,tensor=4{nearest(name, LAYOUTS)}"
         )
     return LAYOUTS[name]
 
@@ -98,7 +98,7 @@ def sizes_of(text: str) -> dict[str, int]:
             raise UserError(f"--mesh {text!r}: write AXIS=SIZE,AXIS=SIZE, e.g. fsdp=64,tensor=4")
         if axis not in axes:
             raise UserError(
-                f"--mesh: no axis {axis!r}; there are {', '.join(axes)}.{nearest(axis, axes)}"
+                f"--mesh: no axis {axis!r}; there are {', '.join(axes)}{nearest(axis, axes)}"
             )
         if axis in sizes:
             raise UserError(f"--mesh {text!r} gives {axis} twice")

@@ -93,6 +93,7 @@ def progress(console: Any) -> Any:
 
     class Note(ProgressColumn):
         def render(self, task: Any) -> Text:
+            """The note of a task, cut where the line ends."""
             return Text(task.fields["note"], no_wrap=True, overflow="ellipsis")
 
     # rich makes columns narrower that may wrap, the widest first.

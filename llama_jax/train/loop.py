@@ -33,7 +33,7 @@ class Result:
     Attributes:
       run_dir: where everything was written.
       step: steps done in all.
-      metrics: those of the last logged step, e.g. "loss", "mlm/accuracy".
+      metrics: what was measured in the last logged step, e.g. "loss", "mlm/accuracy".
       evaluations: what each evaluation found when it last ran here.
       parameters: how many numbers the model learns.
       seconds: what this call took.

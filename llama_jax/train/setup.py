@@ -48,7 +48,7 @@ class Setup:
       init: key -> boxed parameters.
       loss: a function of parameters, batch and key.
       layout: shapes and shardings of the state.
-      checkpoints: those of the run directory.
+      checkpoints: what the run directory keeps of states.
       digest: the tokenizer's SHA-256, which every checkpoint keeps.
       ready: a meeting for when the first batch is there; until then an error of one process is an
         error of all.

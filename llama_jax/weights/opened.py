@@ -42,8 +42,8 @@ class Checkpoint:
       place: the file or folder.
       kind: whose format it is.
       family: what its files say it is; None of a run, which may be of none.
-      model: its config.
-      source: its tensors; None of a run, whose weights need no names.
+      model: config of the model.
+      source: where tensors are read; None for a run, whose weights need no names.
       table: which tensor is which weight; None of a run.
       unused: tensors that are there and are not read.
       tokenizer_place: the file or folder with its tokenizer, or None.
