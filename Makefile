@@ -13,6 +13,9 @@ SPREAD := -n 2 --dist loadfile
 # One test at a time, where files are few and share little.
 STEAL := -n 2 --dist worksteal
 
+# What these skip without torch.
+torch := tests/weights/test_meta.py tests/weights/test_pickle.py
+
 # Memory in large pages (glibc >= 2.35): a train step on a CPU takes a fifth to a third less time.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
@@ -56,7 +59,7 @@ notebooks: $(call with,demo test) $(smollm2)  ## Run every notebook and the READ
 	$(PYTEST) $(STEAL) tests/notebooks
 
 parity: $(call with,demo test parity) $(smollm2)  ## Compare with torch implementations (5 minutes)
-	OMP_NUM_THREADS=1 $(PYTEST) $(SPREAD) tests/parity
+	OMP_NUM_THREADS=1 $(PYTEST) $(SPREAD) tests/parity $(torch)
 
 aot: $(call with,demo test aot)  ## Compile for TPU and GPU without having either (5 minutes)
 	$(PYTEST) $(STEAL) -rP tests/aot

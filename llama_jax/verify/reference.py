@@ -71,9 +71,10 @@ def reference(checkpoint: Checkpoint) -> Reference:
     Raises:
       Unavailable: a package is missing, or transformers refuses it.
     """
-    for package in ("torch", "transformers"):
-        if importlib.util.find_spec(package) is None:
-            raise Unavailable(f"{package} is not installed; pip install 'llama-jax[parity]'")
+    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if missing:
+        said = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed"
+        raise Unavailable(f"{said}; pip install 'llama-jax[parity]'")
     import transformers
 
     name = f"transformers {transformers.__version__}"

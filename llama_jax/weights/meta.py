@@ -9,6 +9,7 @@ weights alone, of a version without a known hole, and only when asked for by nam
 into memory: what was read counts as the process's own until the kernel takes it back.
 """
 
+import importlib.util
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,7 @@ def open_meta(folder: str | Path, pickle: bool = False) -> tuple[Decoder, Source
       pickle: whether .pth files may be opened.
 
     Raises:
-      UserError: they may not, or torch is too old.
+      UserError: they may not, or torch is missing or too old.
       FormatError: a file that is missing or is not what it should be.
     """
     place = Path(folder)
@@ -100,6 +101,11 @@ def _files(folder: Path) -> list[Path]:
 
 def _load(file: Path) -> "dict[str, torch.Tensor]":
     """The tensors of a .pth file, memory-mapped."""
+    if importlib.util.find_spec("torch") is None:
+        raise UserError(
+            f"{file} is read by torch alone, which is not installed; pip install "
+            "'llama-jax[parity]', or take the model's safetensors"
+        )
     import torch
 
     version = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])

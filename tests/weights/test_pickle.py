@@ -115,6 +115,14 @@ def test_a_pickle_is_opened_only_when_allowed_by_name(tmp_path):
         open_checkpoint(tmp_path)
 
 
+def test_without_torch_an_allowed_pickle_is_refused_with_what_to_install(tmp_path, monkeypatch):
+    (tmp_path / "params.json").write_text('{"dim": 16}')
+    (tmp_path / "consolidated.00.pth").write_bytes(zipped(pickle.dumps({})))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pth is read by torch alone.*pip install 'llama-jax\[par"):
+        open_checkpoint(tmp_path, pickle=True)
+
+
 def test_a_file_of_harmless_tensors_needs_the_permission_too(tmp_path):
     torch = pytest.importorskip("torch")
     from tests.weights import test_meta
