@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from llama_jax.text import Tokenizer
 
 ROOT = Path(__file__).parents[2]
 LINES = 24_000  # in shards of 3000; each takes two workers' time enough to be killed in
+DONE = re.compile(r"(\d+)/8 shards")
+ENDS = {signal.SIGTERM: 130, signal.SIGINT: 130, signal.SIGKILL: -9}
 
 
 @pytest.fixture(autouse=True)
@@ -67,40 +70,29 @@ def whole(command, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("number", "ends"), [(signal.SIGTERM, 130), (signal.SIGINT, 130), (signal.SIGKILL, -9)]
-)
 def test_workers_end_with_their_parent_and_the_same_command_goes_on_at_once(
-    command, whole, tmp_path, number, ends
+    command, whole, tmp_path
 ):
-    out = tmp_path / "many"
-    with command(out) as child:
-        assert "1/8 shards" in child.stderr.readline()
-        workers = {pid for pid, parent in running().items() if parent == child.pid}
-        assert len(workers) >= 2
-        os.kill(child.pid, number)
-        assert child.wait(timeout=60) == ends
-        said = finish(command(out))
-    assert "1/8 shards" not in said and "made anew" not in said
+    out, before, left = tmp_path / "many", 0, set()
+    sizes = {shard.file: shard.bytes for shard in whole.shards}
+    for number, ends in ENDS.items():  # each time further, for what is there is not made anew
+        with command(out) as child:
+            done = int(DONE.search(child.stderr.readline())[1])
+            assert done > before
+            before = done
+            workers = {pid for pid, parent in running().items() if parent == child.pid}
+            assert len(workers) >= 2
+            left |= workers
+            while not list(out.glob("*.array_record.*")):  # a draft
+                assert child.poll() is None
+                time.sleep(0.01)
+            os.kill(child.pid, number)
+            assert child.wait(timeout=60) == ends
+        there = {path.name: path.stat().st_size for path in out.glob("*.array_record")}
+        assert there.items() <= sizes.items()  # a name of a shard stands for a whole one
+    said = finish(command(out))
+    assert int(DONE.search(said)[1]) > before and "made anew" not in said
     assert Prepared(str(out)).open().manifest == whole
     names = {path.name for path in out.iterdir()}
     assert names == {".lock", "manifest.json", "tokenizer.json", *(s.file for s in whole.shards)}
-    assert not workers & running().keys()
-
-
-@pytest.mark.slow
-def test_a_name_of_a_shard_stands_for_a_whole_one_whenever_the_work_is_killed(
-    command, whole, tmp_path
-):
-    out, sizes = tmp_path / "many", {shard.file: shard.bytes for shard in whole.shards}
-    for _ in range(3):
-        with command(out) as child:
-            while not list(out.glob("*.array_record.*")):  # a draft
-                assert child.poll() is None
-                time.sleep(0.05)
-            time.sleep(0.2)
-            child.kill()
-        there = {path.name: path.stat().st_size for path in out.glob("*.array_record")}
-        assert there.items() <= sizes.items()
-    finish(command(out))
-    assert Prepared(str(out)).open().manifest == whole
+    assert not left & running().keys()
