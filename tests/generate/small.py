@@ -31,7 +31,8 @@ MODEL = Decoder(VOCAB, 32, STACK, tied=True, context=CONTEXT)
 
 @functools.cache
 def params():
-    made = MODEL.build().init(jax.random.key(1), jnp.zeros((1, 1), jnp.int32), method="decode")
+    init = functools.partial(MODEL.build().init, method="decode")
+    made = jax.jit(init)(jax.random.key(1), jnp.zeros((1, 1), jnp.int32))
     return jax.tree.map(lambda b: b.value, made["params"], is_leaf=lambda x: hasattr(x, "letters"))
 
 

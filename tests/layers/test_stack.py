@@ -1,6 +1,7 @@
 """Layers in a loop over stacked arrays, or one by one with arrays of their own: one function."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,15 @@ IDS = jnp.arange(10).reshape(2, 5)
 TOLERANCE = 1e-5
 
 
+def init(model):
+    return jax.jit(lambda: model.init(jax.random.key(0), IDS, method="decode"))()["params"]
+
+
+def decoder(model):
+    """`decode` of a module, compiled."""
+    return jax.jit(partial(model.apply, method="decode"))
+
+
 def unstacked(params):
     params = jax.tree.map(lambda box: box.value, params, is_leaf=lambda x: hasattr(x, "letters"))
     stack = params["decoder"]["stack"]["layers"]
@@ -31,9 +41,9 @@ def unstacked(params):
 
 def test_single_layers_are_the_stacked_ones():
     stacked, single = STACKED.build(), SINGLE.build()
-    params = stacked.init(jax.random.key(0), IDS, method="decode")["params"]
-    expected, _ = stacked.apply({"params": params}, IDS, method="decode")
-    found, _ = single.apply({"params": unstacked(params)}, IDS, method="decode")
+    params = init(stacked)
+    expected, _ = decoder(stacked)({"params": params}, IDS)
+    found, _ = decoder(single)({"params": unstacked(params)}, IDS)
     np.testing.assert_allclose(found, expected, atol=TOLERANCE)
     shapes = jax.eval_shape(lambda: single.init(jax.random.key(0), IDS, method="decode"))
     shapes = jax.tree.map(lambda a: a.shape, unboxed(shapes["params"]))
@@ -46,12 +56,13 @@ def unboxed(tree):
 
 def test_single_layers_decode_with_a_cache():
     stacked, single = STACKED.build(), SINGLE.build()
-    params = stacked.init(jax.random.key(0), IDS, method="decode")["params"]
-    expected, _ = stacked.apply({"params": params}, IDS, method="decode")
+    params = init(stacked)
+    expected, _ = decoder(stacked)({"params": params}, IDS)
     cache = SINGLE.empty_cache(2, 8)
     variables = {"params": unstacked(params)}
-    first, cache = single.apply(variables, IDS[:, :3], cache=cache, method="decode")
-    then, cache = single.apply(variables, IDS[:, 3:], cache=cache, method="decode")
+    decode = decoder(single)
+    first, cache = decode(variables, IDS[:, :3], cache=cache)
+    then, cache = decode(variables, IDS[:, 3:], cache=cache)
     found = np.concatenate([first, then], axis=1)
     np.testing.assert_allclose(found, expected, atol=TOLERANCE)
     assert len(cache.layers) == 6 and int(cache.index) == 5
@@ -68,21 +79,21 @@ BIASED = replace(
 
 def test_a_relative_bias_is_that_of_each_document_of_a_packed_row():
     model = BIASED.build()
-    params = unboxed(model.init(jax.random.key(0), IDS, method="decode"))
+    params, decode = {"params": unboxed(init(model))}, decoder(model)
     # The first row is two documents, the second one.
     segments = jnp.array([[0, 0, 1, 1, 1], [0, 0, 0, 0, 0]])
     positions = jnp.array([[0, 1, 0, 1, 2], [0, 1, 2, 3, 4]])
     places = {"positions_BT": positions, "segments_BT": segments}
-    packed, _ = model.apply(params, IDS, **places, method="decode")
+    packed, _ = decode(params, IDS, **places)
     for row, start, end in ((0, 0, 2), (0, 2, 5), (1, 0, 5)):
-        alone, _ = model.apply(params, IDS[row : row + 1, start:end], method="decode")
+        alone, _ = decode(params, IDS[row : row + 1, start:end])
         np.testing.assert_allclose(packed[row, start:end], alone[0], atol=TOLERANCE)
 
 
 def test_a_relative_bias_does_not_see_the_padding_before_a_prompt():
     model = BIASED.build()
-    params = unboxed(model.init(jax.random.key(0), IDS, method="decode"))
-    expected, _ = model.apply(params, IDS, method="decode")
+    params, decode = {"params": unboxed(init(model))}, decoder(model)
+    expected, _ = decode(params, IDS)
     padded = jnp.pad(IDS, ((0, 0), (2, 0)))
     valid = jnp.arange(7) >= 2
     for cut in (7, 4):  # in one piece, and the rest with what is in the cache
@@ -93,8 +104,6 @@ def test_a_relative_bias_does_not_see_the_padding_before_a_prompt():
                 places = {
                     "positions_BT": jnp.maximum(jnp.arange(7) - 2, 0)[None, part].repeat(2, 0)
                 }
-                logits, cache = model.apply(
-                    params, ids, cache=cache, valid_BT=real, **places, method="decode"
-                )
+                logits, cache = decode(params, ids, cache=cache, valid_BT=real, **places)
                 found.append(logits)
         np.testing.assert_allclose(np.concatenate(found, 1)[:, 2:], expected, atol=TOLERANCE)
