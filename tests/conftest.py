@@ -1,7 +1,9 @@
 """Eight simulated devices, and the fixtures that several folders of tests share."""
 
+import gc
 import os
 import pathlib
+import tempfile
 
 import jaxlib.version
 
@@ -13,9 +15,11 @@ os.environ["XLA_FLAGS"] = " ".join(
         *(f for f in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in f),
         "--xla_force_host_platform_device_count=8",
         # Tests compile much and compute little: without LLVM's optimizations they take half the
-        # time, and with the loops that were XLA's before its emitters of MLIR two thirds of that.
-        # Later releases may not know the second flag; XLA would end at once.
+        # time, in one part and not in 32 for threads to share two thirds of that (the workers are
+        # threads enough), and with the loops that were XLA's before its emitters of MLIR two thirds
+        # again. Later releases may not know the last flag; XLA would end at once.
         "--xla_backend_optimization_level=0",
+        "--xla_cpu_parallel_codegen_split_count=1",
         *["--xla_cpu_use_fusion_emitters=false"] * (jaxlib.version.__version_info__ < (0, 11)),
     ]
 )
@@ -25,13 +29,31 @@ import pytest
 
 import tests.typecheck  # noqa: F401  (the import hook looks it up by name)
 
+# Tracing makes objects by the million, nearly all of them for as long as a program is kept: looking
+# for garbage after every 700, as Python does by default, takes a fifth of its time.
+gc.set_threshold(100_000, 20, 10)
+
 # Compiled programs are kept: a second run of the tests takes a quarter of the time in models/.
 # Not through the environment: processes that tests start may be killed while they write an entry,
 # and jax never replaces one. Those have a folder of their own.
 CACHE = pathlib.Path(__file__).parent.parent / ".cache"
 jax.config.update("jax_compilation_cache_dir", str(CACHE / "xla"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 os.environ["LLAMA_JAX_CACHE"] = str(CACHE / "xla-processes")
+
+
+def pytest_configure(config):
+    """A folder that all workers share and that goes with the last, its name in the environment."""
+    if not hasattr(config, "workerinput"):
+        folder = tempfile.TemporaryDirectory(prefix="llama-jax-tests-", ignore_cleanup_errors=True)
+        os.environ["LLAMA_JAX_TESTS"] = folder.name
+        config.add_cleanup(folder.cleanup)
+
+
+def pytest_collection_modifyitems(items):
+    """Files with a slow test go first, so that no worker is left with one when the others end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture
@@ -46,11 +68,11 @@ def mesh():
 
 
 @pytest.fixture(scope="module")
-def compiled_once(tmp_path_factory):
-    """Keeps compiled programs in a folder of the file's own, for its tests and their children."""
+def compiled_once():
+    """Keeps compiled programs in a folder of this run of the tests, for them and their children."""
     names = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("xla")),
-        "jax_persistent_cache_min_compile_time_secs": 0.2,
+        "jax_compilation_cache_dir": os.path.join(os.environ["LLAMA_JAX_TESTS"], "xla"),
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
     }
     before = {name: getattr(jax.config, name) for name in names}
     with pytest.MonkeyPatch.context() as patch:

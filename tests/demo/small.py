@@ -1,11 +1,10 @@
 """A demo of a few steps with a tiny model, made once for all tests that need a finished one."""
 
-import atexit
 import contextlib
 import dataclasses
+import fcntl
 import functools
-import shutil
-import tempfile
+import os
 from pathlib import Path
 from unittest import mock
 
@@ -71,14 +70,19 @@ def finetune() -> Run:
 
 @functools.cache
 def demo() -> Path:
-    """The folder of a finished demo; tests that change it work on a copy."""
+    """The folder of a finished demo; tests that change it work on a copy.
+
+    The worker of the tests that needs it first makes it for all.
+    """
     from llama_jax.demo import main
 
-    folder = Path(tempfile.mkdtemp())
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    with quick():
-        main(folder / "demo", pretrain(), finetune())
-    return folder / "demo"
+    shared = Path(os.environ["LLAMA_JAX_TESTS"])
+    with (shared / "demo.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / "demo" / "report.html").exists():
+            with quick():
+                main(shared / "demo", pretrain(), finetune())
+    return shared / "demo"
 
 
 @contextlib.contextmanager

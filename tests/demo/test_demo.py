@@ -51,6 +51,7 @@ class Page(HTMLParser):
         self.text += data
 
 
+@pytest.mark.slow  # it makes the demo
 def test_the_report_has_the_figures_that_others_read():
     values = found(small.demo())
     assert list(values)[: len(KEYS) + 2] == [*KEYS, "seconds", "parameters"]

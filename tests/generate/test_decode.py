@@ -21,7 +21,8 @@ def writer():
     config = Multimodal(TextEncoder(V, D, Stack((BLOCK,))), Late(), decoder=decoder, norm=None)
     model = config.build()
     variables, _ = start(lambda m, s, t: m.decode(t, m.encode_text(s))[0], model, ids(), ids())
-    return model, variables, model.apply(variables, ids(), method="encode_text")
+    encode = jax.jit(lambda: model.apply(variables, ids(), method="encode_text"))
+    return model, variables, encode()
 
 
 def by_hand(model, variables, memory, steps):

@@ -80,16 +80,14 @@ def loss(model, params, fields):
 
 
 @functools.cache
-def whole(config):
-    """Weights, and the loss and gradients of one device."""
+def weights(config):
     model, fields = config.build(), batch()
 
     def init(m):
         memory = m.encode_text(fields["ids"]) if hasattr(m, "encode_text") else None
         return m.decode(fields["ids"], memory)
 
-    params = nn.meta.unbox(nn.init(init, model)(jax.random.key(0))["params"])
-    return params, *jax.jit(jax.value_and_grad(functools.partial(loss, model)))(params, fields)
+    return nn.meta.unbox(jax.jit(nn.init(init, model))(jax.random.key(0))["params"])
 
 
 @pytest.mark.parametrize(
@@ -103,8 +101,9 @@ def whole(config):
 )
 @pytest.mark.meshes
 def test_stages_give_the_loss_and_gradients_of_the_scan(mesh, config, devices, sizes):
-    params, expected, gradients = whole(config)
+    params = weights(config)
     step = jax.jit(jax.value_and_grad(functools.partial(loss, config.build())))
+    expected, gradients = step(params, batch())
     with axes.using(mesh(devices, **{"data": 1} | sizes)), recording() as receipts:
         compiled = step.lower(params, batch()).compile()
         found, parts = jax.device_get(compiled(params, batch()))
@@ -121,7 +120,7 @@ def test_each_micro_batch_and_layer_draws_its_own_dropout(mesh):
     stack = Stack((dropping,), repeats=4).build()
     x = jax.random.normal(jax.random.key(1), (ROWS, LENGTH, 16))
     ctx = Inputs(text_positions(ROWS, LENGTH), jnp.asarray(batch()["valid"]))
-    params = nn.meta.unbox(stack.init(jax.random.key(0), x, ctx)["params"])
+    params = nn.meta.unbox(jax.jit(stack.init)(jax.random.key(0), x, ctx)["params"])
     key = jax.random.key(2)
     with axes.using(mesh(4, stage=2, data=2)):
         deal = pipeline.Deal.of(ROWS, 4)
@@ -183,9 +182,9 @@ def test_a_stack_that_does_not_divide_is_refused_before_its_first_step(mesh):
 
 
 def test_a_cache_and_a_lone_period_need_no_stages(mesh):
-    params, *_ = whole(DECODER)
+    params = weights(DECODER)
     model, ids = DECODER.build(), batch()["ids"]
-    expected, _ = model.apply({"params": params}, ids, method="decode")
+    expected, _ = jax.jit(lambda: model.apply({"params": params}, ids, method="decode"))()
     with axes.using(mesh(4, stage=2, data=2)):
         cache = DECODER.empty_cache(ROWS, LENGTH)
         decode = jax.jit(lambda c: model.apply({"params": params}, ids, cache=c, method="decode"))

@@ -3,8 +3,8 @@
 import gc
 import json
 import weakref
+from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -261,6 +261,11 @@ def test_a_published_model_with_another_number_is_to_be_looked_at(checkpoint, ch
     assert said in line.text
 
 
+def shorter(checkpoint, by):
+    """A model of which no program is compiled yet: its context is another one."""
+    return replace(checkpoint, model=replace(checkpoint.model, context=small.CONTEXT - by))
+
+
 def test_padding_that_is_seen_is_found(checkpoint, monkeypatch):
     extend = DecoderModule.extend
 
@@ -268,9 +273,8 @@ def test_padding_that_is_seen_is_found(checkpoint, monkeypatch):
         return extend(self, ids_BT, cache, jnp.ones_like(valid_BT), fresh)
 
     monkeypatch.setattr(DecoderModule, "extend", careless)
-    jax.clear_caches()
-    found = statuses(examine(checkpoint, lm.open_engine(checkpoint), against="none"))
-    jax.clear_caches()
+    other = shorter(checkpoint, 1)
+    found = statuses(examine(other, lm.open_engine(other), against="none"))
     assert found["prefill, 4 rows, left-padded"] == "failed"
 
 
@@ -281,9 +285,8 @@ def test_a_cache_that_rounds_is_found(checkpoint, monkeypatch):
         return write(cache, KV(new.k.astype(jnp.bfloat16), new.v.astype(jnp.bfloat16)), index)
 
     monkeypatch.setattr(block, "write", rounding)
-    jax.clear_caches()
-    found = statuses(examine(checkpoint, lm.open_engine(checkpoint), against="none"))
-    jax.clear_caches()
+    other = shorter(checkpoint, 2)
+    found = statuses(examine(other, lm.open_engine(other), against="none"))
     assert found["decode, one row"] == found["prefill, 4 rows, left-padded"] == "failed"
 
 
