@@ -243,7 +243,8 @@ class Layout:
 
 def model_width(model: Any) -> int:
     """The width D of a model, which all its parts share."""
-    return next(part.width for part in children(model).values() if hasattr(part, "width"))
+    parts = [model, *children(model).values()]
+    return next(part.width for part in parts if hasattr(part, "width"))
 
 
 def head_dim(model: Any) -> int:
