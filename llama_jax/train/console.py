@@ -92,7 +92,10 @@ def progress(console: Any) -> Any:
     from rich.text import Text
 
     class Note(ProgressColumn):
+        """What the task says, cut where the line ends."""
+
         def render(self, task: Any) -> Text:
+            """One line of it."""
             return Text(task.fields["note"], no_wrap=True, overflow="ellipsis")
 
     # rich makes columns narrower that may wrap, the widest first.
