@@ -92,6 +92,8 @@ def progress(console: Any) -> Any:
     from rich.text import Text
 
     class Note(ProgressColumn):
+        """What the task says, cut where the line ends."""
+
         def render(self, task: Any) -> Text:
             """The note of a task, cut where the line ends."""
             return Text(task.fields["note"], no_wrap=True, overflow="ellipsis")
