@@ -6,12 +6,12 @@ run.json names it.
 """
 
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from llama_jax.config import user_code
 from llama_jax.config.fields import children
 from llama_jax.config.tags import is_ours, our_class, stem, tag
 from llama_jax.config.upgrades import upgraded
@@ -26,7 +26,7 @@ def to_json(config: Any) -> str:
 
     If classes of somebody else's are in it, "imports" has their files' names and SHA-256.
     """
-    files = user_code.digests(_classes(config))
+    files = _files(config)
     head = {"version": VERSION} | ({"imports": files} if files else {})
     return json.dumps(head | _encode(config), indent=2) + "\n"
 
@@ -61,10 +61,8 @@ def from_json(
         )
     files = value.pop("imports", {})
     files = files if isinstance(files, dict) else {}
-    known = _by_tag([*classes, *user_code.classes()])
-    found = _decode(value, known, files)
-    now = user_code.digests(_classes(found))
-    for file, digest in now.items():
+    found = _decode(value, functools.partial(_their_class, tuple(classes), files))
+    for file, digest in _files(found).items():
         if files.get(file, digest) != digest:
             say(f"{file} has changed since the run was written with it (SHA-256 {digest[:12]} now)")
     return found
@@ -91,6 +89,16 @@ def _classes(config: Any) -> set[type]:
     return inner | {type(config)} if dataclasses.is_dataclass(config) else inner
 
 
+def _files(config: Any) -> dict[str, str]:
+    """The files of somebody else's classes in a config, and their SHA-256."""
+    theirs = [cls for cls in _classes(config) if not is_ours(cls.__module__)]
+    if not theirs:
+        return {}
+    from llama_jax.config import user_code
+
+    return user_code.digests(theirs)
+
+
 def _by_tag(classes: Iterable[type]) -> dict[str, type]:
     found: dict[str, type] = {}
     for cls in classes:
@@ -112,21 +120,21 @@ def _encode(value: Any) -> Any:
     raise TypeError(f"{value!r} of type {type(value).__name__} cannot be part of a config")
 
 
-def _decode(value: Any, known: dict[str, type], files: dict[str, Any]) -> Any:
+def _decode(value: Any, theirs: Callable[[str], type]) -> Any:
     if isinstance(value, list):
-        return tuple(_decode(item, known, files) for item in value)
+        return tuple(_decode(item, theirs) for item in value)
     if not isinstance(value, dict):
         return value
     if not isinstance(value.get("class"), str):
-        return {key: _decode(item, known, files) for key, item in value.items()}
+        return {key: _decode(item, theirs) for key, item in value.items()}
     if is_ours(value["class"]) and (newer := upgraded(value)) is not value:
         if newer.get("class") != value["class"]:
-            return _decode(newer, known, files)
+            return _decode(newer, theirs)
         value = newer
     name = value["class"]
-    cls = our_class(name) if is_ours(name) else _their_class(name, known, files)
+    cls = our_class(name) if is_ours(name) else theirs(name)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
-    given = {key: _decode(item, known, files) for key, item in value.items() if key != "class"}
+    given = {key: _decode(item, theirs) for key, item in value.items() if key != "class"}
     for key in given:
         if key not in fields:
             raise UserError(
@@ -138,8 +146,11 @@ def _decode(value: Any, known: dict[str, type], files: dict[str, Any]) -> Any:
         raise UserError(f"{name}: {error}") from None
 
 
-def _their_class(name: str, known: dict[str, type], files: dict[str, Any]) -> type:
+def _their_class(given: tuple[type, ...], files: dict[str, Any], name: str) -> type:
     """A class of somebody else's by its tag, of today or older ("my.module:Goal")."""
+    from llama_jax.config import user_code
+
+    known = _by_tag([*given, *user_code.classes()])
     module, _, attribute = name.rpartition(":")
     home = module.rpartition(".")[2]
     if found := known.get(f"{home}:{attribute}"):

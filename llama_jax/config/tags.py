@@ -40,7 +40,7 @@ def stem(module: str) -> str:
 
 
 def is_ours(name: str) -> bool:
-    """Whether a tag, of today or older, is one of llama_jax."""
+    """Whether a tag, of today or older, or a module's name is of llama_jax."""
     return name.startswith(f"{OURS}.")
 
 

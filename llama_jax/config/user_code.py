@@ -18,7 +18,7 @@ from typing import Any
 
 from llama_jax.config.guarded import guarded
 from llama_jax.config.run import Run
-from llama_jax.config.tags import OURS, stem
+from llama_jax.config.tags import is_ours, stem
 from llama_jax.errors import UserError, nearest
 
 # The modules that the user has named, which are as much a fact of the process as `sys.modules` is.
@@ -83,7 +83,8 @@ def run_of(text: str) -> Run:
         file = getattr(module, "__file__", None)
         made = guarded(made, f"{place}:{name} fails", Path(file) if file else None)
     if not isinstance(made, Run):
-        raise UserError(f"{place}:{name} gives a {type(made).__name__}; a Run was expected")
+        kind = type(made).__name__
+        raise UserError(f"{place}:{name} gives a value of type {kind}; a Run was expected")
     return made
 
 
@@ -91,16 +92,14 @@ def classes() -> Iterator[type]:
     """The config classes of the script that is run, and of what the user has named."""
     for module in dict.fromkeys([sys.modules["__main__"], *_named.values()]):
         for value in dict.fromkeys(v for v in vars(module).values() if isinstance(v, type)):
-            theirs = value.__module__.partition(".")[0] != OURS
-            if theirs and dataclasses.is_dataclass(value):
+            if dataclasses.is_dataclass(value) and not is_ours(value.__module__):
                 yield value
 
 
 def digests(kinds: Iterable[type]) -> dict[str, str]:
-    """The files of somebody else's classes: name and SHA-256."""
-    modules = {kind.__module__ for kind in kinds if kind.__module__.partition(".")[0] != OURS}
+    """The files of classes: name and SHA-256."""
     found = {}
-    for name in sorted(modules):
+    for name in sorted({kind.__module__ for kind in kinds}):
         file = getattr(sys.modules.get(name), "__file__", None)
         if file is not None:
             found[f"{stem(name)}.py"] = _digests.get(name) or _digest(file)

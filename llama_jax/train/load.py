@@ -12,7 +12,6 @@ from jax.sharding import Mesh
 
 from llama_jax.axes import make_mesh
 from llama_jax.config import Run, from_json
-from llama_jax.config.user_code import use
 from llama_jax.errors import UserError
 from llama_jax.text.files import open_for_training
 from llama_jax.text.vocabulary import Vocabulary
@@ -57,7 +56,10 @@ def load(
     Raises:
       UserError: no run there, or none of its checkpoints is good.
     """
-    use(imports)
+    if imports:
+        from llama_jax.config.user_code import use
+
+        use(imports)
     path = Path(run_dir).absolute()
     try:
         run = from_json((path / "run.json").read_text(), classes, say)

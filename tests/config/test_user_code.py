@@ -151,8 +151,8 @@ def test_code_that_fails_is_shown_in_three_lines(write, capsys, text, name, line
     ("name", "said"),
     [
         ("own_goal.py:rum", "own_goal.py has no 'rum'. Did you mean 'run'?"),
-        ("own_goal.py:number", "own_goal.py:number gives a int; a Run was expected"),
-        ("own_goal.py:Goal", "own_goal.py:Goal gives a type; a Run was expected"),
+        ("own_goal.py:number", "own_goal.py:number gives a value of type int; a Run was expected"),
+        ("own_goal.py:Goal", "own_goal.py:Goal gives a value of type type; a Run was expected"),
         ("own_goal.py", "has several runs; name one: own_goal.py:run, own_goal.py:value"),
         ("own_gaol.py", "own_gaol.py does not exist; a Python file was expected. Did you mean"),
         ("my-run.py", "a file that is imported needs a name such as my_run.py"),

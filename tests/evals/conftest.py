@@ -1,7 +1,7 @@
 """Pictures of one colour with questions and captions, and a model that sees nothing but colour."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -96,6 +96,7 @@ class Pretend:
 
     data: dict[str, Stream]
     objectives: dict[str, Any]
+    evaluations: dict[str, Any] = field(default_factory=dict)
 
 
 @pytest.fixture(scope="session")

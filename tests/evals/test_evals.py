@@ -281,6 +281,12 @@ def test_an_objective_of_ones_own_brings_its_evaluation(trained):
         evaluations(trained({"mlm": Wrong("documents")}).run)
 
 
+def test_the_evaluations_of_the_run_itself_are_in_the_table_too(trained):
+    own = Vqa("own", "questions", limit=6)
+    run = dataclasses.replace(trained({}).run, evaluations={"own": own, "function": print})
+    assert evaluations(run) == [own]
+
+
 def test_an_evaluation_can_run_while_training(trained):
     state = trained(VQA)
     found = Vqa("vqa", "questions", every=10)(state.model, state.params, state.tokenizer, state.run)
