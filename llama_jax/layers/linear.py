@@ -7,7 +7,7 @@ the input), its fan-in (D), its sharding (D, N, H) and that of the output (B, T,
 import math
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from llama_jax.axes import shard, stages, within
+from llama_jax.axes import LETTERS, shard, stages, within
 
 
 class Lettered(struct.PyTreeNode, nn.meta.AxisMetadata):
@@ -57,31 +57,67 @@ def fan_in_normal(fan_in: int, scale: float = 1.0) -> Callable:
 class Einsum(nn.Module):
     """A linear map given by an equation "input,weight->output".
 
-    Letters of the weight that the input lacks are given as fields; the others are read off the
-    input. The weight is float32 and is cast to the input's dtype for the product.
+    Sizes of the weight's letters that the input lacks are given by letter, `F=64`; the others are
+    read off the input. The weight is float32 and is cast to the input's dtype for the product.
     """
 
     equation: str
     bias: bool = False
     scale: float = 1.0
+    # A size for each letter of `axes.LETTERS`.
     A: int = 0
+    B: int = 0
+    C: int = 0
     D: int = 0
+    E: int = 0
     F: int = 0
+    G: int = 0
     H: int = 0
+    I: int = 0  # noqa: E741
     K: int = 0
+    L: int = 0
+    M: int = 0
     N: int = 0
+    P: int = 0
+    R: int = 0
+    S: int = 0
+    T: int = 0
     V: int = 0
+    X: int = 0
+    Y: int = 0
+
+    def __post_init__(self):
+        left, right, out = self._parts()
+        for letter in left + right + out:
+            if letter not in LETTERS:
+                raise ValueError(
+                    f"{self.equation}: unknown axis letter {letter!r}; the alphabet is "
+                    f"{''.join(LETTERS)}"
+                )
+        for letter in LETTERS:
+            if getattr(self, letter) and (letter in left or letter not in right):
+                why = "is read off the input" if letter in left else "is no letter of the weight"
+                raise ValueError(
+                    f"{self.equation}: {letter}={getattr(self, letter)} is not needed, for "
+                    f"{letter} {why}; leave it out"
+                )
+        super().__post_init__()
+
+    def _parts(self) -> tuple[str, str, str]:
+        """The letters of the input, of the weight and of the output."""
+        operands, out = self.equation.split("->")
+        left, right = operands.split(",")
+        return left, right, out
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        operands, out = self.equation.split("->")
-        left, right = operands.split(",")
+        left, right, out = self._parts()
         if x.ndim != len(left):
             raise ValueError(
                 f"{self.equation}: the input has shape {x.shape}, {left!r} was expected"
             )
         sizes = dict(zip(left, x.shape, strict=True))
-        sizes |= {letter: getattr(self, letter, 0) for letter in right if letter not in sizes}
+        sizes |= {letter: getattr(self, letter) for letter in right if letter not in sizes}
         if missing := [letter for letter in right if not sizes[letter]]:
             raise ValueError(f"{self.equation}: give the sizes of {missing}, e.g. {missing[0]}=64")
         shape = tuple(sizes[letter] for letter in right)
@@ -90,7 +126,7 @@ class Einsum(nn.Module):
             fan_in *= 1 if letter in out else sizes[letter]
         init = fan_in_normal(fan_in, self.scale)
         w = self.param("w", lettered(init, right), shape, jnp.float32)
-        y = product(self.equation, x, w.astype(x.dtype))
+        y = product(self.equation, x, w)
         if self.bias:
             letters = "".join(letter for letter in out if letter in right)
             b_shape = tuple(sizes[letter] for letter in letters)
@@ -99,8 +135,19 @@ class Einsum(nn.Module):
         return shard(y, out)
 
 
-def product(equation: str, x: Array, w: Array, **options) -> Array:
-    """`jnp.einsum(equation, x, w)` with the rows of x as one axis where nothing splits them.
+@runtime_checkable
+class Weight(Protocol):
+    """What may stand in a weight's place, such as a quantised one: a pytree with a product."""
+
+    def product(self, equation: str, x: Array, **options) -> Array:
+        """The product with x in the dtype of x; `equation` and `options` as in `product`."""
+        ...
+
+
+def product(equation: str, x: Array, w: Array | Weight, **options) -> Array:
+    """`jnp.einsum(equation, x, w)` in x's dtype: the one place where a weight meets activations.
+
+    The rows of x are one axis where nothing splits them.
 
     XLA on a CPU transposes whole activations to sum a weight's gradient over two axes (B and T);
     over one axis it does not, which takes a fifth off a feed-forward's forward and backward pass.
@@ -109,11 +156,15 @@ def product(equation: str, x: Array, w: Array, **options) -> Array:
       equation: "left,right->out"; rows are the first letters that left and out have in common.
       x: activations.
       w: weight; where it shares a letter with the rows, they stay as they are.
+        What is no array makes the product itself.
       **options: of `jnp.einsum`.
 
     Returns:
       An array whose axes are those of `out`.
     """
+    if isinstance(w, Weight):
+        return w.product(equation, x, **options)
+    w = w.astype(x.dtype)
     operands, out = equation.split("->")
     left, right = operands.split(",")
     rows = os.path.commonprefix([left, out])
@@ -151,7 +202,7 @@ class Unembed(nn.Module):
 
     def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Logits."""
-        return shard(product("BTD,DV->BTV", x_BTD, self.w.astype(x_BTD.dtype)), "BTV")
+        return shard(product("BTD,DV->BTV", x_BTD, self.w), "BTV")
 
 
 class Embed(nn.Module):
@@ -177,4 +228,4 @@ class Embed(nn.Module):
 
     def attend(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Logits against every row of the table."""
-        return shard(product("BTD,VD->BTV", x_BTD, self.w.astype(x_BTD.dtype)), "BTV")
+        return shard(product("BTD,VD->BTV", x_BTD, self.w), "BTV")

@@ -33,7 +33,6 @@ class Readout:
     @property
     def logits(self) -> Float[Array, "*batch V"]:
         """All of them, in float32."""
-        w = self.w.astype(self.x.dtype)
-        logits = product(self.equation, self.x, w, preferred_element_type=jnp.float32)
+        logits = product(self.equation, self.x, self.w, preferred_element_type=jnp.float32)
         logits = logits if self.bias is None else logits + self.bias
         return shard(logits, self.equation.split("->")[1])

@@ -1,11 +1,14 @@
 """Einsum and Embed: shapes, fan-in, letters and refusals, all from the equation."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from llama_jax.axes import LETTERS
 from llama_jax.layers.linear import Einsum, Embed, Lettered, product
 
 # float32 sums of some tens of products of order 1.
@@ -77,6 +80,37 @@ def test_a_bias_is_added_on_its_own_axes():
 def test_a_missing_size_is_named():
     with pytest.raises(ValueError, match=r"give the sizes of \['F'\], e.g. F=64"):
         boxes(Einsum("BTD,DF->BTF"), jnp.zeros((1, 2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("equation", "sizes", "letters", "shape"),
+    [
+        ("BTD,EDF->BTEF", {"E": 4, "F": 8}, "EDF", (4, 3, 8)),
+        ("BTD,DXYR->BTXYR", {"X": 5, "Y": 6, "R": 3}, "DXYR", (3, 5, 6, 3)),
+    ],
+)
+def test_any_letter_of_the_alphabet_may_have_a_size(equation, sizes, letters, shape):
+    w = boxes(Einsum(equation, **sizes, name="w_of"), jnp.zeros((1, 2, 3)))["w"]
+    assert (w.letters, w.value.shape) == (letters, shape)
+
+
+def test_a_linear_map_has_a_field_for_each_letter_of_the_alphabet():
+    assert {f.name for f in dataclasses.fields(Einsum) if len(f.name) == 1} == set(LETTERS)
+
+
+@pytest.mark.parametrize(
+    ("equation", "sizes", "words"),
+    [
+        ("BTD,DF->BTF", {"F": 2, "D": 3}, "D=3 is not needed, for D is read off the input"),
+        ("BTD,DF->BTF", {"F": 2, "E": 3}, "E=3 is not needed, for E is no letter of the weight"),
+        ("BTD,DZ->BTZ", {}, "unknown axis letter 'Z'; the alphabet is ABC"),
+    ],
+)
+def test_a_letter_that_is_unknown_or_not_needed_is_named(equation, sizes, words):
+    with pytest.raises(ValueError, match=words):
+        Einsum(equation, **sizes)
+    with pytest.raises(TypeError, match="'Z'"):
+        Einsum("BTD,DF->BTF", Z=3)
 
 
 def test_an_input_of_another_rank_is_refused():
