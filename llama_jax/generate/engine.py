@@ -254,9 +254,9 @@ def _logits(module, params, ids_BT):
 
 @partial(jax.jit, static_argnames="module")
 def _logprobs(module, params, ids_BT):
-    logits_BTV = module.apply({"params": params}, ids_BT, method="decode")[0][:, :-1]
-    chosen = jnp.take_along_axis(logits_BTV, ids_BT[:, 1:, None], axis=-1)[..., 0]
-    return chosen - jax.nn.logsumexp(logits_BTV, axis=-1)
+    # All but the last token are read: its logits are of no interest, and its row is a program's.
+    logp_BT = module.apply({"params": params}, ids_BT, jnp.roll(ids_BT, -1, 1), method="score")
+    return logp_BT[:, :-1]
 
 
 @partial(jax.jit, static_argnames=("module", "fresh"), donate_argnames="cache")

@@ -6,11 +6,12 @@ Grouped heads: N query heads share K key/value heads (Ainslie et al. 2023, arXiv
 from dataclasses import dataclass
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from llama_jax.kernels.attention.api import attention
 from llama_jax.kernels.attention.mask import Mask
-from llama_jax.layers.cache import KV
+from llama_jax.layers.cache import KV, Contiguous, Kept, Ring
 from llama_jax.layers.linear import Einsum
 from llama_jax.layers.norm import Norm
 from llama_jax.layers.rope import Rope, rotate
@@ -52,6 +53,19 @@ class Attention:
     def structure(self) -> Mask:
         """The static part of this layer's mask."""
         return Mask(causal=self.causal, window=self.window, chunk=self.chunk)
+
+    @property
+    def reach(self) -> int | None:
+        """Positions that a query may see back, itself among them; None for all."""
+        near = [size for size in (self.window, self.chunk) if size is not None]
+        return min(near) if near and self.causal else None
+
+    def cache(self, batch: int, slots: int, dtype=jnp.float32, whole: bool = False) -> Kept:
+        """What it keeps of `slots` tokens a row: no more than its queries reach, unless `whole`."""
+        of = self.kv_heads, self.head_dim
+        if self.reach is None or self.reach >= slots or whole:
+            return Contiguous.empty(batch, of[0], slots, of[1], dtype)
+        return Ring.empty(batch, of[0], self.reach, of[1], dtype)
 
     def build(self, name: str | None = None) -> "AttentionModule":
         """The module."""

@@ -8,8 +8,8 @@ from jaxtyping import Array, Float
 
 from llama_jax.kernels.attention.mask import Mask
 from llama_jax.layers.attention import Attention
-from llama_jax.layers.block import Context
 from llama_jax.layers.cache import LayerCache
+from llama_jax.layers.inputs import Inputs, Memory
 from llama_jax.layers.mlp import FeedForward
 from llama_jax.layers.norm import Norm, RMSNorm
 
@@ -38,9 +38,13 @@ class DividedBlockModule(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T D"], cache: LayerCache | None, ctx: Context
+        self,
+        x: Float[Array, "B T D"],
+        cache: LayerCache | None,
+        inputs: Inputs,
+        memory: Memory | None = None,
     ) -> tuple[Float[Array, "B T D"], None]:
-        cfg, frames = self.config, ctx.frames
+        cfg, frames = self.config, inputs.frames
         over_time, back = "B (T P) ... -> (B P) T ...", "(B P) T D -> B (T P) D"
         over_space, back_space = "B (T P) ... -> (B T) P ...", "(B T) P D -> B (T P) D"
         for name, attention, out, home in (
@@ -49,7 +53,7 @@ class DividedBlockModule(nn.Module):
         ):
             h, positions, valid = (
                 rearrange(a, out, T=frames)
-                for a in (cfg.norm.build(name=f"{name}_norm")(x), ctx.positions, ctx.valid)
+                for a in (cfg.norm.build(name=f"{name}_norm")(x), inputs.positions, inputs.valid)
             )
             attn = attention.build(name=name)
             y = attn(

@@ -29,14 +29,12 @@ from llama_jax import axes
 from llama_jax.errors import UserError
 from llama_jax.kernels import backends
 from llama_jax.kernels.target import platform
-from llama_jax.layers.block import Context
+from llama_jax.layers.inputs import Inputs, Memory
 
-# Of the Context, what belongs to rows and travels with them; a bias belongs to all.
-PER_ROW = ("positions", "valid", "segments", "memory", "memory_valid")
 MOST_A_STAGE = 4  # micro-batches chosen by themselves: a bubble of about a fifth
 
-# (weights of one layer, x, context, key or None) -> x
-Layer = Callable[[Any, jax.Array, Context, Any], jax.Array]
+# (weights of one layer, x, inputs, memory, key or None) -> (x, what else is wanted)
+Layer = Callable[[Any, jax.Array, Inputs, Memory | None, Any], tuple[jax.Array, Any]]
 
 
 def bubble(stages: int, microbatches: int) -> float:
@@ -48,17 +46,22 @@ def run(
     layer: Layer,
     weights: Any,
     x: Float[Array, "B T D"],
-    ctx: Context,
+    inputs: Inputs,
+    memory: Memory | None = None,
     key: Any = None,
-) -> Float[Array, "B T D"]:
+) -> tuple[Float[Array, "B T D"], Any]:
     """All layers, one after another, each on the devices that hold it.
 
     Args:
       layer: what is done with the weights of one.
       weights: arrays [L, ...] whose first axis is split over the stages.
       x: what goes in.
-      ctx: of a call without a cache.
+      inputs: of a call without a cache.
+      memory: what its rows read, or None.
       key: of dropout; every micro-batch and layer gets one of its own, by `key_of`.
+
+    Returns:
+      x, and what else the layers gave: [L, m, ...], of every layer and micro-batch.
 
     Raises:
       UserError: layers or rows that do not divide.
@@ -69,56 +72,73 @@ def run(
     idle = f"{100 * bubble(stages, count):.0f} % bubble"
     how = f"{stages} stages x {count} micro-batches, {idle}"
     backends.note("pipeline", f"x{list(x.shape)}, {layers} periods", how)
-    split = {name: getattr(ctx, name) for name in PER_ROW}
-    split = {name: a for name, a in split.items() if a is not None and a.shape[0] == rows}
-    shared = replace(ctx, **dict.fromkeys(split))
+    # What belongs to rows travels with them; a bias belongs to all.
+    told, tree = jax.tree.flatten((replace(inputs, bias=None), memory))
+    travels = [a.shape[0] == rows for a in told]
+    split = [a for a, its in zip(told, travels, strict=True) if its]
+    shared = [a for a, its in zip(told, travels, strict=True) if not its]
     mine, all_ = PartitionSpec(axis), PartitionSpec()
 
-    def one(weights, parts, shared, key):
+    def joined(split, shared, bias):
+        both = {True: iter(split), False: iter(shared)}
+        inputs, memory = jax.tree.unflatten(tree, [next(both[its]) for its in travels])
+        return replace(inputs, bias=bias), memory
+
+    def one(weights, parts, shared, bias, key):
+        def stage(weights, x, split, key):
+            return layer(weights, x, *joined(split, shared, bias), key)
+
         with axes.within(axis):
             parts = jax.tree.map(lambda a: _gathered(a, axis), parts)
-            out = _ticks(layer, weights, parts, shared, key, axis, stages)
+            out, more = _ticks(stage, weights, parts, key, axis, stages)
             # To each stage its part of what the last one has.
             out = out.reshape(stages, -1, *out.shape[1:])
-            return jax.lax.all_to_all(out, axis, 0, 0)[-1]
+            return jax.lax.all_to_all(out, axis, 0, 0)[-1], more
 
-    out = jax.shard_map(
+    out, more = jax.shard_map(
         one,
-        in_specs=(mine, mine, all_, all_),
-        out_specs=mine,
+        in_specs=(mine, mine, all_, all_, all_),
+        out_specs=(mine, mine),
         axis_names={axis},
         check_vma=False,
-    )(weights, jax.tree.map(deal.out, (x, split)), shared, key)
-    return axes.shard(deal.back(out), "BTD")
+    )(weights, jax.tree.map(deal.out, (x, split)), shared, inputs.bias, key)
+    return axes.shard(deal.back(out), "BTD"), more
 
 
 def _ticks(
-    layer: Layer, weights: Any, parts: Any, shared: Context, key: Any, axis: str, stages: int
-) -> jax.Array:
-    """What this stage gave, [m, rows, T, D]; the last stage's is the result."""
+    layer: Callable[..., Any], weights: Any, parts: Any, key: Any, axis: str, stages: int
+) -> tuple[jax.Array, Any]:
+    """What this stage gave, [m, rows, T, D]; the last stage's is the result.
+
+    And what else its layers gave, [depth, m, ...].
+    """
     first = parts[0][0]
     count = parts[0].shape[0]
     here = jax.lax.axis_index(axis)
     way = [(i, (i + 1) % stages) for i in range(stages)]
     depth = jax.tree.leaves(weights)[0].shape[0]
 
-    def stage(x, ctx, part):
+    def stage(x, split, part):
         def body(x, named):
             number, w = named
             k = None if key is None else key_of(key, part, here * depth + number)
-            return layer(w, x, ctx, k), None
+            return layer(w, x, split, k)
 
-        return jax.lax.scan(body, x, (jnp.arange(depth), weights))[0]
+        return jax.lax.scan(body, x, (jnp.arange(depth), weights))
 
     def tick(before, time):
         # In the bubble a stage computes something that nobody reads, on rows that there are.
         part = jnp.clip(time - here, 0, count - 1)
         x, mine = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, part, 0, False), parts)
-        y = stage(jnp.where(here == 0, x, before), replace(shared, **mine), part)
-        return jax.lax.ppermute(y, axis, way), y
+        y, more = stage(jnp.where(here == 0, x, before), mine, part)
+        return jax.lax.ppermute(y, axis, way), (y, more)
 
-    _, ys = jax.lax.scan(tick, first, jnp.arange(count + stages - 1))
-    return ys[stages - 1 :]
+    _, (ys, more) = jax.lax.scan(tick, first, jnp.arange(count + stages - 1))
+
+    def worked(a):  # [ticks, depth, ...]: those of the bubble left out
+        return jnp.swapaxes(jax.lax.dynamic_slice_in_dim(a, here, count), 0, 1)
+
+    return ys[stages - 1 :], jax.tree.map(worked, more)
 
 
 def _gathered(a: jax.Array, axis: str) -> jax.Array:

@@ -5,6 +5,8 @@ bidirectional block. One scan keeps compile time and program size flat in depth.
 """
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -18,9 +20,11 @@ from llama_jax import axes
 from llama_jax.errors import UserError, nearest
 from llama_jax.kernels.target import platform
 from llama_jax.layers import pipeline
-from llama_jax.layers.block import SAVED, Block, Context
-from llama_jax.layers.cache import Cache, LayerCache, empty_slots
+from llama_jax.layers.block import SAVED, Block
+from llama_jax.layers.cache import Cache, LayerCache
 from llama_jax.layers.divided import DividedBlock
+from llama_jax.layers.inputs import Inputs, Memory, Places
+from llama_jax.layers.output import SOWN, Output, sown
 from llama_jax.layers.positions import RelativeBias
 
 AnyBlock = Block | DividedBlock
@@ -95,17 +99,31 @@ class Stack:
         """The module."""
         return StackModule(self, name=name)
 
-    def empty_cache(self, batch: int, slots: int, dtype=jnp.float32) -> Cache:
-        """A cache for `slots` tokens a row; every block of the pattern must be a `Block`."""
+    @property
+    def layers(self) -> int:
+        """Blocks, of all repeats."""
+        return len(self.pattern) * self.repeats
+
+    def empty_cache(self, batch: int, slots: int, dtype=jnp.float32, apart: bool = False) -> Cache:
+        """A cache for `slots` tokens a row; every block of the pattern must be a `Block`.
+
+        Args:
+          batch: rows.
+          slots: tokens a row.
+          dtype: of keys and values.
+          apart: whether each row has a length of its own, so that rows may join and leave.
+        """
         layers = []
         for block in self.pattern:
             if not isinstance(block, Block):
                 raise ValueError(f"{type(block).__name__} has no cache; decoders are made of Block")
-            layers.append(block.empty_cache(batch, slots, dtype))
+            # A bias is by slots, so they must be those of the tokens.
+            layers.append(block.empty_cache(batch, slots, dtype, whole=self.bias is not None))
         if self.scan:
-            stacked = jax.tree.map(lambda a: jnp.broadcast_to(a, (self.repeats, *a.shape)), layers)
-            return Cache(tuple(stacked), *empty_slots(batch, slots))
-        return Cache(tuple(layers) * self.repeats, *empty_slots(batch, slots))
+            layers = jax.tree.map(lambda a: jnp.broadcast_to(a, (self.repeats, *a.shape)), layers)
+        else:
+            layers = layers * self.repeats
+        return Cache.empty(tuple(layers), batch, slots, apart)
 
 
 def with_remat(config: Any, remat: Remat, saved: tuple[str, ...] = ("attention",)) -> Any:
@@ -121,19 +139,27 @@ def with_remat(config: Any, remat: Remat, saved: tuple[str, ...] = ("attention",
 
 
 class Period(nn.Module):
-    """One period of the pattern: the body of the scan."""
+    """One period of the pattern: the body of the scan; `taps` are the blocks whose x is given."""
 
     pattern: tuple[AnyBlock, ...]
+    taps: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T D"], caches: tuple[LayerCache, ...] | None, ctx: Context
-    ) -> tuple[Float[Array, "B T D"], tuple[LayerCache, ...] | None]:
-        after = []
+        self,
+        x: Float[Array, "B T D"],
+        caches: tuple[LayerCache, ...] | None,
+        inputs: Inputs,
+        memory: Memory | None,
+    ) -> tuple[Float[Array, "B T D"], tuple[tuple[LayerCache, ...] | None, dict[int, jax.Array]]]:
+        after, taps = [], {}
         for i, block in enumerate(self.pattern):
-            x, cache = block.build(name=f"block_{i}")(x, None if caches is None else caches[i], ctx)
+            cache = None if caches is None else caches[i]
+            x, cache = block.build(name=f"block_{i}")(x, cache, inputs, memory)
             after.append(cache)
-        return x, None if caches is None else tuple(after)
+            if i in self.taps:
+                taps[i] = x
+        return x, (None if caches is None else tuple(after), taps)
 
 
 class StackModule(nn.Module):
@@ -143,89 +169,136 @@ class StackModule(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T D"], ctx: Context, cache: Cache | None = None
-    ) -> tuple[Float[Array, "B T D"], Cache | None]:
+        self,
+        x: Float[Array, "B T D"],
+        inputs: Inputs,
+        memory: Memory | None = None,
+        cache: Cache | None = None,
+        taps: tuple[int, ...] = (),
+        fresh: bool = False,
+    ) -> Output:
+        """Sends vectors through all layers.
+
+        Args:
+          x: the vectors.
+          inputs: what is known of them.
+          memory: what cross-attention reads; with a cache, only in the first call.
+          cache: of earlier calls.
+          taps: layers after which the vectors are wanted, counted from 0.
+          fresh: the cache holds nothing, so that attention need not look at its slots.
+
+        Raises:
+          UserError: a layer that there is not.
+        """
         cfg = self.config
         if cache is not None:
-            ctx, cache = _enter(ctx, cache)
+            inputs, memory, cache = _enter(inputs, memory, cache, fresh)
         if cfg.bias is not None:
-            bias = cfg.bias.build(name="bias")
-            # Distances alone count, and within a document they are those of the places in the
-            # row (in the cache: of its slots), whatever is packed or padded before it.
-            q = k = jnp.arange(x.shape[1], dtype=jnp.int32)
-            if cache is not None and ctx.index is not None and not ctx.fresh:
-                q, k = q + ctx.index, jnp.arange(cache.slots, dtype=jnp.int32)
-            ctx = replace(ctx, bias=bias(q, k))
+            inputs = replace(inputs, bias=self._bias(cfg.bias, x.shape[1], inputs))
         period = Period
         if cfg.remat != "none":
             period = nn.remat(Period, policy=cfg.policy(), prevent_cse=not cfg.scan)
-        layers = None if cache is None else cache.layers
-        if not cfg.scan:
-            x, layers = self._one_by_one(period, x, layers, ctx)
-            return x, None if cache is None else replace(cache, layers=layers)
+        size = len(cfg.pattern)
+        for layer in taps:
+            if not 0 <= layer < cfg.layers:
+                raise UserError(f"taps={taps}: there is no layer {layer} of {cfg.layers}")
+        wanted = tuple(sorted({layer % size for layer in taps}))
+        body = functools.partial(period, cfg.pattern, wanted)
+        run = self._scanned if cfg.scan else self._one_by_one
         # One period cannot be cut into stages, nor one row into micro-batches: a pipeline is for
         # training. What is none has its rows split over the devices of the stages.
-        if cache is None and axes.stages()[1] > 1 and cfg.repeats > 1 and len(x) > 1:
-            if not self.is_initializing():
-                return self._through_stages(period, x, ctx), None
+        staged = cache is None and axes.stages()[1] > 1 and cfg.repeats > 1 and len(x) > 1
+        if cfg.scan and staged and not self.is_initializing():
+            run = self._through_stages
+        elif cfg.scan and staged:
             pipeline.Deal.of(len(x), cfg.repeats)  # tells what does not divide before any step
+        x, layers, seen = run(body, x, None if cache is None else cache.layers, inputs, memory)
+        return Output(
+            x,
+            None if cache is None else replace(cache, layers=layers),
+            sown(self.variables.get("losses", {})),
+            tuple(seen[layer % size][layer // size] for layer in taps),
+        )
+
+    def _bias(self, bias: RelativeBias, T: int, inputs: Inputs) -> jax.Array:
+        # Distances alone count, and within a document they are those of the places in the
+        # row (in the cache: of its slots), whatever is packed or padded before it.
+        q = k = jnp.arange(T, dtype=jnp.int32)
+        places = inputs.places
+        if places is not None and not places.fresh:
+            if places.index.ndim:
+                raise UserError("a relative bias is the same for all rows, which must go in step")
+            q, k = q + places.index, jnp.arange(places.valid.shape[1], dtype=jnp.int32)
+        return bias.build(name="bias")(q, k)
+
+    def _scanned(self, body: functools.partial, x, layers, inputs, memory) -> Any:
         scan = nn.scan(
-            period,
-            variable_axes={"params": 0},
+            body.func,
+            variable_axes={"params": 0} | dict.fromkeys(SOWN, 0),
             split_rngs={"params": True, "dropout": True},
-            in_axes=(0, nn.broadcast),  # pyright: ignore[reportArgumentType]
-            length=cfg.repeats,
+            in_axes=(0, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
+            length=self.config.repeats,
             metadata_params={nn.PARTITION_NAME: "L"},
         )
-        x, layers = scan(cfg.pattern, name="layers")(x, layers, ctx)
-        return x, None if cache is None else replace(cache, layers=layers)
+        x, (layers, taps) = scan(*body.args, name="layers")(x, layers, inputs, memory)
+        return x, layers, taps
 
-    def _through_stages(self, period: type[Period], x: jax.Array, ctx: Context) -> jax.Array:
-        def layer(weights, x, ctx, key):
+    def _through_stages(self, body: functools.partial, x, layers, inputs, memory) -> Any:
+        def layer(weights, x, inputs, memory, key):
             rngs = None if key is None else {"dropout": key}
-            of = period(self.config.pattern, parent=None)
-            return of.apply({"params": weights}, x, None, ctx, rngs=rngs)[0]
+            (x, (_, taps)), sown = body(parent=None).apply(
+                {"params": weights}, x, None, inputs, memory, rngs=rngs, mutable=asked
+            )
+            return x, (taps, sown)
 
+        # Of each micro-batch a value; the whole batch has their mean.
+        asked = [name for name in ("losses",) if self.is_mutable_collection(name)]
         weights = nn.meta.unbox(self.variables["params"]["layers"])
         key = self.make_rng("dropout") if self.has_rng("dropout") else None
-        return pipeline.run(layer, weights, x, ctx, key)
+        deal = pipeline.Deal.of(len(x), self.config.repeats)
+        x, (taps, sown) = pipeline.run(layer, weights, x, inputs, memory, key)
+        for name, values in sown.items():
+            means = jax.tree.map(lambda a: jnp.mean(a, axis=1), values)
+            if before := self.variables.get(name, {}).get("layers"):
+                means = jax.tree.map(operator.add, before, means, is_leaf=_is_tuple)
+            self.put_variable(name, "layers", means)
+        return x, layers, {block: [deal.back(x) for x in parts] for block, parts in taps.items()}
 
-    def _one_by_one(
-        self,
-        period: type[Period],
-        x: jax.Array,
-        layers: tuple[LayerCache, ...] | None,
-        ctx: Context,
-    ) -> tuple[jax.Array, tuple[LayerCache, ...] | None]:
-        pattern, after = self.config.pattern, ()
-        size = len(pattern)
+    def _one_by_one(self, body: functools.partial, x, layers, inputs, memory) -> Any:
+        after, size, seen = (), len(self.config.pattern), {}
+        # What is asked to look inside, and random keys, go by the names of the modules.
+        inside = self.is_initializing() or self.has_rng("dropout")
+        inside |= any(map(self.is_mutable_collection, SOWN))
 
         @jax.jit  # traced for the first layer, used for all: thirty would take two seconds
-        def run(params, x, mine, ctx):
-            return period(pattern, parent=None).apply({"params": params}, x, mine, ctx)
+        def run(params, x, mine, inputs, memory):
+            return body(parent=None).apply({"params": params}, x, mine, inputs, memory)
 
         for i in range(self.config.repeats):
             mine = None if layers is None else layers[i * size : (i + 1) * size]
-            if self.is_initializing() or self.has_rng("dropout"):
-                x, mine = period(pattern, name=f"layer_{i}")(x, mine, ctx)
+            if inside:
+                x, (mine, taps) = body(name=f"layer_{i}")(x, mine, inputs, memory)
             else:
-                x, mine = run(self.variables["params"][f"layer_{i}"], x, mine, ctx)
+                weights = self.variables["params"][f"layer_{i}"]
+                x, (mine, taps) = run(weights, x, mine, inputs, memory)
             after += mine or ()
-        return x, after
+            for block, vectors in taps.items():
+                seen.setdefault(block, []).append(vectors)
+        return x, after, seen
 
 
-def _enter(ctx: Context, cache: Cache) -> tuple[Context, Cache]:
+def _is_tuple(value: Any) -> bool:
+    return isinstance(value, tuple)
+
+
+def _enter(
+    inputs: Inputs, memory: Memory | None, cache: Cache, fresh: bool
+) -> tuple[Inputs, Memory | None, Cache]:
     """Notes this call's tokens in the cache and shows its slots to the blocks."""
     index = cache.index
-    cache = cache.write(ctx.positions[..., 0], ctx.valid)
-    if ctx.memory is not None:
-        cache = replace(cache, memory_valid=ctx.memory_valid, memory_parts=ctx.memory_parts)
-    ctx = replace(
-        ctx,
-        index=index,
-        slot_positions=cache.positions,
-        slot_valid=cache.valid,
-        memory_valid=cache.memory_valid,
-        memory_parts=cache.memory_parts,
-    )
-    return ctx, cache
+    cache = cache.write(inputs.positions[..., 0], inputs.valid)
+    places = Places(index, cache.positions, cache.valid, fresh)
+    memory = cache.memory if memory is None else memory
+    if memory is not None:
+        cache = replace(cache, memory=replace(memory, x=None, allow=None))
+    return replace(inputs, places=places), memory, cache

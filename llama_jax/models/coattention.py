@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from llama_jax.kernels.attention.mask import Mask
 from llama_jax.layers.attention import Attention, AttentionModule
-from llama_jax.layers.block import Block, Context
+from llama_jax.layers.block import Block
+from llama_jax.layers.inputs import Inputs
 from llama_jax.layers.norm import Norm, RMSNorm
 from llama_jax.models.tokens import Tokens
 
@@ -108,7 +109,7 @@ class CoAttentionLayer(nn.Module):
             for group in [others] if cfg.combine == "joint" else [[n] for n in others]:
                 if group:
                     x = x + read(m, group)
-            ctx = Context(positions=tokens.positions, valid=tokens.valid)
-            x, _ = cfg.block.build(name=f"block_{m}")(x, None, ctx)
+            inputs = Inputs(positions=tokens.positions, valid=tokens.valid)
+            x, _ = cfg.block.build(name=f"block_{m}")(x, None, inputs)
             fused[m] = tokens.with_x(x)
         return fused

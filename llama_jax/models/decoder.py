@@ -4,19 +4,22 @@ Whether it reads a memory is a matter of its blocks: `Block(cross=...)`.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from llama_jax.layers.block import Context
 from llama_jax.layers.cache import Cache
+from llama_jax.layers.inputs import Memory
 from llama_jax.layers.linear import Embed, Unembed
 from llama_jax.layers.norm import Norm, RMSNorm
+from llama_jax.layers.output import Output
 from llama_jax.layers.positions import Learned
 from llama_jax.layers.stack import Stack
-from llama_jax.models.logits import Readout
-from llama_jax.models.tokens import Tokens, text_positions
+from llama_jax.models.language import Language
+from llama_jax.models.logits import Logits
+from llama_jax.models.tokens import Placed, Tokens, text_positions
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,11 @@ class Decoder:
     norm: Norm = RMSNorm()
     context: int | None = None
 
+    @property
+    def language(self) -> "Decoder":
+        """The part that writes text: all of it."""
+        return self
+
     def build(self, name: str | None = None) -> "DecoderModule":
         """The module of a language model by itself."""
         return DecoderModule(self, name=name)
@@ -49,13 +57,13 @@ class Decoder:
         """The module within another model; `embed` is a table shared with an encoder."""
         return DecoderPart(self, embed)
 
-    def empty_cache(self, batch: int, slots: int, dtype=jnp.float32) -> Cache:
-        """A cache for `slots` tokens of each of `batch` rows."""
-        return self.stack.empty_cache(batch, slots, dtype)
+    def empty_cache(self, batch: int, slots: int, dtype=jnp.float32, apart: bool = False) -> Cache:
+        """A cache for `slots` tokens of each of `batch` rows; see `Stack.empty_cache`."""
+        return self.stack.empty_cache(batch, slots, dtype, apart)
 
 
 class DecoderPart(nn.Module):
-    """See `Decoder`."""
+    """See `Decoder`: what `Language` is made of."""
 
     config: Decoder
     shared: Embed | None = None
@@ -70,139 +78,57 @@ class DecoderPart(nn.Module):
         if not cfg.tied:
             self.out = Unembed(cfg.vocab, cfg.width)
 
-    def __call__(
+    def tokens(
         self,
         ids_BT: Int[Array, "B T"],
-        memory: Tokens | None = None,
-        cache: Cache | None = None,
         positions_BT: Int[Array, "B T"] | None = None,
         valid_BT: Bool[Array, "B T"] | None = None,
         segments_BT: Int[Array, "B T"] | None = None,
-        dtype=jnp.float32,
-    ) -> tuple[Float[Array, "B T V"], Cache | None]:
-        """Logits in float32 for the token after each position; arguments as for `hidden`.
-
-        Returns:
-          logits, and the cache with these tokens in it.
-        """
-        x_BTD, cache = self.hidden(
-            ids_BT, memory, cache, positions_BT, valid_BT, segments_BT, dtype
-        )
-        return self.head(x_BTD), cache
-
-    def hidden(
-        self,
-        ids_BT: Int[Array, "B T"],
-        memory: Tokens | None = None,
-        cache: Cache | None = None,
-        positions_BT: Int[Array, "B T"] | None = None,
-        valid_BT: Bool[Array, "B T"] | None = None,
-        segments_BT: Int[Array, "B T"] | None = None,
-        dtype=jnp.float32,
-        fresh: bool = False,
-    ) -> tuple[Float[Array, "B T D"], Cache | None]:
-        """What `head` turns into logits.
-
-        Args:
-          ids_BT: the tokens.
-          memory: what cross-attention reads; with a cache, only in the first call.
-          cache: the state after earlier calls; None processes whole sequences.
-          positions_BT: of the tokens; by default they go on from the cache's index.
-          valid_BT: tokens that exist (left-padded prompts); all by default.
-          segments_BT: documents of packed rows.
-          dtype: of the computation.
-          fresh: the cache is empty; attention then need not look at its slots.
-
-        Returns:
-          The normalised output of the stack, and the cache with these tokens in it.
-        """
+        start: Int[Array, "*rows"] | None = None,
+        placed: Placed | None = None,
+        dtype: Any = jnp.float32,
+    ) -> Tokens:
+        """See `Language.embed`; `start` is the position of the first token, 0 by default."""
         cfg = self.config
         x_BTD = self.embed(ids_BT, dtype)
+        if placed is not None:
+            x_BTD = placed.over(x_BTD)
         if positions_BT is None:
-            positions = text_positions(*ids_BT.shape) + (0 if cache is None else cache.index)
+            first = 0 if start is None else jnp.reshape(start, (-1, 1, 1))
+            positions = text_positions(*ids_BT.shape) + first
         else:
             positions = positions_BT[..., None]
         if cfg.positions is not None:
             x_BTD = x_BTD + self.positions(positions, cfg.width).astype(dtype)
-        ctx = Context(
-            positions=positions,
-            valid=jnp.ones(ids_BT.shape, bool) if valid_BT is None else valid_BT,
-            segments=segments_BT,
-            memory=None if memory is None else memory.x,
-            memory_valid=None if memory is None else memory.valid,
-            memory_parts=() if memory is None else memory.parts,
-            fresh=fresh,
-        )
-        x_BTD, cache = self.stack(x_BTD, ctx, cache)
-        return self.norm(x_BTD), cache
+        valid = jnp.ones(ids_BT.shape, bool) if valid_BT is None else valid_BT
+        return Tokens(x_BTD, valid, positions, segments_BT)
 
-    def head(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
-        """Logits in float32."""
-        logits_BTV = self.embed.attend(x_BTD) if self.config.tied else self.out(x_BTD)
-        return logits_BTV.astype(jnp.float32)
-
-    def readout(
+    def hidden(
         self,
-        ids_BT: Int[Array, "B T"],
-        memory: Tokens | None = None,
-        positions_BT: Int[Array, "B T"] | None = None,
-        segments_BT: Int[Array, "B T"] | None = None,
-        dtype=jnp.float32,
-    ) -> Readout:
-        """Logits of whole sequences for a loss, not formed yet; arguments as for `hidden`."""
-        x_BTD, _ = self.hidden(ids_BT, memory, None, positions_BT, None, segments_BT, dtype)
-        if self.config.tied:
-            return Readout(x_BTD, self.embed.w, "BTD,VD->BTV")
-        return Readout(x_BTD, self.out.w, "BTD,DV->BTV")
+        tokens: Tokens,
+        memory: Tokens | Memory | None = None,
+        cache: Cache | None = None,
+        taps: tuple[int, ...] = (),
+        fresh: bool = False,
+    ) -> Output:
+        """See `Language.hidden`; x is normalised, taps are not."""
+        read = memory.memory if isinstance(memory, Tokens) else memory
+        out = self.stack(tokens.x, tokens.inputs, read, cache, taps, fresh)
+        return out.with_x(self.norm(out.x))
+
+    def head(self, x: Float[Array, "*batch D"], formed: bool = True) -> Any:
+        """See `Language.head`."""
+        if not formed:
+            if self.config.tied:
+                return Logits(x, self.embed.w, "BTD,VD->BTV")
+            return Logits(x, self.out.w, "BTD,DV->BTV")
+        return (self.embed.attend(x) if self.config.tied else self.out(x)).astype(jnp.float32)
 
 
-class DecoderModule(nn.Module):
+class DecoderModule(Language):
     """See `Decoder`: a language model by itself, whose parameters are below "decoder"."""
 
     config: Decoder
-    dtype: jnp.dtype = jnp.float32
 
     def setup(self):
         self.decoder = self.config.part()
-
-    def decode(
-        self,
-        ids_BT: Int[Array, "B T"],
-        memory: None = None,
-        cache: Cache | None = None,
-        positions_BT: Int[Array, "B T"] | None = None,
-        segments_BT: Int[Array, "B T"] | None = None,
-        valid_BT: Bool[Array, "B T"] | None = None,
-    ) -> tuple[Float[Array, "B T V"], Cache | None]:
-        """See `DecoderPart`; there is no memory."""
-        return self.decoder(ids_BT, None, cache, positions_BT, valid_BT, segments_BT, self.dtype)
-
-    def readout(
-        self,
-        ids_BT: Int[Array, "B T"],
-        memory: None = None,
-        positions_BT: Int[Array, "B T"] | None = None,
-        segments_BT: Int[Array, "B T"] | None = None,
-    ) -> Readout:
-        """What a loss reads; see `DecoderModule`; there is no memory."""
-        return self.decoder.readout(ids_BT, None, positions_BT, segments_BT, self.dtype)
-
-    def extend(
-        self,
-        ids_BT: Int[Array, "B T"],
-        cache: Cache,
-        valid_BT: Bool[Array, "B T"],
-        fresh: bool = False,
-    ) -> tuple[Float[Array, "B V"], Cache]:
-        """Logits after the last token alone, and the cache with all of them in it.
-
-        Positions go on from the tokens that each row of the cache holds.
-        """
-        past_B1 = jnp.sum(cache.valid, axis=1, keepdims=True)
-        positions_BT = jnp.maximum(past_B1 + jnp.cumsum(valid_BT, axis=1) - 1, 0)
-        positions_BT = positions_BT.astype(jnp.int32)
-        x_BTD, after = self.decoder.hidden(
-            ids_BT, None, cache, positions_BT, valid_BT, None, self.dtype, fresh
-        )
-        assert after is not None
-        return self.decoder.head(x_BTD[:, -1:])[:, 0], after

@@ -7,12 +7,12 @@ give the same result, because a query without a valid key receives zeros. A new 
 here and one line in `Fusion`. The default, co-attention, has a file of its own.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from llama_jax.layers.block import Context
+from llama_jax.layers.inputs import Inputs, Memory
 from llama_jax.layers.linear import lettered
 from llama_jax.layers.stack import Stack
 from llama_jax.models.coattention import CoAttention, Streams
@@ -50,8 +50,7 @@ class ConcatModule(nn.Module):
             kind = self.param(f"kind_{m}", init, tokens.x.shape[-1:], jnp.float32)
             marked.append(tokens.with_x(tokens.x + kind.astype(tokens.x.dtype)))
         joined = concatenate(marked)
-        ctx = Context(positions=joined.positions, valid=joined.valid, parts=joined.parts)
-        x, _ = self.config.stack.build(name="stack")(joined.x, ctx)
+        x = self.config.stack.build(name="stack")(joined.x, joined.inputs).x
         fused, start = {}, 0
         for m, tokens in streams.items():
             length = tokens.x.shape[1]
@@ -87,13 +86,9 @@ class ReadingModule(nn.Module):
         if cfg.reader not in streams:
             return streams
         tokens = streams[cfg.reader]
-        ctx = Context(positions=tokens.positions, valid=tokens.valid)
-        if others := [other for m, other in streams.items() if m != cfg.reader]:
-            memory = concatenate(others)
-            ctx = replace(
-                ctx, memory=memory.x, memory_valid=memory.valid, memory_parts=memory.parts
-            )
-        x, _ = cfg.stack.build(name="stack")(tokens.x, ctx)
+        others = [other for m, other in streams.items() if m != cfg.reader]
+        memory = concatenate(others).memory if others else None
+        x = cfg.stack.build(name="stack")(tokens.x, tokens.inputs, memory).x
         return {**streams, cfg.reader: tokens.with_x(x)}
 
 
@@ -144,9 +139,9 @@ class PerceiverModule(nn.Module):
         # Latents of a medium that is not there are not there either.
         valid = jnp.broadcast_to(jnp.any(tokens.valid, axis=1, keepdims=True), (B, cfg.latents))
         positions = text_positions(B, cfg.latents)
-        ctx = Context(positions, valid, memory=tokens.x, memory_valid=tokens.valid)
         start = jnp.broadcast_to(latents, (B, cfg.latents, D))
-        x, _ = cfg.stack.build(name=f"resample_{m}")(start, ctx)
+        stack = cfg.stack.build(name=f"resample_{m}")
+        x = stack(start, Inputs(positions, valid), Memory(tokens.x, tokens.valid)).x
         return Tokens(x, valid, positions)
 
 

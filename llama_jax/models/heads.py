@@ -16,7 +16,7 @@ from llama_jax.errors import UserError, nearest
 from llama_jax.layers.linear import Einsum, lettered
 from llama_jax.layers.mlp import ACTIVATIONS, Activation
 from llama_jax.layers.norm import LayerNorm, Norm
-from llama_jax.models.logits import Readout
+from llama_jax.models.logits import Logits
 
 _TIED = "BAD,VD->BAV"
 
@@ -55,14 +55,14 @@ class MaskedModule(nn.Module):
         return self.readout(x_BAD, table_VD).logits
 
     @nn.compact
-    def readout(self, x_BAD: Float[Array, "B A D"], table_VD: Float[Array, "V D"]) -> Readout:
+    def readout(self, x_BAD: Float[Array, "B A D"], table_VD: Float[Array, "V D"]) -> Logits:
         """The logits, not formed yet."""
         h_BAF = Einsum("BAD,DF->BAF", bias=True, F=x_BAD.shape[-1], name="dense")(x_BAD)
         h_BAF = ACTIVATIONS[self.config.activation](h_BAF)
         h_BAF = self.config.norm.build("norm", letter="F")(h_BAF)
         zeros = lettered(nn.initializers.zeros, "V")
         bias = self.param("bias", zeros, table_VD.shape[:1], jnp.float32)
-        return Readout(h_BAF, table_VD, _TIED, bias)
+        return Logits(h_BAF, table_VD, _TIED, bias)
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ class TiedModule(nn.Module):
     ) -> Float[Array, "B A V"]:
         return self.readout(x_BAD, table_VD).logits
 
-    def readout(self, x_BAD: Float[Array, "B A D"], table_VD: Float[Array, "V D"]) -> Readout:
+    def readout(self, x_BAD: Float[Array, "B A D"], table_VD: Float[Array, "V D"]) -> Logits:
         """The logits, not formed yet."""
-        return Readout(x_BAD, table_VD, _TIED)
+        return Logits(x_BAD, table_VD, _TIED)
 
 
 @dataclass(frozen=True)

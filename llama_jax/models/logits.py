@@ -1,4 +1,4 @@
-"""Readout: logits that are not formed yet."""
+"""Logits that are not formed yet."""
 
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ from llama_jax.layers.linear import product
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Readout:
+class Logits:
     """Vectors, and the weight that makes logits of them.
 
     With a large vocabulary the logits are the largest array of a training step, and a loss needs

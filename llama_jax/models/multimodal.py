@@ -9,7 +9,6 @@ valid token.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -21,7 +20,8 @@ from llama_jax.layers.norm import Norm, RMSNorm
 from llama_jax.models.decoder import Decoder
 from llama_jax.models.fusion import Fusion
 from llama_jax.models.heads import AlignHead, LabelHead, MaskedHead, PairHead, TiedHead
-from llama_jax.models.logits import Readout
+from llama_jax.models.language import Language
+from llama_jax.models.logits import Logits
 from llama_jax.models.text_encoder import TextEncoder
 from llama_jax.models.tokens import Tokens, concatenate
 from llama_jax.models.vision import VisionEncoder
@@ -39,7 +39,8 @@ class Multimodal:
       masked: head that predicts masked tokens.
       align: projections into the shared space of the contrastive losses.
       labels: classes of the classification head.
-      norm: of the memory before the decoder reads it.
+      norm: of the memory before the decoder reads it, or None.
+      shared: whether text encoder and decoder have one table of vectors.
     """
 
     text: TextEncoder
@@ -49,7 +50,8 @@ class Multimodal:
     masked: MaskedHead | TiedHead = MaskedHead()
     align: AlignHead = AlignHead()
     labels: LabelHead = LabelHead()
-    norm: Norm = RMSNorm()
+    norm: Norm | None = RMSNorm()
+    shared: bool = True
 
     def __post_init__(self):
         parts = {"text": self.text, "vision": self.vision, "decoder": self.decoder}
@@ -62,33 +64,38 @@ class Multimodal:
                 "equal, for they share the embedding"
             )
 
-    def empty_cache(self, batch: int, slots: int, dtype=jnp.float32) -> Cache:
+    @property
+    def language(self) -> Decoder | None:
+        """The part that writes text, if there is one."""
+        return self.decoder
+
+    def empty_cache(self, batch: int, slots: int, dtype=jnp.float32, apart: bool = False) -> Cache:
         """A cache of the decoder for `slots` tokens of each of `batch` rows."""
         if self.decoder is None:
             raise ValueError("this model has no decoder; give Multimodal(decoder=...)")
-        return self.decoder.empty_cache(batch, slots, dtype)
+        return self.decoder.empty_cache(batch, slots, dtype, apart)
 
     def build(self, name: str | None = None) -> "MultimodalModule":
         """The module."""
         return MultimodalModule(self, name=name)
 
 
-class MultimodalModule(nn.Module):
+class MultimodalModule(Language):
     """See `Multimodal`. Only the parts that are called get parameters."""
 
     config: Multimodal
-    dtype: Any = jnp.float32
 
     def setup(self):
         cfg = self.config
-        self.embed = Embed(cfg.text.vocab, cfg.text.width)
-        self.text = cfg.text.build(embed=self.embed)
+        self.table = Embed(cfg.text.vocab, cfg.text.width, name="embed") if cfg.shared else None
+        self.text = cfg.text.build(embed=self.table)
         self.fusion = cfg.fusion.build()
-        self.norm = cfg.norm.build()
+        if cfg.norm is not None:
+            self.norm = cfg.norm.build()
         if cfg.vision is not None:
             self.vision = cfg.vision.build()
         if cfg.decoder is not None:
-            self.decoder = cfg.decoder.part(self.embed)
+            self.decoder = cfg.decoder.part(self.table)
         self.masked_head = cfg.masked.build()
         self.next_head, self.order_head, self.match_head = (PairHead().build() for _ in range(3))
         self.label_head = cfg.labels.build()
@@ -116,39 +123,15 @@ class MultimodalModule(nn.Module):
         return self.fusion(streams)
 
     def join(self, streams: dict[str, Tokens]) -> Tokens:
-        """All streams in one normed memory for the decoder."""
+        """All streams in one memory for the decoder."""
         joined = concatenate(list(streams.values()))
-        return joined.with_x(self.norm(joined.x))
+        return joined if self.config.norm is None else joined.with_x(self.norm(joined.x))
 
-    def decode(
-        self,
-        ids_BT: Int[Array, "B T"],
-        memory: Tokens | None,
-        cache: Cache | None = None,
-        positions_BT: Int[Array, "B T"] | None = None,
-        segments_BT: Int[Array, "B T"] | None = None,
-        valid_BT: Bool[Array, "B T"] | None = None,
-    ) -> tuple[Float[Array, "B T V"], Cache | None]:
-        """Logits in float32 and the cache; see `DecoderPart`."""
-        if self.config.decoder is None:
-            raise ValueError("this model has no decoder; give Multimodal(decoder=...)")
-        return self.decoder(ids_BT, memory, cache, positions_BT, valid_BT, segments_BT, self.dtype)
-
-    def readout(
-        self,
-        ids_BT: Int[Array, "B T"],
-        memory: Tokens | None,
-        positions_BT: Int[Array, "B T"] | None = None,
-        segments_BT: Int[Array, "B T"] | None = None,
-    ) -> Readout:
-        """What a loss reads; see `DecoderPart`."""
-        if self.config.decoder is None:
-            raise ValueError("this model has no decoder; give Multimodal(decoder=...)")
-        return self.decoder.readout(ids_BT, memory, positions_BT, segments_BT, self.dtype)
-
-    def mlm(self, x_BAD: Float[Array, "B A D"]) -> Readout:
+    def mlm(self, x_BAD: Float[Array, "B A D"]) -> Logits:
         """What predicts masked tokens from their vectors."""
-        return self.masked_head.readout(x_BAD, self.embed.w)
+        if self.table is None:
+            raise ValueError("the masked head reads the shared table; give Multimodal(shared=True)")
+        return self.masked_head.readout(x_BAD, self.table.w)
 
     def next(self, x_BD: Float[Array, "B D"]) -> Float[Array, "B A"]:
         """Next-sentence logits: 0 = next, 1 = random."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from llama_jax.axes import shard
-from llama_jax.layers.block import Context
+from llama_jax.layers.inputs import Inputs
 from llama_jax.layers.linear import Embed
 from llama_jax.layers.norm import Norm, RMSNorm
 from llama_jax.layers.positions import Learned
@@ -68,7 +68,7 @@ class TextEncoderModule(nn.Module):
                 dtype
             )
         valid = jnp.ones(ids_BT.shape, bool) if valid_BT is None else valid_BT
-        ctx = Context(positions=positions, valid=valid, segments=segments_BT)
-        x_BTD, _ = cfg.stack.build(name="stack")(x_BTD, ctx)
+        inputs = Inputs(positions=positions, valid=valid, segments=segments_BT)
+        x_BTD = cfg.stack.build(name="stack")(x_BTD, inputs).x
         x_BTD = shard(cfg.norm.build(name="norm")(x_BTD), "BTD")
         return Tokens(x_BTD, valid, positions, segments_BT)

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from llama_jax.layers.inputs import Inputs, Memory
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -29,6 +31,37 @@ class Tokens:
     def with_x(self, x: Float[Array, "B T D"]) -> "Tokens":
         """The same tokens after a layer."""
         return replace(self, x=x)
+
+    @property
+    def inputs(self) -> Inputs:
+        """What the blocks of a stack are told of them."""
+        return Inputs(self.positions, self.valid, self.segments, parts=self.parts)
+
+    @property
+    def memory(self) -> Memory:
+        """What cross-attention reads of them."""
+        return Memory(self.x, self.valid, parts=self.parts)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Placed:
+    """Vectors that stand in the place of tokens: pictures in a text, a prefix, a soft prompt.
+
+    Attributes:
+      x: the vectors.
+      at: the place of each in its row; one outside of the row is left out.
+    """
+
+    x: Float[Array, "B M D"]
+    at: Int[Array, "B M"]
+
+    def over(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """Vectors of a text with these among them."""
+        at = jnp.where(self.at < 0, x_BTD.shape[1], self.at)
+        return x_BTD.at[jnp.arange(len(at))[:, None], at].set(
+            self.x.astype(x_BTD.dtype), mode="drop"
+        )
 
 
 def text_positions(batch: int, length: int) -> Int[Array, "B T 1"]:

@@ -14,7 +14,7 @@ from einops import rearrange, repeat
 from jaxtyping import Array, Bool, Num
 
 from llama_jax.axes import shard
-from llama_jax.layers.block import Context
+from llama_jax.layers.inputs import Inputs
 from llama_jax.layers.linear import Einsum
 from llama_jax.layers.norm import Norm, RMSNorm
 from llama_jax.layers.positions import Learned
@@ -115,19 +115,19 @@ class VisionEncoderModule(nn.Module):
 
     def _attend(self, tokens: Tokens, frames: int) -> Tokens:
         layers = self.config.layers
-        ctx = Context(positions=tokens.positions, valid=tokens.valid, frames=frames)
+        inputs = Inputs(positions=tokens.positions, valid=tokens.valid, frames=frames)
         if isinstance(layers, SpaceTime):
-            return tokens.with_x(layers.stack.build(name="stack")(tokens.x, ctx)[0])
+            return tokens.with_x(layers.stack.build(name="stack")(tokens.x, inputs).x)
         x = tokens.x
         for name, stack, out, back in (
             ("space", layers.space, "B (T P) ... -> (B T) P ...", "(B T) P D -> B (T P) D"),
             ("time", layers.time, "B (T P) ... -> (B P) T ...", "(B P) T D -> B (T P) D"),
         ):
-            inner = Context(
+            inner = Inputs(
                 positions=rearrange(tokens.positions, out, T=frames),
                 valid=rearrange(tokens.valid, out, T=frames),
             )
-            h, _ = stack.build(name=name)(rearrange(x, out, T=frames), inner)
+            h = stack.build(name=name)(rearrange(x, out, T=frames), inner).x
             x = rearrange(h, back, B=x.shape[0], T=frames)
         return tokens.with_x(x)
 

@@ -5,6 +5,7 @@ from llama_jax.objectives.base import Acts, Loss, Objective, View, check, losses
 from llama_jax.objectives.classify import Classify
 from llama_jax.objectives.language import Caption, CausalLM, Seq2Seq
 from llama_jax.objectives.masked import MLM, NSP, SOP
+from llama_jax.objectives.sown import Sown
 
 __all__ = [
     "ITC",
@@ -21,6 +22,7 @@ __all__ = [
     "RollITM",
     "Seq2Seq",
     "SigmoidITC",
+    "Sown",
     "View",
     "check",
     "losses",

@@ -25,7 +25,8 @@ from jaxtyping import Array, Bool, Float
 from llama_jax.axes import row_ways
 from llama_jax.errors import UserError, nearest
 from llama_jax.kernels.cross_entropy.api import Scored, linear_cross_entropy
-from llama_jax.models.logits import Readout
+from llama_jax.layers.output import every
+from llama_jax.models.logits import Logits
 from llama_jax.models.tokens import Tokens, pool, repeat_rows
 
 Sum = tuple[Float[Array, ""], Float[Array, ""]]
@@ -60,6 +61,13 @@ class Objective:
 
     # Compares rows with each other: averaging over micro-batches would be another loss.
     contrastive: ClassVar[bool] = False
+    # Reads what the passes of the others leave behind, and so comes after them.
+    last: ClassVar[bool] = False
+
+    @property
+    def sown(self) -> tuple[str, ...]:
+        """Names of the losses that it reads of those that layers sow."""
+        return ()
 
     @property
     def compares(self) -> dict[str, bool]:
@@ -88,13 +96,15 @@ def losses(
     `nn.apply(losses(objectives), model)(params, batch, key)`.
 
     Raises:
-      UserError: from the function, while tracing, if a stream or a field is missing.
+      UserError: from the function, while tracing, if a stream or a field is missing, or layers sow
+        a loss that no objective reads.
     """
 
     def compute(model, batch: Batch, key: jax.Array):
         check(objectives, batch)
         acts = Acts(model, batch, key)  # Here and not outside: a memo that outlives a trace leaks.
-        found = {name: objective(acts.named(name)) for name, objective in objectives.items()}
+        found = evaluated(objectives, acts)
+        _check_read(objectives, acts)
         total = jnp.zeros((), jnp.float32)
         for name, objective in objectives.items():
             total += objective.weight * found[name].sum / jnp.maximum(found[name].count, 1)
@@ -103,8 +113,38 @@ def losses(
     return compute
 
 
+def evaluated(objectives: Mapping[str, Objective], acts: "Acts") -> dict[str, Loss]:
+    """The Loss of each; those that read what the others' passes sow are called last."""
+    last = sorted(objectives, key=lambda name: objectives[name].last)
+    found = {name: objectives[name](acts.named(name)) for name in last}
+    return {name: found[name] for name in objectives}
+
+
+def _check_read(objectives: Mapping[str, Objective], acts: "Acts") -> None:
+    read = {name for objective in objectives.values() for name in objective.sown}
+    for name in sorted(set(acts.sown) - read):
+        stream = next(iter(objectives.values())).on
+        raise UserError(
+            f"layers of the model sow the loss {name!r} and no objective reads it; add e.g. "
+            f"{name!r}: Sown({stream!r}, 0.01, {name!r}) to the objectives"
+        )
+
+
+def applied(run: Callable[..., Any], module: nn.Module) -> Callable[..., Any]:
+    """`run(bound module, *args)` as a function of parameters, a key of dropout and the arguments.
+
+    What layers sow as losses is there for objectives to read, and is gone afterwards.
+    """
+
+    def call(params: Any, key: jax.Array, *args: Any) -> Any:
+        both = nn.apply(run, module, mutable=["losses"])
+        return both({"params": params}, *args, rngs={"dropout": key})[0]
+
+    return call
+
+
 def score(
-    readout: Readout,
+    readout: Logits,
     targets: jax.Array,
     weights: jax.Array,
     label_smoothing: float = 0.0,
@@ -226,6 +266,11 @@ class Acts:
         _, found = scan(self.model, (), tuple(map(cut, rows)))
         return jax.tree.map(lambda x: jnp.sum(x, axis=0), found)
 
+    @property
+    def sown(self) -> dict[str, list[jax.Array]]:
+        """Losses that layers have sowed in the passes so far, by name: one array a call."""
+        return every(getattr(self.model, "variables", {}).get("losses", {}))
+
     def __getitem__(self, stream: str) -> "View":
         if stream not in self._views:
             raise UserError(
@@ -335,7 +380,7 @@ class View:
         return self.model.join(self.fused) if self.modalities else None
 
     @cached_property
-    def decoded(self) -> Readout:
+    def decoded(self) -> Logits:
         """The decoder's output, with every modality of the stream in its memory."""
         return self.decode(self.memory)
 
@@ -344,8 +389,17 @@ class View:
         """The logits of `decoded`, all of them, float32."""
         return self.decoded.logits
 
-    def decode(self, memory: Tokens | None) -> Readout:
+    def decode(self, memory: Tokens | None) -> Logits:
         """The decoder's output for `tokens` and this memory."""
+        if memory is None:
+            return self._unread
+        return self._decode(memory)
+
+    @cached_property
+    def _unread(self) -> Logits:
+        return self._decode(None)
+
+    def _decode(self, memory: Tokens | None) -> Logits:
         return self.model.readout(
             self["tokens"],
             memory,

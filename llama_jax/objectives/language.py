@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from llama_jax.models.logits import Readout
+from llama_jax.models.logits import Logits
 from llama_jax.objectives.base import Acts, Loss, Objective, View, score
 
 _TARGETS = ("tokens", "targets", "loss_weights")
@@ -40,7 +40,7 @@ class Seq2Seq(Objective):
             self.decoded(view), view["targets"], weights_BT, self.label_smoothing, self.z_loss
         )
 
-    def decoded(self, view: View) -> Readout:
+    def decoded(self, view: View) -> Logits:
         """What the decoder says after reading every modality of the stream."""
         return view.decoded
 
@@ -49,7 +49,7 @@ class Seq2Seq(Objective):
 class CausalLM(Seq2Seq):
     """Next-token prediction without a memory; packed rows by `segments` and `positions`."""
 
-    def decoded(self, view: View) -> Readout:
+    def decoded(self, view: View) -> Logits:
         """What the decoder says on its own."""
         return view.decode(None)
 
@@ -65,7 +65,7 @@ class Caption(Seq2Seq):
         """The picture and the caption."""
         return (self.source, *_TARGETS)
 
-    def decoded(self, view: View) -> Readout:
+    def decoded(self, view: View) -> Logits:
         """What the decoder says after seeing the picture."""
         if view.modalities == (self.source,):
             return view.decoded  # The passes may be shared with another objective.
@@ -74,7 +74,7 @@ class Caption(Seq2Seq):
 
 
 def decoder_loss(
-    readout: Readout,
+    readout: Logits,
     target_BT: jax.Array,
     weights_BT: Float[Array, "B T"],
     label_smoothing: float = 0.0,

@@ -23,7 +23,7 @@ import numpy as np
 
 from llama_jax.axes import activation_spec, row_ways
 from llama_jax.errors import UserError
-from llama_jax.objectives.base import Acts, check
+from llama_jax.objectives.base import Acts, applied, check, evaluated
 
 Batch = dict[str, dict[str, Any]]
 Sums = dict[str, tuple[jax.Array, jax.Array]]
@@ -95,9 +95,9 @@ def _cached(model: nn.Module, compared: dict[str, Any], others: dict[str, Any], 
         def run(model):
             acts = Acts(model, batch, key)
             cache = acts.cache(wanted)
-            return cache, {name: o(acts.named(name)) for name, o in objectives.items()}
+            return cache, evaluated(objectives, acts)
 
-        cache, found = nn.apply(run, model)({"params": params}, rngs={"dropout": key})
+        cache, found = applied(run, model)(params, key)
         return cache, sums_of(found)
 
     def compare(params, vectors, rows, batch, key):
@@ -105,9 +105,9 @@ def _cached(model: nn.Module, compared: dict[str, Any], others: dict[str, Any], 
 
         def run(model):
             acts = Acts(model, batch, key, _with(rows, vectors), parts)
-            return {name: o(acts.named(name)) for name, o in compared.items()}
+            return evaluated(compared, acts)
 
-        sums = sums_of(nn.apply(run, model)({"params": params}, rngs={"dropout": key}))
+        sums = sums_of(applied(run, model)(params, key))
         return _total(compared, sums, _at_least_one(sums)), sums
 
     def value_and_grad(params, batch, key):

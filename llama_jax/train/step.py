@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from llama_jax.axes import Rules, activation_spec
 from llama_jax.errors import UserError
+from llama_jax.objectives.base import applied
 from llama_jax.train.accumulate import Batch, Loss, Sums, accumulated, sums_of
 from llama_jax.train.state import Plan, TrainState
 
@@ -113,8 +114,7 @@ class Bound:
 
     def __call__(self, params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Sums]:
         """The total; sums by "<objective>/loss" and "<objective>/<metric>"."""
-        variables, rngs = {"params": params}, {"dropout": key}
-        total, found = nn.apply(self.losses, self.model)(variables, batch, key, rngs=rngs)
+        total, found = applied(self.losses, self.model)(params, key, batch, key)
         return total, sums_of(found)
 
 

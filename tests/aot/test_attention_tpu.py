@@ -14,7 +14,7 @@ from llama_jax.kernels.attention.flash import attend
 from llama_jax.kernels.attention.mosaic_tpu import TPU
 from llama_jax.kernels.attention.mosaic_tpu_decode import TPU_DECODE
 from llama_jax.kernels.target import platform
-from llama_jax.layers.cache import KV, LayerCache, Slots, write
+from llama_jax.layers.cache import KV, Contiguous
 from tests.aot.topologies import tpu
 
 MIB = 2**20
@@ -144,7 +144,7 @@ def test_tokens_are_decoded_in_a_loop_without_a_copy_of_the_cache(name, generati
         def one(carry, _):
             q_BTNH, slots, index = carry
             new = KV(*2 * [q_BTNH[:, :, :K]])
-            slots = write(LayerCache(slots), new, index)
+            slots = slots.write(new, index)
             mask = Mask(causal=True, q_positions=jnp.broadcast_to(index + jnp.arange(T), (B, T)))
             out = attend(
                 TPU_DECODE, q_BTNH, slots.kv.k, slots.kv.v, mask, scale=H**-0.5, softcap=None
@@ -153,7 +153,7 @@ def test_tokens_are_decoded_in_a_loop_without_a_copy_of_the_cache(name, generati
 
         return jax.lax.scan(one, (q_BTNH, slots, index), None, length=4)[0]
 
-    slots = jax.eval_shape(lambda: Slots.empty(B, K, S, H, dtype))
+    slots = jax.eval_shape(lambda: Contiguous.empty(B, K, S, H, dtype))
     arguments = (jax.ShapeDtypeStruct((B, T, N, H), dtype), slots, jnp.int32(0))
     here = NamedSharding(mesh, P())
     arguments = jax.tree.map(

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from llama_jax.data import Captions, JsonLines, Masking, Questions, SentencePairs, Stream
-from llama_jax.models.logits import Readout
+from llama_jax.models.logits import Logits
 from llama_jax.models.tokens import Tokens, concatenate, text_positions
 from llama_jax.text.tokenizer import Tokenizer
 from llama_jax.train.load import Trained
@@ -84,7 +84,7 @@ class Oracle(nn.Module):
         return jnp.stack([jnp.full(len(x_BD), 0.5), jnp.sum(x_BD, axis=-1)], axis=-1)
 
     def mlm(self, x_BAD):
-        return Readout(x_BAD, jnp.zeros((x_BAD.shape[2], self.vocab)), "BAD,DV->BAV")
+        return Logits(x_BAD, jnp.zeros((x_BAD.shape[2], self.vocab)), "BAD,DV->BAV")
 
     def next(self, x_BD):
         return jnp.tile(jnp.array([1.0, 0.0]), (len(x_BD), 1))

@@ -9,16 +9,16 @@ from llama_jax.generate.decode import decode, greedy
 from llama_jax.generate.sample import Sampling
 from llama_jax.layers.stack import Stack
 from llama_jax.models.decoder import Decoder
-from llama_jax.models.encoder_decoder import EncoderDecoder
+from llama_jax.models.fusion import Late
+from llama_jax.models.multimodal import Multimodal
 from llama_jax.models.text_encoder import TextEncoder
 from tests.models.small import BLOCK, WRITER, D, V, ids, start
 
 
 @pytest.fixture(scope="module")
 def writer():
-    config = EncoderDecoder(
-        TextEncoder(V, D, Stack((BLOCK,))), Decoder(V, D, Stack((WRITER,)), tied=False)
-    )
+    decoder = Decoder(V, D, Stack((WRITER,)), tied=False)
+    config = Multimodal(TextEncoder(V, D, Stack((BLOCK,))), Late(), decoder=decoder, norm=None)
     model = config.build()
     variables, _ = start(lambda m, s, t: m.decode(t, m.encode_text(s))[0], model, ids(), ids())
     return model, variables, model.apply(variables, ids(), method="encode_text")

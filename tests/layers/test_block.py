@@ -6,20 +6,21 @@ import numpy as np
 import pytest
 
 from llama_jax.generate.decode import decode
-from llama_jax.layers.block import Block, Context
+from llama_jax.layers.block import Block
 from llama_jax.layers.divided import DividedBlock
+from llama_jax.layers.inputs import Inputs
 from llama_jax.layers.norm import LayerNorm
 from llama_jax.layers.stack import Stack
 from llama_jax.models.decoder import Decoder
 from llama_jax.models.tokens import text_positions
 from tests.models.small import FFN, D, V, attention, ids, start
 
-CONTEXT = Context(positions=text_positions(2, 5), valid=jnp.ones((2, 5), bool))
+INPUTS = Inputs(positions=text_positions(2, 5), valid=jnp.ones((2, 5), bool))
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, D)), jnp.float32)
 
 
 def run(block, x):
-    return block(x, None, CONTEXT)[0]
+    return block(x, None, INPUTS)[0]
 
 
 def test_dropout_is_off_without_a_key_and_differs_by_key():
@@ -27,7 +28,7 @@ def test_dropout_is_off_without_a_key_and_differs_by_key():
     variables, _ = start(run, plain, X)
 
     def apply(block, **rngs):
-        return block.apply(variables, X, None, CONTEXT, rngs=rngs)[0]
+        return block.apply(variables, X, None, INPUTS, rngs=rngs)[0]
 
     expected = apply(plain)
     np.testing.assert_array_equal(apply(dropped), expected)

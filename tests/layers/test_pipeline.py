@@ -15,11 +15,13 @@ from llama_jax.errors import UserError
 from llama_jax.kernels.backends import recording, summary
 from llama_jax.layers import pipeline
 from llama_jax.layers.attention import Attention
-from llama_jax.layers.block import Block, Context
+from llama_jax.layers.block import Block
+from llama_jax.layers.inputs import Inputs
 from llama_jax.layers.mlp import SwiGLU
 from llama_jax.layers.stack import Period, Stack
 from llama_jax.models.decoder import Decoder
-from llama_jax.models.encoder_decoder import EncoderDecoder
+from llama_jax.models.fusion import Late
+from llama_jax.models.multimodal import Multimodal
 from llama_jax.models.text_encoder import TextEncoder
 from llama_jax.models.tokens import text_positions
 
@@ -36,9 +38,11 @@ def block(**fields) -> Block:
 CAUSAL = (block(causal=True), block(causal=True, window=3))
 DECODER = Decoder(64, 16, Stack(CAUSAL, repeats=4, remat="block"))
 READER = dataclasses.replace(block(causal=True), cross=Attention(2, 2, 8, rope=None))
-SEED = EncoderDecoder(
+SEED = Multimodal(
     TextEncoder(64, 16, Stack((block(),), repeats=2)),
-    Decoder(64, 16, Stack((READER,), repeats=2)),
+    Late(),
+    decoder=Decoder(64, 16, Stack((READER,), repeats=2)),
+    norm=None,
 )
 
 
@@ -116,12 +120,12 @@ def test_each_micro_batch_and_layer_draws_its_own_dropout(mesh):
     dropping = dataclasses.replace(block(), dropout=0.5)
     stack = Stack((dropping,), repeats=4).build()
     x = jax.random.normal(jax.random.key(1), (ROWS, LENGTH, 16))
-    ctx = Context(text_positions(ROWS, LENGTH), jnp.asarray(batch()["valid"]))
+    ctx = Inputs(text_positions(ROWS, LENGTH), jnp.asarray(batch()["valid"]))
     params = nn.meta.unbox(stack.init(jax.random.key(0), x, ctx)["params"])
     key = jax.random.key(2)
     with axes.using(mesh(4, stage=2, data=2)):
         deal = pipeline.Deal.of(ROWS, 4)
-        run = jax.jit(lambda x: stack.apply({"params": params}, x, ctx, rngs={"dropout": key})[0])
+        run = jax.jit(lambda x: stack.apply({"params": params}, x, ctx, rngs={"dropout": key}).x)
         found = run(x)
         dealt = jax.jit(lambda tree: jax.tree.map(deal.out, tree))
         parts, positions, valid = dealt((x, ctx.positions, ctx.valid))
@@ -129,12 +133,12 @@ def test_each_micro_batch_and_layer_draws_its_own_dropout(mesh):
     expected = []
     one = jax.jit(
         lambda weights, y, ctx, key: Period((dropping,)).apply(
-            {"params": weights}, y, None, ctx, rngs={"dropout": key}
+            {"params": weights}, y, None, ctx, None, rngs={"dropout": key}
         )[0]
     )
     drawn = nn.apply(lambda m: m.make_rng("dropout"), stack)({}, rngs={"dropout": key})
     for number, part in enumerate(parts):
-        y, mine = part, Context(positions[number], valid[number])
+        y, mine = part, Inputs(positions[number], valid[number])
         for layer in range(4):
             weights = jax.tree.map(lambda a, i=layer: a[i], params["layers"])
             y = one(weights, y, mine, pipeline.key_of(drawn, number, layer))
@@ -187,7 +191,7 @@ def test_a_cache_and_a_lone_period_need_no_stages(mesh):
         decode = jax.jit(lambda c: model.apply({"params": params}, ids, cache=c, method="decode"))
         found, _ = decode(cache)
         one = Stack((block(),)).build()
-        x, ctx = jnp.ones((4, 2, 16)), Context(text_positions(4, 2), jnp.ones((4, 2), bool))
+        x, ctx = jnp.ones((4, 2, 16)), Inputs(text_positions(4, 2), jnp.ones((4, 2), bool))
         with recording() as receipts:
             jax.eval_shape(lambda: one.init_with_output(jax.random.key(0), x, ctx))
     np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -9,7 +9,8 @@ from llama_jax.layers.block import Block, Gated, Merged
 from llama_jax.layers.positions import Learned, RelativeBias
 from llama_jax.layers.stack import Stack
 from llama_jax.models.decoder import Decoder
-from llama_jax.models.encoder_decoder import EncoderDecoder
+from llama_jax.models.fusion import Late
+from llama_jax.models.multimodal import Multimodal
 from llama_jax.models.text_encoder import TextEncoder
 
 from .small import BLOCK, FFN, WRITER, D, V, attention, ids, start
@@ -23,7 +24,8 @@ T = 7
 
 def encoder_decoder(block, **fields):
     encoder = TextEncoder(V, D, Stack((BLOCK,)))
-    return EncoderDecoder(encoder, Decoder(V, D, Stack((block,), 2), **fields))
+    decoder = Decoder(V, D, Stack((block,), 2), **fields)
+    return Multimodal(encoder, Late(), decoder=decoder, norm=None)
 
 
 DECODERS = {
@@ -129,7 +131,8 @@ def test_a_scan_over_layers_has_one_body_in_the_program():
 
 def test_encoder_and_decoder_of_other_sizes_are_refused():
     with pytest.raises(ValueError, match="must be equal"):
-        EncoderDecoder(TextEncoder(V, D, Stack((BLOCK,))), Decoder(V + 1, D, Stack((WRITER,))))
+        decoder = Decoder(V + 1, D, Stack((WRITER,)))
+        Multimodal(TextEncoder(V, D, Stack((BLOCK,))), Late(), decoder=decoder)
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llama_jax.models.logits import Readout
+from llama_jax.models.logits import Logits
 from llama_jax.models.tokens import Tokens, concatenate, text_positions
 
 VOCAB, WIDTH = 11, 6
@@ -69,7 +69,7 @@ class StandIn:
         x = self.w["embed"][ids_BT]
         if memory is not None:
             x = x + jnp.mean(memory.x, axis=1, keepdims=True)
-        return Readout(x, self.w["mlm"], "BTD,DV->BTV")
+        return Logits(x, self.w["mlm"], "BTD,DV->BTV")
 
     def align(self, stream, x_BD):
         z = x_BD @ self.w[stream]
@@ -82,7 +82,7 @@ class StandIn:
         return self.w["shift"]
 
     def mlm(self, x):
-        return Readout(x, self.w["mlm"], "BAD,DV->BAV")
+        return Logits(x, self.w["mlm"], "BAD,DV->BAV")
 
     def next(self, x):
         return x @ self.w["next"]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llama_jax.models.logits import Readout
+from llama_jax.models.logits import Logits
 from llama_jax.objectives import MLM, NSP, SOP, Acts, CausalLM, Classify, Seq2Seq
 from llama_jax.objectives.language import decoder_loss
 from llama_jax.objectives.masked import gather_positions, label_loss
@@ -13,9 +13,9 @@ from llama_jax.objectives.masked import gather_positions, label_loss
 KEY = jax.random.key(0)
 
 
-def said(logits_BTV) -> Readout:
+def said(logits_BTV) -> Logits:
     """The output of a decoder that says this."""
-    return Readout(jnp.asarray(logits_BTV, jnp.float32), jnp.eye(3), "BTD,DV->BTV")
+    return Logits(jnp.asarray(logits_BTV, jnp.float32), jnp.eye(3), "BTD,DV->BTV")
 
 
 def test_decoder_loss_by_hand():

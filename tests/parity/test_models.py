@@ -22,7 +22,8 @@ from llama_jax.layers.positions import RelativeBias  # noqa: E402
 from llama_jax.layers.rope import Rope  # noqa: E402
 from llama_jax.layers.stack import Stack  # noqa: E402
 from llama_jax.models.decoder import Decoder  # noqa: E402
-from llama_jax.models.encoder_decoder import EncoderDecoder  # noqa: E402
+from llama_jax.models.fusion import Late  # noqa: E402
+from llama_jax.models.multimodal import Multimodal  # noqa: E402
 from llama_jax.models.text_encoder import TextEncoder  # noqa: E402
 
 # The figure; activations are of order 1, gradients of order 0.1.
@@ -135,9 +136,11 @@ def t5():
         block = Block(plain, SwiGLU(F), cross=cross, norm=RMSNorm(1e-6))
         return Stack((block,), L, bias=RelativeBias(N, buckets=8, distance=16, causal=causal))
 
-    ours = EncoderDecoder(
+    ours = Multimodal(
         TextEncoder(V, D, stack(False), norm=RMSNorm(1e-6)),
-        Decoder(V, D, stack(True), tied=False, norm=RMSNorm(1e-6)),
+        Late(),
+        decoder=Decoder(V, D, stack(True), tied=False, norm=RMSNorm(1e-6)),
+        norm=None,
     )
     return theirs, ours, t5_params(theirs)
 

@@ -1,0 +1,66 @@
+"""What goes into a stack beside the vectors: small pytrees of which each part takes what it needs."""
+
+from dataclasses import dataclass, field
+
+import jax
+from jaxtyping import Array, Bool, Float, Int
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Places:
+    """Where the tokens of one call go in a cache, and what its slots hold after it.
+
+    Attributes:
+      index: the slot of the call's first token; one for all rows, or one a row.
+      positions: of the token in each slot; -1 where none is.
+      valid: slots that hold a token.
+      fresh: the cache held nothing before this call, so its tokens see only each other.
+    """
+
+    index: Int[Array, "*rows"]
+    positions: Int[Array, "B S"]
+    valid: Bool[Array, "B S"]
+    fresh: bool = field(default=False, metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Inputs:
+    """What all blocks of a stack are told of the tokens that go through it.
+
+    Attributes:
+      positions: coordinates of the tokens.
+      valid: tokens that exist.
+      segments: their documents in packed rows, or None.
+      bias: added to the scores of self-attention; the stack's own (`Stack.bias`).
+      places: in the cache, or None without one; the stack fills them in.
+      frames: frames of video; tokens are frame by frame.
+      parts: lengths of the streams joined in this sequence (see `Mask.parts`).
+    """
+
+    positions: Int[Array, "B T A"]
+    valid: Bool[Array, "B T"]
+    segments: Int[Array, "B T"] | None = None
+    bias: Float[Array, "N T S"] | None = None
+    places: Places | None = None
+    frames: int = field(default=1, metadata={"static": True})
+    parts: tuple[int, ...] = field(default=(), metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Memory:
+    """What cross-attention reads.
+
+    Attributes:
+      x: the vectors, or None if their keys are in the cache.
+      valid: vectors that exist.
+      allow: those that each token may see besides (text over the tiles of its image), or None.
+      parts: lengths of the streams joined in the memory.
+    """
+
+    x: Float[Array, "B S D"] | None
+    valid: Bool[Array, "B S"]
+    allow: Bool[Array, "B T S"] | None = None
+    parts: tuple[int, ...] = field(default=(), metadata={"static": True})
