@@ -13,9 +13,8 @@ first reading go straight to `_extend` and `_advance`.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +25,9 @@ from llama_jax.axes import FSDP_TENSOR, Rules, activation_spec, make_mesh, using
 from llama_jax.errors import UserError
 from llama_jax.generate.sample import Sampling
 from llama_jax.layers.cache import Cache
+
+if TYPE_CHECKING:
+    from llama_jax.models.language import Language
 
 # Tokens of a prefill program. A prompt is cut into these, the largest first; padding, on the left,
 # is less than the smallest.
@@ -63,7 +65,7 @@ class Engine:
     """A decoder with its weights, on its devices, ready to generate."""
 
     def __init__(
-        self, module: nn.Module, params: Any, mesh: Mesh | None = None, rules: Rules = FSDP_TENSOR
+        self, module: "Language", params: Any, mesh: Mesh | None = None, rules: Rules = FSDP_TENSOR
     ):
         self.module = module
         self.params = params
@@ -73,7 +75,7 @@ class Engine:
     @property
     def context(self) -> int | None:
         """Positions the model was trained for."""
-        return self.module.config.context
+        return self.module.config.language.context
 
     def rows(self, batch: int, slots: int) -> "Rows":
         """An empty cache for `slots` tokens of each of `batch` rows."""
@@ -103,7 +105,7 @@ class Rows:
         module, mesh = self.engine.module, self.engine.mesh
         with using(mesh, self.engine.rules):
             make = partial(module.config.empty_cache, self.batch, slots, module.dtype)
-            scan = module.config.stack.scan
+            scan = module.config.language.stack.scan
             shardings = _shardings(jax.eval_shape(make), self.batch, scan, mesh)
             return jax.jit(make, out_shardings=shardings)()
 
@@ -147,9 +149,10 @@ class Rows:
         both = list(zip(self.ids_BS[0, slots].tolist(), prompt, strict=False))
         same = next((i for i, (a, b) in enumerate(both) if a != b), len(both))
         keep = int(slots[same]) if same < len(slots) else self.used
+        if keep < self.used and self.cache.reach is not None and self.cache.reach < len(slots):
+            keep = same = 0  # what came later has taken the place of what would be needed
         self.ids_BS = self.ids_BS[:, :keep]
-        valid = self.cache.valid & (jnp.arange(self.cache.slots) < keep)
-        self.cache = replace(self.cache, index=jnp.full_like(self.cache.index, keep), valid=valid)
+        self.cache = self.cache.rewound(jnp.asarray(keep))
         return same
 
     @property
@@ -236,7 +239,7 @@ def _shardings(cache: Cache, batch: int, scan: bool, mesh: Mesh) -> Any:
 
     def place(x):
         slots = "L" * scan + "B" * (batch > 1) + "KSH"
-        letters = slots if len(slots) == x.ndim else "BS"[: x.ndim]
+        letters = slots if len(slots) == x.ndim else ("", "B", "BS", "LBS")[x.ndim]
         spec = [*activation_spec(letters)]
         for axis, letter in enumerate(letters):
             ways = np.prod([mesh.shape[a] for a in np.atleast_1d(spec[axis]) if a is not None])
@@ -254,7 +257,7 @@ def _logits(module, params, ids_BT):
 
 @partial(jax.jit, static_argnames="module")
 def _logprobs(module, params, ids_BT):
-    # All but the last token are read: its logits are of no interest, and its row is a program's.
+    # What would come after the last token is not known.
     logp_BT = module.apply({"params": params}, ids_BT, jnp.roll(ids_BT, -1, 1), method="score")
     return logp_BT[:, :-1]
 
@@ -318,7 +321,4 @@ def _choose(logits_BV, sampling, keys, step, ends_E, ended_B, seen_BV):
 def _grow(bigger, cache):
     """The old slots at the front of the new ones."""
 
-    def put(new, old):
-        return jax.lax.dynamic_update_slice(new, old, (0,) * old.ndim) if old.ndim else old
-
-    return jax.tree.map(put, bigger, cache)
+    return cache.grown(bigger)

@@ -24,6 +24,7 @@ from llama_jax.text.chat import Message, chat_ids
 from llama_jax.text.pretrained import Pretrained
 
 if TYPE_CHECKING:
+    from llama_jax.models.language import Language
     from llama_jax.weights.opened import Checkpoint
 
 Prompt = str | Sequence[int]
@@ -59,6 +60,16 @@ class LM:
     engine: Engine
     tokenizer: Pretrained
     name: str
+
+    @property
+    def module(self) -> "Language":
+        """The Flax module: `lm.module.apply({"params": lm.params}, ids)` gives logits."""
+        return self.engine.module
+
+    @property
+    def params(self) -> Any:
+        """Its parameters, a nested dict."""
+        return self.engine.params
 
     def generate(
         self, prompt: Prompt | Sequence[Prompt], max_new_tokens: int = 64, **settings
@@ -126,7 +137,7 @@ class LM:
             ids = [int(i) for i in prompt]
         if not ids:
             raise UserError("the prompt is empty and this model has no token that begins a text")
-        vocab = self.engine.module.config.vocab
+        vocab = self.module.config.language.vocab
         if min(ids) < 0 or max(ids) >= vocab:
             wrong = next(i for i in ids if not 0 <= i < vocab)
             raise UserError(f"token id {wrong} is not one of the vocabulary's {vocab}")

@@ -8,6 +8,7 @@ layers put an L in front.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -74,10 +75,32 @@ class Contiguous:
             if index.ndim and slots.ndim == 4:
                 along = lambda s, x, i: jax.lax.dynamic_update_slice_in_dim(s, x, i, 1)  # noqa: E731
                 return jax.vmap(along)(slots, x, index)
-            start = jnp.reshape(index, ())
+            start = jnp.reshape(index, ()) if index.ndim else index
             return jax.lax.dynamic_update_slice_in_dim(slots, x, start, slots.ndim - 2)
 
         return Contiguous(put(self.k, new.k), put(self.v, new.v))
+
+    def insert(self, row: Any, other: "Contiguous") -> "Contiguous":
+        """The only row of another in the place of `row`."""
+        if self.k.ndim == other.k.ndim:  # the only row here too, which has no axis
+            return other
+        k, v = (jnp.expand_dims(x, x.ndim - 3) for x in (other.k, other.v))
+        return Contiguous(_put_row(self.k, k, row, 4), _put_row(self.v, v, row, 4))
+
+    def rewound(self, lengths_B: Int[Array, " B"]) -> "Contiguous":
+        """Nothing to do: which slots hold a token is the Cache's to know."""
+        return self
+
+    def grown(self, bigger: "Kept", cache: "Cache") -> "Kept":
+        """The same tokens in a layer's cache for more of them, which holds nothing yet."""
+        if isinstance(bigger, Contiguous):
+            return Contiguous(_front(bigger.k, self.k), _front(bigger.v, self.v))
+
+        def write(ring: Ring, mine: Contiguous) -> Ring:
+            return ring.write(mine.kv, cache.positions, cache.valid)
+
+        stacked = bigger.positions.ndim == 3
+        return (jax.vmap(write) if stacked else write)(bigger, self)
 
     def step(self, new: KV, inputs: Inputs, chunked: bool = False) -> tuple["Contiguous", Seen]:
         """The cache with new tokens in it, and what these see.
@@ -147,6 +170,21 @@ class Ring:
         positions = self.positions.at[rows_B1, slot_BT].set(positions_BT, mode="drop")
         return Ring(put(self.k, new.k), put(self.v, new.v), positions)
 
+    def insert(self, row: Any, other: "Ring") -> "Ring":
+        """The only row of another in the place of `row`."""
+        positions = _put_row(self.positions, other.positions, row, 2)
+        held = Contiguous(self.k, self.v).insert(row, Contiguous(other.k, other.v))
+        return Ring(held.k, held.v, positions)
+
+    def rewound(self, lengths_B: Int[Array, " B"]) -> "Ring":
+        """Without the tokens beyond these lengths; those that they replaced do not come back."""
+        kept = self.positions < lengths_B[:, None]
+        return replace(self, positions=jnp.where(kept, self.positions, -1))
+
+    def grown(self, bigger: "Kept", cache: "Cache") -> "Kept":
+        """The same: a ring grows no more."""
+        return self
+
     def step(self, new: KV, inputs: Inputs, chunked: bool = False) -> tuple["Ring", Seen]:
         """The cache with new tokens in it, and what these see; see `Contiguous.step`."""
         at_BT = inputs.positions[..., 0]
@@ -215,6 +253,67 @@ class Cache:
         """Tokens that each row holds."""
         return jnp.sum(self.valid, axis=1, dtype=jnp.int32)
 
+    @property
+    def reach(self) -> int | None:
+        """Tokens back that every layer remembers; None for all."""
+        return min((one.own.size for one in self.layers if isinstance(one.own, Ring)), default=None)
+
+    def rewound(self, slots: Int[Array, "*rows"]) -> "Cache":
+        """The first `slots` slots alone, of a cache that remembers all tokens in them."""
+        index = jnp.broadcast_to(slots, self.index.shape).astype(jnp.int32)
+        kept = self.valid & (jnp.arange(self.slots) < jnp.reshape(slots, (-1, 1)))
+        short = replace(self, index=index, valid=kept)
+        return short._of_each(lambda own: own.rewound(short.lengths))
+
+    def grown(self, bigger: "Cache") -> "Cache":
+        """The same tokens in a cache with more slots, which holds nothing yet."""
+        layers = tuple(
+            replace(old, own=old.own and new.own and old.own.grown(new.own, self))
+            for old, new in zip(self.layers, bigger.layers, strict=True)
+        )
+        return replace(
+            self,
+            layers=layers,
+            positions=_front(bigger.positions, self.positions),
+            valid=_front(bigger.valid, self.valid),
+        )
+
+    def insert(self, row: Any, other: "Cache") -> "Cache":
+        """The only row of another cache in the place of `row`; the others stay as they are.
+
+        Raises:
+          ValueError: rows that go in step, or another number of slots.
+        """
+        if not self.index.ndim or other.slots != self.slots:
+            raise ValueError(
+                f"a cache of {other.slots} slots cannot join one of {self.slots} whose index is "
+                f"{self.index.shape}; make both with empty_cache(slots=...), this with apart=True"
+            )
+
+        def one(mine: LayerCache, new: LayerCache) -> LayerCache:
+            own: Any = mine.own and mine.own.insert(row, new.own)  # pyright: ignore
+            return LayerCache(own, _rows(mine.cross, new.cross, row, 4))
+
+        return replace(
+            self,
+            layers=tuple(map(one, self.layers, other.layers)),
+            index=self.index.at[row].set(jnp.reshape(other.index, ())),
+            positions=_put_row(self.positions, other.positions, row, 2),
+            valid=_put_row(self.valid, other.valid, row, 2),
+            memory=_rows(self.memory, other.memory, row, 2),
+        )
+
+    def free(self, row: Any) -> "Cache":
+        """A row that holds nothing any more."""
+        there = jnp.arange(len(self.valid)) != row
+        index = jnp.where(there, self.index, 0)
+        short = replace(self, index=index, valid=self.valid & there[:, None])
+        return short._of_each(lambda own: own.rewound(short.lengths))
+
+    def _of_each(self, change: Any) -> "Cache":
+        layers = (replace(one, own=one.own and change(one.own)) for one in self.layers)
+        return replace(self, layers=tuple(layers))
+
     def write(self, positions_BT: Int[Array, "B T"], valid_BT: Bool[Array, "B T"]) -> "Cache":
         """Notes the tokens of this step; their keys are written by the layers.
 
@@ -236,6 +335,20 @@ def _places(inputs: Inputs) -> Places:
     if inputs.places is None:
         raise ValueError("a cache without places; call the Stack, which fills them in")
     return inputs.places
+
+
+def _put_row(mine: jax.Array, other: jax.Array, row: Any, back: int) -> jax.Array:
+    """The only row of `other` as row `row`; rows are the axis `back` from the end."""
+    return jax.lax.dynamic_update_slice_in_dim(mine, other, row, mine.ndim - back)
+
+
+def _rows(mine: Any, other: Any, row: Any, back: int) -> Any:
+    return jax.tree.map(lambda a, b: _put_row(a, b, row, back), mine, other)
+
+
+def _front(bigger: jax.Array, old: jax.Array) -> jax.Array:
+    """The old slots at the front of the new ones."""
+    return jax.lax.dynamic_update_slice(bigger, old, (0,) * old.ndim)
 
 
 def _by_token(x: jax.Array) -> jax.Array:

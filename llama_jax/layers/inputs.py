@@ -1,4 +1,4 @@
-"""What goes into a stack beside the vectors: small pytrees of which each part takes what it needs."""
+"""What goes into a stack beside the vectors: small pytrees; each part takes what it needs."""
 
 from dataclasses import dataclass, field
 

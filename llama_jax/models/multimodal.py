@@ -10,7 +10,6 @@ valid token.
 
 from dataclasses import dataclass
 
-import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 

@@ -1,5 +1,7 @@
 """Prefill in chunks and decoding in strides: the whole sequence's numbers, row by row."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -136,3 +138,56 @@ def test_a_mesh_generates_what_one_device_does(engine, axes):
     expected = drawn(engine, PROMPTS[:2])
     np.testing.assert_array_equal(ids, expected[0])
     np.testing.assert_allclose(logps, expected[1], atol=TOLERANCE)
+
+
+@pytest.fixture(scope="module", params=["window", "chunk"])
+def near(request):
+    """A model of which one layer of two sees 150 positions at most."""
+    block = small.STACK.pattern[0]
+    other = replace(block, attention=replace(block.attention, **{request.param: 150}))
+    stack = replace(small.STACK, pattern=(block, other), repeats=1)
+    module = replace(small.MODEL, stack=stack, context=400).build()
+    made = module.init(jax.random.key(0), np.zeros((1, 1), np.int32))
+    return Engine(module, jax.tree.map(lambda b: b.value, made["params"], is_leaf=_boxed))
+
+
+def _boxed(x):
+    return hasattr(x, "letters")
+
+
+def test_layers_of_a_window_or_chunk_keep_it_and_no_more(near):
+    """Two rows, with padding between two turns; the cache grows from all slots to a ring."""
+    prompts = [np.arange(n) * 7 % 290 + 5 for n in (230, 190)]
+    rows = near.rows(2, 64)
+    rows.feed([prompts[0][:100].tolist(), prompts[1][:33].tolist()])
+    assert [one.own.k.shape[2] for one in rows.cache.layers] == [128, 128]
+    logits = rows.feed([prompts[0][100:].tolist(), prompts[1][33:].tolist()])
+    assert [one.own.k.shape[2] for one in rows.cache.layers][1] == 150
+    steps = list(rows.tokens(logits, 4, stride=2))
+    ids, logps = (np.concatenate(parts, 1) for parts in zip(*steps, strict=True))
+    for prompt, new, logp in zip(prompts, ids, logps, strict=True):
+        whole = np.array([[*prompt.tolist(), *new.tolist()]])
+        expected = np.asarray(near.logprobs(whole))[0, len(prompt) - 1 :]
+        np.testing.assert_allclose(logp, expected, atol=TOLERANCE)
+        greedy = np.asarray(near.logits(whole))[0, len(prompt) - 1 : -1].argmax(-1)
+        np.testing.assert_array_equal(new, greedy)
+
+
+def test_rewinding_starts_anew_where_a_window_has_forgotten(near):
+    prompt = (np.arange(200) * 7 % 290 + 5).tolist()
+    rows = near.rows(1, 256)
+    rows.feed([prompt])
+    assert rows.rewind([*prompt, 5]) == 200  # nothing is taken back
+    other = [*prompt[:190], 3, 4]
+    kept = rows.rewind(other)
+    assert kept == 0
+    logits = rows.feed([other[kept:]])
+    whole = np.asarray(near.logits(np.array([other])))[0, -1]
+    np.testing.assert_allclose(np.asarray(logits)[0], whole, atol=TOLERANCE, rtol=TOLERANCE)
+    again = [*other[:120], 9]
+    short = near.rows(1, 256)
+    short.feed([other[:140]])
+    assert short.rewind(again) == 120  # it has not gone round yet
+    logits = short.feed([again[120:]])
+    whole = np.asarray(near.logits(np.array([again])))[0, -1]
+    np.testing.assert_allclose(np.asarray(logits)[0], whole, atol=TOLERANCE, rtol=TOLERANCE)

@@ -1,5 +1,7 @@
 """Cached decoding equals uncached, step by step, for every kind of decoder."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,6 +66,89 @@ def test_an_encoder_decoder_gives_the_same_logits_token_by_token(name):
         found.append(logits)
     np.testing.assert_allclose(jnp.concatenate(found, axis=1), expected, atol=TOLERANCE)
     assert cache.index == T
+
+
+# A layer of every kind of cache.
+MIXED = Decoder(
+    V,
+    D,
+    Stack((Block(OWN, FFN), Block(attention(causal=True, window=3), FFN),
+           Block(attention(causal=True, chunk=4), FFN))),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_a_layer_keeps_no_more_than_its_window_or_chunk_and_padding_takes_no_room(scan):
+    """Prompts of two lengths in pieces, with padding between them, then token by token."""
+    config = replace(MIXED, stack=replace(MIXED.stack, scan=scan))
+    model, tokens = config.build(), ids(2, 14)
+    variables, run = start(lambda m, x: m.decode(x)[0], model, tokens)
+    expected = run(variables, tokens)
+    cache = config.empty_cache(2, 32)
+    assert [one.own.k.shape[-2] for one in cache.layers] == [32, 3, 4]
+    extend = jax.jit(lambda *args: model.apply(variables, *args, method="extend"))
+    at = np.zeros(2, int)  # tokens read so far
+    for takes, width in (((5, 3), 6), ((2, 6), 6), ((1, 1), 1), ((1, 1), 1), ((3, 1), 6)):
+        piece, valid = np.zeros((2, width), int), np.zeros((2, width), bool)
+        for row, count in enumerate(takes):
+            piece[row, width - count :] = tokens[row, at[row] : at[row] + count]
+            valid[row, width - count :] = True
+        at += takes
+        logits, cache = extend(piece, cache, valid)
+        for row in range(2):
+            np.testing.assert_allclose(logits[row], expected[row, at[row] - 1], atol=TOLERANCE)
+
+
+def test_rows_that_join_and_leave_a_batch_are_as_each_alone():
+    model, slots = MIXED.build(), 16
+    prompts = [np.asarray(ids(1, n, seed=n)) for n in (5, 2, 7)]
+    variables, _ = start(lambda m, x: m.decode(x)[0], model, prompts[0])
+    extend = jax.jit(lambda *args: model.apply(variables, *args, method="extend"))
+
+    def begun(prompt):
+        """A row's cache after its prompt, with padding before it, and its first token."""
+        padded = np.pad(prompt, ((0, 0), (8 - prompt.shape[1], 0)))
+        valid = np.arange(8)[None] >= 8 - prompt.shape[1]
+        logits, cache = extend(padded, MIXED.empty_cache(1, slots), valid)
+        return cache, jax.nn.log_softmax(logits[0])
+
+    def alone(prompt, steps):
+        cache, logp = begun(prompt)
+        for _ in range(steps):
+            yield int(logp.argmax()), float(logp.max())
+            logits, cache = extend(np.array([[logp.argmax()]]), cache, np.ones((1, 1), bool))
+            logp = jax.nn.log_softmax(logits[0])
+
+    cache = MIXED.empty_cache(2, slots, apart=True)
+    insert = jax.jit(lambda cache, row, other: cache.insert(row, other))
+    place, found, last = {}, {n: [] for n in range(3)}, np.zeros((2, 1), int)
+    # Who sits in which row before each step; the first leaves and the last takes its place.
+    plan = [{0: 1}, {0: 1}, {0: 1, 1: 0}, {1: 0}, {1: 0, 2: 1}, {1: 0, 2: 1}, {2: 1}, {2: 1}]
+    for now in plan:
+        for who in set(place) - set(now):
+            cache = cache.free(place[who])
+        for who in set(now) - set(place):
+            other, logp = begun(prompts[who])
+            cache = insert(cache, now[who], other)
+            last[now[who]] = logp.argmax()
+            found[who].append((int(logp.argmax()), float(logp.max())))
+        place = now
+        here = np.array([[row in now.values()] for row in range(2)])
+        logits, cache = extend(last, cache, here)
+        for who, row in now.items():
+            logp = jax.nn.log_softmax(logits[row])
+            last[row] = logp.argmax()
+            found[who].append((int(logp.argmax()), float(logp.max())))
+    for who, steps in found.items():
+        expected = list(alone(prompts[who], len(steps)))
+        assert [token for token, _ in steps] == [token for token, _ in expected]
+        scores = ([logp for _, logp in of] for of in (steps, expected))
+        np.testing.assert_allclose(*scores, atol=TOLERANCE)
+
+
+def test_a_cache_of_rows_in_step_takes_no_other_row():
+    with pytest.raises(ValueError, match="apart=True"):
+        MIXED.empty_cache(2, 8).insert(0, MIXED.empty_cache(1, 8))
 
 
 def test_t5_bias_is_cached_too():

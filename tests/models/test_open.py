@@ -18,6 +18,7 @@ from llama_jax.layers.block import Block
 from llama_jax.layers.linear import Einsum, lettered, product
 from llama_jax.layers.stack import Stack
 from llama_jax.models.decoder import Decoder
+from llama_jax.models.language import Language
 from llama_jax.models.tokens import Placed
 from llama_jax.objectives import CausalLM, Sown, losses
 from llama_jax.objectives.base import applied
@@ -297,3 +298,25 @@ def test_targets_are_scored_as_the_logits_say():
     logp = jax.nn.log_softmax(model.apply(variables, ids(2, T)))
     expected = np.take_along_axis(np.asarray(logp), np.asarray(ids(2, T, 1))[..., None], -1)[..., 0]
     np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+
+
+class Halved(Language):
+    """A model around another: a door of its own, and all the rest as it was."""
+
+    def setup(self):
+        self.decoder = self.config.part()
+
+    def head(self, x, formed=True):
+        logits = super().head(x, formed)
+        return logits / 2 if formed else dataclasses.replace(logits, x=logits.x / 2)
+
+
+def test_what_wraps_a_model_has_everything_that_is_made_of_its_door():
+    model, variables, x = Halved(SCANNED), {"params": parameters()}, ids(2, T)
+    expected = SCANNED.build().apply(variables, x) / 2
+    near(model.apply(variables, x), expected)
+    near(model.apply(variables, x, method="readout").logits, expected)
+    cache, valid = SCANNED.empty_cache(2, 8), jnp.ones(x.shape, bool)
+    last, cache = model.apply(variables, x, cache, valid, method="extend")
+    near(last, expected[:, -1])
+    np.testing.assert_array_equal(cache.lengths, [T, T])
