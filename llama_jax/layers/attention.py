@@ -11,10 +11,10 @@ from jaxtyping import Array, Float, Int
 
 from llama_jax.kernels.attention.api import attention
 from llama_jax.kernels.attention.mask import Mask
-from llama_jax.layers.cache import KV, Contiguous, Kept, Ring
 from llama_jax.layers.linear import Einsum
 from llama_jax.layers.norm import Norm
 from llama_jax.layers.rope import Rope, rotate
+from llama_jax.layers.slots import KV, Contiguous, Kept, Ring
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,12 @@ from jaxtyping import Array, Float
 from llama_jax.errors import UserError
 from llama_jax.kernels.attention.mask import Mask
 from llama_jax.layers.attention import Attention, AttentionModule
-from llama_jax.layers.cache import KV, LayerCache, Seen
+from llama_jax.layers.cache import LayerCache
 from llama_jax.layers.inputs import Inputs, Memory
 from llama_jax.layers.linear import lettered
 from llama_jax.layers.mlp import FeedForward
 from llama_jax.layers.norm import Norm, RMSNorm
+from llama_jax.layers.slots import KV, Seen
 
 # What rematerialisation may be told to store (`Stack.saved`), and its shape in numbers a token.
 SAVED = {

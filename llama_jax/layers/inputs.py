@@ -12,15 +12,15 @@ class Places:
     """Where the tokens of one call go in a cache, and what its slots hold after it.
 
     Attributes:
-      index: the slot of the call's first token; one for all rows, or one a row.
       positions: of the token in each slot; -1 where none is.
       valid: slots that hold a token.
+      index: the slot of the call's first token; one for all rows, or one a row.
       fresh: the cache held nothing before this call, so its tokens see only each other.
     """
 
-    index: Int[Array, "*rows"]
     positions: Int[Array, "B S"]
     valid: Bool[Array, "B S"]
+    index: Int[Array, "*rows"]
     fresh: bool = field(default=False, metadata={"static": True})
 
 

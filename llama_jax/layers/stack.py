@@ -232,9 +232,10 @@ class StackModule(nn.Module):
         return bias.build(name="bias")(q, k)
 
     def _scanned(self, body: functools.partial, x, layers, inputs, memory) -> Any:
+        stacked: Any = dict.fromkeys(("params", *SOWN), 0)
         scan = nn.scan(
             body.func,
-            variable_axes={"params": 0} | dict.fromkeys(SOWN, 0),
+            variable_axes=stacked,
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
             length=self.config.repeats,
@@ -297,7 +298,7 @@ def _enter(
     """Notes this call's tokens in the cache and shows its slots to the blocks."""
     index = cache.index
     cache = cache.write(inputs.positions[..., 0], inputs.valid)
-    places = Places(index, cache.positions, cache.valid, fresh)
+    places = Places(cache.positions, cache.valid, index, fresh)
     memory = cache.memory if memory is None else memory
     if memory is not None:
         cache = replace(cache, memory=replace(memory, x=None, allow=None))

@@ -14,7 +14,7 @@ from llama_jax.kernels.attention.flash import attend
 from llama_jax.kernels.attention.mosaic_tpu import TPU
 from llama_jax.kernels.attention.mosaic_tpu_decode import TPU_DECODE
 from llama_jax.kernels.target import platform
-from llama_jax.layers.cache import KV, Contiguous
+from llama_jax.layers.slots import KV, Contiguous
 from tests.aot.topologies import tpu
 
 MIB = 2**20

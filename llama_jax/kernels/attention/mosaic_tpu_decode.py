@@ -1,6 +1,6 @@
 """Attention of a few queries over a long cache on a TPU: every key is read once and never moved.
 
-A cache lies head by head, [B, K, S, H] (`layers.cache`), so a block of one head's keys is one
+A cache lies head by head, [B, K, S, H] (`layers.slots`), so a block of one head's keys is one
 piece of memory. All G query heads of a key head, and all queries, are rows of one tile: a block of
 keys goes through the matrix unit once for all of them.
 

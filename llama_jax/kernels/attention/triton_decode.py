@@ -81,7 +81,7 @@ def _forward(q, k, v, data: Operands, static: Static, *, kv: int | None, splits:
         store(lse, lse_R, mask=rows.exist(0))
 
     of_query = pl.BlockSpec((None, None, rows.size, wide), lambda s, h, b: (b, h, 0, 0))
-    # A cache lies head by head (`layers.cache`): turned so, none of it moves.
+    # A cache lies head by head (`layers.slots`): turned so, none of it moves.
     k_BKSH, v_BKSH = (jnp.swapaxes(x, 1, 2) for x in (k, v))
     of_key = pl.BlockSpec((None, None, S, wide), lambda s, h, b: (b, h, 0, 0))
     alone = table.shape[0] == 1
