@@ -5,6 +5,7 @@ weights alone, of a version without a known hole, and only when asked for by nam
 into memory: what was read counts as the process's own until the kernel takes it back.
 """
 
+import importlib.util
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,7 @@ def load(places: list[Path], pickle: bool = False) -> "list[dict[str, torch.Tens
       pickle: whether they may be opened.
 
     Raises:
-      UserError: they may not, or torch is too old.
+      UserError: they may not, or torch is missing or too old.
       FormatError: a file that holds anything but tensors, or not those of the others.
     """
     if not pickle:
@@ -66,6 +67,11 @@ def load(places: list[Path], pickle: bool = False) -> "list[dict[str, torch.Tens
 
 def _load(file: Path) -> "dict[str, torch.Tensor]":
     """The tensors of a .pth file, memory-mapped."""
+    if importlib.util.find_spec("torch") is None:
+        raise UserError(
+            f"{file} is read by torch alone, which is not installed; pip install "
+            "'llama-jax[parity]', or take the model's safetensors"
+        )
     import torch
 
     version = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
