@@ -78,7 +78,7 @@ class LlamaMeta:
           pickle: whether .pth files may be opened.
 
         Raises:
-          UserError: they may not, or torch is too old.
+          UserError: they may not, or torch is missing or too old.
           FormatError: a file that is missing or is not what it should be.
         """
         place = Path(folder)

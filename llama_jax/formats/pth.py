@@ -47,7 +47,7 @@ def load(places: list[Path], pickle: bool = False) -> "list[dict[str, torch.Tens
       pickle: whether they may be opened.
 
     Raises:
-      UserError: they may not, or torch is too old.
+      UserError: they may not, or torch is missing or too old.
       FormatError: a file that holds anything but tensors, or not those of the others.
     """
     if not pickle:
