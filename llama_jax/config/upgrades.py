@@ -21,11 +21,22 @@ def _decoder(value: dict[str, Any]) -> dict[str, Any]:
     return inner if isinstance(inner, dict) else value
 
 
-# What is made of the JSON object of a class, by its name. The encoder-decoder for text alone will
-# be here once `Multimodal` can say it: {encoder, decoder, shared}.
+def _encoder_decoder(value: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "class": "llama_jax.models:Multimodal",
+        "text": value.get("encoder"),
+        "fusion": {"class": "llama_jax.models:Late"},
+        "decoder": value.get("decoder"),
+        "norm": None,
+        "shared": value.get("shared", True),
+    }
+
+
+# What is made of the JSON object of a class, by its name.
 CHANGED: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "Run": _run,
     "DecoderLM": _decoder,  # a decoder is a language model by itself
+    "EncoderDecoder": _encoder_decoder,  # one modality has nothing to fuse
 }
 
 

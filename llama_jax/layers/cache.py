@@ -33,7 +33,8 @@ class Cache:
       index: slots written so far, for all rows, or [B] where rows come and go.
       positions: position of the token in each slot; -1 where none is.
       valid: slots that hold a token.
-      memory: of the cross-attended vectors all but these, or None without a memory.
+      memory: what is known of the cross-attended vectors beside their keys and values, or None
+        without a memory.
     """
 
     layers: tuple[LayerCache, ...]

@@ -12,7 +12,7 @@ class Places:
     """Where the tokens of one call go in a cache, and what its slots hold after it.
 
     Attributes:
-      positions: of the token in each slot; -1 where none is.
+      positions: place of the token in each slot; -1 where none is.
       valid: slots that hold a token.
       index: the slot of the call's first token; one for all rows, or one a row.
       fresh: the cache held nothing before this call, so its tokens see only each other.
@@ -56,7 +56,7 @@ class Memory:
     Attributes:
       x: the vectors, or None if their keys are in the cache.
       valid: vectors that exist.
-      allow: those that each token may see besides (text over the tiles of its image), or None.
+      allow: what each token may see besides (text over the tiles of its image), or None.
       parts: lengths of the streams joined in the memory.
     """
 

@@ -33,7 +33,8 @@ class Seen:
     Attributes:
       kv: the keys and values.
       valid: keys that exist.
-      positions: of the keys and of the queries, or None where their order in the row says all.
+      positions: places of the keys and of the queries, or None where their order in the row says
+        all.
     """
 
     kv: KV
@@ -129,7 +130,7 @@ class Ring:
     Attributes:
       k: keys.
       v: values.
-      positions: of the token in each slot; -1 where none is.
+      positions: place of the token in each slot; -1 where none is.
     """
 
     k: Float[Array, "*LB K S H"]
