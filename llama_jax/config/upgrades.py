@@ -32,10 +32,15 @@ def _encoder_decoder(value: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _gated(value: dict[str, Any]) -> dict[str, Any]:
+    return {"part" if key == "attention" else key: item for key, item in value.items()}
+
+
 # What is made of the JSON object of a class, by its name.
 CHANGED: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "Run": _run,
     "DecoderLM": _decoder,  # a decoder is a language model by itself
+    "Gated": _gated,
     "EncoderDecoder": _encoder_decoder,  # one modality has nothing to fuse
 }
 
