@@ -50,7 +50,7 @@ kernels: $(call with,demo test)  ## Attention by every backend, those for TPUs a
 	$(PYTEST) $(STEAL) -m kernels tests/kernels
 
 meshes: $(call with,demo test)  ## The same run on every mesh, in stages, in micro-batches (2 minutes)
-	$(PYTEST) $(SPREAD) -m meshes tests/train tests/layers tests/evals
+	$(PYTEST) $(SPREAD) -m meshes tests/train tests/layers tests/models tests/evals
 
 chaos: $(call with,demo test)  ## Kill training at bad moments, alone and in two processes (4 minutes)
 	$(PYTEST) tests/chaos

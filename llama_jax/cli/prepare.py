@@ -29,7 +29,7 @@ def _prepare(args: argparse.Namespace) -> None:
     workers, source = preparing.processes(args.workers), named(args.source)
     if args.vocab is not None:
         words = preparing.trained(source, args.vocab, args.field, args.out)
-        files = {MAIN[0]: words.content()}
+        files = preparing.files_of_trained(words, args.out)
     else:
         place = Path(args.tokenizer).expanduser()
         if place.suffix in (".json", ".model") or any((place / n).is_file() for n in MAIN):

@@ -133,6 +133,16 @@ def trained(source: Source, vocab: int, field: str | None, out: Path) -> Tokeniz
     return Tokenizer.train(filter(str.strip, (read_text(rows, i, field) for i in spread)), vocab)
 
 
+def files_of_trained(tokenizer: Tokenizer, out: Path) -> dict[str, bytes]:
+    """The file of a tokenizer that was trained; as it is in `out`, if it is the same there.
+
+    A folder that an older version began keeps its tokenizer in that version's form.
+    """
+    if (out / TOKENIZER).is_file() and digest(open_for_training(out)) == digest(tokenizer):
+        return {TOKENIZER: (out / TOKENIZER).read_bytes()}
+    return {TOKENIZER: tokenizer.content()}
+
+
 def _opened(source: Source) -> Rows:
     if isinstance(source, Prepared | Mix):
         first = source.sources[0] if isinstance(source, Mix) else source
