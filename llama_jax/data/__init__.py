@@ -1,19 +1,22 @@
 """Data: sources, tasks, and the loader that turns streams into batches. NumPy only, no JAX."""
 
-from llama_jax.data.loader import Loader, Stream, one_pass
-from llama_jax.data.shards import Mix, Prepared
-from llama_jax.data.sources import ImageFolder, JsonLines, Parquet, PlainText, Tfds, texts
-from llama_jax.data.transforms import (
-    Captions,
-    Denoise,
-    Describe,
-    Labels,
-    LanguageModel,
-    Masking,
-    Questions,
-    SentencePairs,
-    Seq2Seq,
-)
+from etils import epy
+
+with epy.lazy_api_imports(globals()):
+    from llama_jax.data.loader import Loader, Stream, one_pass
+    from llama_jax.data.shards import Mix, Prepared
+    from llama_jax.data.sources import ImageFolder, JsonLines, Parquet, PlainText, Tfds, texts
+    from llama_jax.data.transforms import (
+        Captions,
+        Denoise,
+        Describe,
+        Labels,
+        LanguageModel,
+        Masking,
+        Questions,
+        SentencePairs,
+        Seq2Seq,
+    )
 
 __all__ = [
     "Captions",

@@ -1,9 +1,12 @@
 """Evaluation on held-out data; every figure stands beside what needs no model."""
 
-from llama_jax.evals.base import Eval, Row
-from llama_jax.evals.report import as_json, evaluate, evaluations, run_eval, show
-from llama_jax.evals.text import ExactMatch, Scores
-from llama_jax.evals.vision import Matching, Retrieval, Vqa
+from etils import epy
+
+with epy.lazy_api_imports(globals()):
+    from llama_jax.evals.base import Eval, Row
+    from llama_jax.evals.report import as_json, evaluate, evaluations, run_eval, show
+    from llama_jax.evals.text import ExactMatch, Scores
+    from llama_jax.evals.vision import Matching, Retrieval, Vqa
 
 __all__ = [
     "Eval",

@@ -1,11 +1,14 @@
 """Objectives: values that mix: `losses({"mlm": MLM("documents"), "itc": ITC("captions")})`."""
 
-from llama_jax.objectives.alignment import ITC, ITM, RollITM, SigmoidITC
-from llama_jax.objectives.base import Acts, Loss, Objective, View, check, losses
-from llama_jax.objectives.classify import Classify
-from llama_jax.objectives.language import Caption, CausalLM, Seq2Seq
-from llama_jax.objectives.masked import MLM, NSP, SOP
-from llama_jax.objectives.sown import Sown
+from etils import epy
+
+with epy.lazy_api_imports(globals()):
+    from llama_jax.objectives.alignment import ITC, ITM, RollITM, SigmoidITC
+    from llama_jax.objectives.base import Acts, Loss, Objective, View, check, losses
+    from llama_jax.objectives.classify import Classify
+    from llama_jax.objectives.language import Caption, CausalLM, Seq2Seq
+    from llama_jax.objectives.masked import MLM, NSP, SOP
+    from llama_jax.objectives.sown import Sown
 
 __all__ = [
     "ITC",

@@ -15,10 +15,13 @@ chat.py          conversations as ids: chat_ids
 detokenize.py    text from a stream of tokens
 """
 
-from llama_jax.text.chat import chat_ids
-from llama_jax.text.detokenize import Detokenizer
-from llama_jax.text.messages import Message
-from llama_jax.text.pretrained import Pretrained, open_tokenizer
-from llama_jax.text.tokenizer import Tokenizer
+from etils import epy
+
+with epy.lazy_api_imports(globals()):
+    from llama_jax.text.chat import chat_ids
+    from llama_jax.text.detokenize import Detokenizer
+    from llama_jax.text.messages import Message
+    from llama_jax.text.pretrained import Pretrained, open_tokenizer
+    from llama_jax.text.tokenizer import Tokenizer
 
 __all__ = ["Detokenizer", "Message", "Pretrained", "Tokenizer", "chat_ids", "open_tokenizer"]
