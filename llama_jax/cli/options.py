@@ -104,7 +104,7 @@ def _field(run: Any, name: str, options: list[str]) -> tuple[str, Any, bool]:
         if not off or (plain.startswith("no_") and isinstance(value, bool)):
             return path, value, off
     if near := nearest(f"--{plain}", [*options, *(f"--{path}" for path in _paths(run))]):
-        raise UserError(f"unknown option {f'--{name}'!r}.{near}")
+        raise UserError(f"unknown option {f'--{name}'!r}{near}")
     at(run, plain)  # says what there is
     raise UserError(f"unknown option {f'--{name}'!r}")
 

@@ -74,7 +74,7 @@ def _one(
         raise FormatError(f"{place}: {what} is claimed by the families {names}; one was expected")
     hint = nearest(str(kind), known)
     raise FormatError(
-        f"{place}: {what}; one of {', '.join(known)} was expected{'.' * bool(hint)}{hint}"
+        f"{place}: {what}; one of {', '.join(known)} was expected{hint}"
     )
 
 

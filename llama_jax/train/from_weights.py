@@ -17,8 +17,7 @@ from llama_jax.weights.find import find_near
 from llama_jax.weights.opened import Checkpoint, load_params, open_checkpoint
 from llama_jax.weights.orbax import matching, replaced
 from llama_jax.weights.read import abstract
-from llama_jax.weights.tokenizer_files import Companions
-from llama_jax.weights.vocabulary import tokenizer
+from llama_jax.weights.tokenizer_files import Companions, tokenizer
 from llama_jax.weights.write import inference
 
 
