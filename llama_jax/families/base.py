@@ -47,11 +47,11 @@ class Family:
     """One published architecture.
 
     Attributes:
-      name: ours, the module's.
+      name: the name of its module.
       about: what its models are made of, in a line.
-      huggingface: its words in Hugging Face's folders.
-      gguf: those in GGUF files, or None.
-      meta: those in Meta's folders, or None.
+      huggingface: words of Hugging Face's folders.
+      gguf: words of GGUF files, or None.
+      meta: words of Meta's folders, or None.
     """
 
     name: str
@@ -71,7 +71,7 @@ def run(name: str, model: Decoder) -> "Run":
     The tokenizer is that of the weights to begin with (`init_from`).
 
     Args:
-      name: of the preset.
+      name: the name of the preset.
       model: the config.
     """
     # Reading weights needs no data, objectives or optimizer.

@@ -51,7 +51,7 @@ class Gguf:
 
         Args:
           fields: the file's.
-          shapes: of its tensors.
+          shapes: sizes of the file's tensors.
           divisors: what `rope_freqs.weight` holds, if it is there.
           place: the file, for messages.
 

@@ -31,7 +31,7 @@ class Table:
 
     Attributes:
       embed: the embedding.
-      attention: of a layer, with the norm before it.
+      attention: the attention of a layer, with the norm before it.
       qk_norm: the norms of q and k, of layers that have them; () if the notation has no names.
       ffn: the feed-forward of a layer, with the norm before it.
       out: the last norm and the output layer.
@@ -71,13 +71,13 @@ class Name:
     """One tensor of a file and one weight of ours (of one layer, if it is a layer's).
 
     Attributes:
-      path: ours, from the decoder down; a layer's weights are below "stack/layers/block_0", or
+      path: our name, from the decoder down; a layer's weights are below "stack/layers/block_0", or
         below "stack/layer_7/block_0" if the layers are not stacked.
       layer: which of the stacked weights (a repeat of the pattern), or None.
-      tensor: theirs.
+      tensor: their name.
       axes: "theirs -> ours".
-      shape: of the tensor in the file.
-      sizes: of the letters.
+      shape: sizes of the tensor in the file.
+      sizes: sizes of the letters.
     """
 
     path: str

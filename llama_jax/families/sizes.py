@@ -31,13 +31,13 @@ class Sizes:
       kv_heads: K, of keys and values.
       head_dim: H.
       hidden: F.
-      eps: of all norms.
+      eps: what all norms add to the mean square.
       rope: the rotary embedding, or None if no layer has one.
       context: positions that the model was trained for, or None.
       tied: whether the embedding is the output layer too.
       qk_norm: whether each head of q and k is normalised.
-      windows: of each layer the window of its attention, or None; () if no layer has one.
-      rotated: of each layer whether it has the rotary embedding; () if all have it.
+      windows: the window of each layer's attention, or None; () if no layer has one.
+      rotated: whether each layer has the rotary embedding; () if all have it.
     """
 
     vocab: int

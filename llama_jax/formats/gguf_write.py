@@ -49,8 +49,8 @@ def write_file(
       fields: key-values, with general.architecture.
       shapes: names and shapes of the tensors, in order.
       arrays: their values, in the same order.
-      kind: of the matrices; vectors are float32 always. A matrix whose rows are not whole blocks
-        of 32 is F16 in a Q8_0 file, as in those of llama.cpp's own converter.
+      kind: how matrices are stored; vectors are float32 always. A matrix whose rows are not whole
+        blocks of 32 is F16 in a Q8_0 file, as in those of llama.cpp's own converter.
 
     Raises:
       UserError: a value that the file cannot hold, or a disk that cannot be written.

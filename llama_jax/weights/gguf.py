@@ -29,11 +29,11 @@ class Gguf:
     """An open GGUF file.
 
     Attributes:
-      place: its path.
-      fields: its key-values; see `open_file`.
+      place: the path of the file.
+      fields: key-values of the file; see `open_file`.
       family: whose architecture it names.
       model: what its fields and its tensors describe.
-      source: its tensors, outermost axis first.
+      source: tensors of the file, outermost axis first.
       table: their names.
       unused: tensors that may be there and are no weights; for `read`.
     """

@@ -41,7 +41,7 @@ def write_gguf(
       fields: key-values of a tokenizer, `tokenizer.*`, and what is to be told of the model,
         `general.*`; other keys are left out, for they are the model's. Without a tokenizer
         llama.cpp takes and gives ids only.
-      kind: of the matrices; see `formats.gguf_write.write_file`.
+      kind: how matrices are stored; see `formats.gguf_write.write_file`.
       progress: wraps the tensors while they are written.
       family: whose model it is; found by what it has if it is not given.
 
