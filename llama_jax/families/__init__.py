@@ -73,9 +73,7 @@ def _one(
         names = " and ".join(repr(family.name) for family in claiming)
         raise FormatError(f"{place}: {what} is claimed by the families {names}; one was expected")
     hint = nearest(str(kind), known)
-    raise FormatError(
-        f"{place}: {what}; one of {', '.join(known)} was expected{hint}"
-    )
+    raise FormatError(f"{place}: {what}; one of {', '.join(known)} was expected{hint}")
 
 
 def describing(

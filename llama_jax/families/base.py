@@ -47,7 +47,7 @@ class Family:
     """One published architecture.
 
     Attributes:
-      name: ours, the module's.
+      name: the name of its module.
       about: what its models are made of, in a line.
       huggingface: how the family reads and writes Hugging Face's folders.
       gguf: how it reads and writes GGUF files, or None.

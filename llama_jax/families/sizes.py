@@ -9,6 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from llama_jax.config.differences import difference
 from llama_jax.errors import UserError
 from llama_jax.layers.attention import Attention
 from llama_jax.layers.block import Block
@@ -167,20 +168,3 @@ def unlike(model: Decoder, other: Decoder) -> str | None:
             return what
     mine = dataclasses.replace(stack, bias=model.stack.bias)
     return difference(dataclasses.replace(model, stack=mine), other)
-
-
-def difference(a: Any, b: Any, path: str = "model") -> str | None:
-    """The first place where two configs differ, as "model.tied is True", or None."""
-    inside, other = _inside(a), _inside(b)
-    if type(a) is not type(b) or not inside or inside.keys() != other.keys():
-        return None if a == b else f"{path} is {a!r}"
-    places = (difference(inside[key], other[key], f"{path}.{key}") for key in inside)
-    return next(filter(None, places), None)
-
-
-def _inside(config: Any) -> dict[str, Any]:
-    if isinstance(config, tuple):
-        return {str(i): item for i, item in enumerate(config)}
-    if not dataclasses.is_dataclass(config):
-        return {}
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
