@@ -5,6 +5,7 @@ import importlib.util
 import json
 import re
 import shlex
+from typing import Any
 
 import jax
 import numpy as np
@@ -160,7 +161,8 @@ def test_the_objective_of_ones_own_is_evaluated_as_it_says():
     run = run_example(example("# my_goal.py"))["run"]()
     [small] = evaluations(run)
     params = {"w": np.array([0.0, 1e-5, 0.5, -0.5])}
-    [row] = small.rows(Trained(run, run.model.build(), params, None, step=0))
+    nothing: Any = None  # it reads no text
+    [row] = small.rows(Trained(run, run.model.build(), params, nothing, step=0))
     assert (row.name, row.value, row.count) == ("lm_small", 0.5, 4)
     config = json.loads(to_json(run))["objectives"]["lm"]
     assert config["class"] == "example:Sparse"
