@@ -100,7 +100,7 @@ def fields(config):
 @pytest.mark.parametrize(
     ("page", "names"),
     [
-        ("docs/architecture.md", rooms()),
+        ("docs/architecture.md", [*rooms(), *llama_jax.__all__]),
         ("docs/data.md", set(llama_jax.data.__all__) - {"Loader", "Masking", "one_pass", "texts"}),
         ("docs/training.md", objectives()),
         ("docs/config.md", fields(Run)),
