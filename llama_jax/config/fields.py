@@ -6,6 +6,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from llama_jax.errors import UserError, nearest
+from llama_jax.messages import short
 from llama_jax.optim.optimizer import Optimizer, Schedule
 from llama_jax.optim.optimizer import named as optimizer_named
 
@@ -117,6 +118,22 @@ def _check_declared(config: Any, name: str, value: Any, path: str) -> None:
     )
 
 
+def check_fields(config: Any) -> None:
+    """Checks the fields of a config against what they are declared as, as far as that is plain.
+
+    Raises:
+      UserError: a value of another kind.
+    """
+    for name, value in children(config).items():
+        hint = declared(config, name)
+        if not _fits(value, hint):
+            what = str(hint) if get_origin(hint) else hint.__name__
+            raise UserError(
+                f"{name}={short(value)} of {type(config).__name__} is of type "
+                f"{type(value).__name__}; {what} was expected"
+            )
+
+
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a value is of a declared type; where that cannot be told, it is."""
     origin, inner = get_origin(hint), get_args(hint)
@@ -130,8 +147,9 @@ def _fits(value: Any, hint: Any) -> bool:
     if kind is tuple and type(value) is tuple:
         each = inner[:1] * len(value) if inner[1:] == (...,) else inner
         return all(map(_fits, value, each))
-    made_of_parts = kind in (tuple, dict) or dataclasses.is_dataclass(kind)
-    return not (made_of_parts and type(value) in PLAIN)
+    if dataclasses.is_dataclass(kind):  # or somebody's own in its place
+        return type(value) not in (*PLAIN, dict) and value != ()
+    return not (kind in (tuple, dict) and type(value) in PLAIN)
 
 
 def _named(old: Any, new: Any) -> Any:

@@ -2,12 +2,13 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from llama_jax.axes import FSDP_TENSOR, Rules, make_mesh
 from llama_jax.errors import UserError, nearest
+from llama_jax.messages import short
 from llama_jax.optim.optimizer import AdamW, Optimizer
 
 DTYPES = ("float32", "bfloat16")
@@ -167,16 +168,33 @@ class Run:
             )
         if self.ema is not None and not 0 < self.ema < 1:
             raise UserError(f"ema={self.ema}: give a decay between 0 and 1, e.g. 0.999, or None")
+        if not dataclasses.is_dataclass(self.model):
+            raise UserError(f"model={short(self.model)}: give a config, such as Decoder(...)")
+        for name in ("data", "objectives", "evaluations"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise UserError(f"{name}={short(getattr(self, name))}: give a dict, by name")
         if not self.objectives:
             raise UserError(
                 "a run needs at least one objective, e.g. objectives={'lm': CausalLM(on='text')}"
             )
         for name, objective in self.objectives.items():
-            stream = getattr(objective, "on", None)
+            if not hasattr(objective, "on"):
+                raise UserError(
+                    f"objective {name!r} is {short(objective)}, which does not say in `on` which "
+                    "stream it reads; give an Objective, e.g. CausalLM(on='text')"
+                )
+            stream = objective.on
             if stream is not None and stream not in self.data:
                 raise UserError(
                     f"objective {name!r} reads stream {stream!r}; the streams are "
                     f"{sorted(self.data)}" + nearest(stream, self.data)
+                )
+
+        for name, evaluation in self.evaluations.items():
+            if not callable(evaluation):
+                raise UserError(
+                    f"evaluation {name!r} is {short(evaluation)}, which cannot be called; give an "
+                    "Eval, or a value with `every` and `__call__`"
                 )
 
     def batches(self, step: int) -> int:

@@ -12,10 +12,11 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from llama_jax.config.fields import children
+from llama_jax.config.fields import check_fields, children
 from llama_jax.config.tags import is_ours, our_class, stem, tag
 from llama_jax.config.upgrades import upgraded
 from llama_jax.errors import UserError, nearest
+from llama_jax.messages import short
 
 # Goes up when an older run.json can no longer be read; a new field with a default is no reason.
 VERSION = 1
@@ -61,6 +62,8 @@ def from_json(
         )
     files = value.pop("imports", {})
     files = files if isinstance(files, dict) else {}
+    if not isinstance(value.get("class"), str):
+        raise UserError("the config has no class; was run.json edited by hand?")
     found = _decode(value, functools.partial(_their_class, tuple(classes), files))
     for file, digest in _files(found).items():
         if files.get(file, digest) != digest:
@@ -110,6 +113,11 @@ def _by_tag(classes: Iterable[type]) -> dict[str, type]:
 def _encode(value: Any) -> Any:
     # "class" is no possible field name, so the tag never hides a field.
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if "<locals>" in type(value).__qualname__:
+            raise UserError(
+                f"class {tag(type(value))!r} is made within a function, where nobody who opens "
+                "the run finds it; put it at the top of its file"
+            )
         return {"class": tag(type(value))} | {k: _encode(v) for k, v in children(value).items()}
     if isinstance(value, Mapping):
         return {str(key): _encode(item) for key, item in value.items()}
@@ -117,7 +125,10 @@ def _encode(value: Any) -> Any:
         return [_encode(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise TypeError(f"{value!r} of type {type(value).__name__} cannot be part of a config")
+    raise UserError(
+        f"{short(value)} of type {type(value).__name__} cannot be part of a run, which run.json "
+        "keeps: numbers, strings, tuples, dicts and dataclasses of these can"
+    )
 
 
 def _decode(value: Any, theirs: Callable[[str], type]) -> Any:
@@ -125,8 +136,10 @@ def _decode(value: Any, theirs: Callable[[str], type]) -> Any:
         return tuple(_decode(item, theirs) for item in value)
     if not isinstance(value, dict):
         return value
-    if not isinstance(value.get("class"), str):
+    if "class" not in value or isinstance(value["class"], dict | list):  # what is called so
         return {key: _decode(item, theirs) for key, item in value.items()}
+    if not isinstance(value["class"], str):
+        raise UserError(f"class {short(value['class'])} in the config; a class's name was expected")
     if is_ours(value["class"]) and (newer := upgraded(value)) is not value:
         if newer.get("class") != value["class"]:
             return _decode(newer, theirs)
@@ -141,9 +154,12 @@ def _decode(value: Any, theirs: Callable[[str], type]) -> Any:
                 f"{name} has no field {key!r}; it has {', '.join(fields)}{nearest(key, fields)}"
             )
     try:
-        return cls(**given)
+        made = cls(**given)
     except TypeError as error:
         raise UserError(f"{name}: {error}") from None
+    if is_ours(name):
+        check_fields(made)
+    return made
 
 
 def _their_class(given: tuple[type, ...], files: dict[str, Any], name: str) -> type:

@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -81,6 +81,10 @@ def run_of(text: str) -> Run:
     made = getattr(module, name)
     if callable(made) and not isinstance(made, type):
         file = getattr(module, "__file__", None)
+        if inspect.isfunction(made) and (needs := _needs(made)):
+            raise UserError(
+                f"{place}:{name} needs {', '.join(needs)}; one without arguments was expected"
+            )
         made = guarded(made, f"{place}:{name} fails", Path(file) if file else None)
     if not isinstance(made, Run):
         kind = type(made).__name__
@@ -176,6 +180,12 @@ def _gives_run(module: ModuleType, name: str, value: Any) -> bool:
         return True
     if not inspect.isfunction(value) or value.__module__ != module.__name__:
         return False
-    needs = [p for p in inspect.signature(value).parameters.values() if p.default is p.empty]
     gives = value.__annotations__.get("return")
-    return not needs and (gives is Run or str(gives).rpartition(".")[2] == "Run")
+    return not _needs(value) and (gives is Run or str(gives).rpartition(".")[2] == "Run")
+
+
+def _needs(function: Callable) -> list[str]:
+    """The arguments that a function cannot be called without."""
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    given = inspect.signature(function).parameters.values()
+    return [p.name for p in given if p.default is p.empty and p.kind not in optional]

@@ -145,7 +145,12 @@ class HuggingFace:
         for name, value in config.items():
             neutral = not value or (type(value) is float and value == 1.0)
             if not (neutral or name in known or name.startswith("_")) and SUSPECT.search(name):
-                raise bad(place, name[:80], value, "no such field; its meaning is not known")
+                raise bad(
+                    place,
+                    name[:80],
+                    value,
+                    "a file without this field, whose meaning is not known,",
+                )
 
 
 def size(config: Fields, place: Path | str, name: str, most: int = LARGEST) -> int:

@@ -36,7 +36,9 @@ def _rope(given: Any, config: dict[str, Any], place: Path | str) -> Rope:
         raise bad(place, "rope_scaling", given, "an object")
     for field in given.keys() - {"rope_type", "type", "rope_theta", *SCALING}:
         if given[field] not in (None, 1.0):  # partial_rotary_factor=1.0 is all of it
-            raise bad(place, f"rope_scaling.{field[:40]}", given[field], "no such field")
+            raise bad(
+                place, f"rope_scaling.{field[:40]}", given[field], "a file without this field"
+            )
     kind = given.get("rope_type", given.get("type", "default"))
     if kind not in ("default", LLAMA3):
         raise bad(place, "rope_type", kind, f"'default' or {LLAMA3!r}")

@@ -90,6 +90,8 @@ class LM:
           UserError: a setting out of range, or prompts longer than the context.
         """
         prompts, alone = _prompts(prompt)
+        if not prompts:
+            return []
         found = self.complete(prompts, max_new_tokens, **settings)
         return found[0].text if alone else [one.text for one in found]
 
@@ -146,7 +148,12 @@ class LM:
 
     def logits(self, ids: Any) -> np.ndarray:
         """Logits for the token after each one, [B,T,V] float32, of ids [B,T]."""
-        ids_BT = np.asarray(ids)
+        try:
+            ids_BT = np.asarray(ids)
+        except ValueError:
+            raise UserError(
+                "rows of ids of several lengths; rows of equal length were expected"
+            ) from None
         if ids_BT.ndim != 2 or not np.issubdtype(ids_BT.dtype, np.integer):
             raise UserError(f"ids of shape {ids_BT.shape}; rows of equal length were expected")
         for row in ids_BT:

@@ -62,12 +62,14 @@ def load(
         use(imports)
     path = Path(run_dir).absolute()
     try:
-        run = from_json((path / "run.json").read_text(), classes, say)
+        run = from_json((path / "run.json").read_text(encoding="utf-8"), classes, say)
     except OSError:
         raise UserError(
             f"{run_dir} holds no run.json; expected a run directory, made by "
             "llama-jax train PRESET --run-dir DIR"
         ) from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path / 'run.json'} cannot be read ({error})") from None
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
     params, step = restore_params(path / "checkpoints", mesh, run.rules, say)
     return Trained(run, build(run), params, open_for_training(path), step)

@@ -4,6 +4,7 @@ import ast
 import json
 import subprocess
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from llama_jax.config.differences import differences
 from llama_jax.config.tags import DECLARED, PACKAGE, declared, our_class, tag
 from llama_jax.errors import UserError
 from llama_jax.models.decoder import Decoder
+from llama_jax.objectives import CausalLM
 from llama_jax.optim.optimizer import AdamW, Cosine
 
 # The classes that a run.json of commit 2babaf5 may name, by their modules then.
@@ -152,3 +154,53 @@ def test_a_file_of_a_stranger_never_has_code_imported(name, tmp_path, monkeypatc
     with pytest.raises(UserError, match="class|not of llama_jax"):
         from_json(json.dumps(value))
     assert not Path("ran").exists() and "evil" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("class", None, "the config has no class; was run.json edited by hand"),
+        ("model.class", 3, "^class 3 in the config; a class's name was expected"),
+        ("model", {}, "^model={}: give a config"),
+        ("model.width", "big", "^width='big' of Decoder is of type str; int was expected"),
+        ("model.width", 1.5, "^width=1.5 of Decoder is of type float; int was expected"),
+        ("model.stack", [], r"^stack=\(\) of Decoder is of type tuple; Stack was expected"),
+        (
+            "model.norm",
+            {},
+            "^norm={} of Decoder is of type dict; .*RMSNorm . .*LayerNorm was expected",
+        ),
+        ("optimizer", None, "^optimizer=None of Run is of type NoneType; Optimizer was expected"),
+        ("objectives.lm", None, "^objective 'lm' is None, which does not say in `on`"),
+        ("evaluations", {"often": 1}, "^evaluation 'often' is 1, which cannot be called"),
+        ("evaluations", None, "^evaluations=None: give a dict"),
+        ("steps", None, "NoneType"),
+    ],
+)
+def test_a_file_with_a_value_of_another_kind_is_one_line(path, value, said):
+    whole = here = json.loads(to_json(presets.get("tiny_decoder")))
+    *inner, last = path.split(".")
+    for part in inner:
+        here = here[part]
+    here[last] = value
+    with pytest.raises(UserError, match=said):
+        from_json(json.dumps(whole))
+
+
+def test_a_run_that_no_file_can_hold_is_refused():
+    run = presets.get("tiny_decoder")
+
+    @dataclass(frozen=True)
+    class Inner:
+        on: str = "text"
+
+    with pytest.raises(UserError, match="Inner' is made within a function, where nobody"):
+        to_json(replace(run, objectives={"lm": Inner()}))
+    with pytest.raises(UserError, match="of type builtin_function_or_method cannot be part"):
+        to_json(replace(run, evaluations={"length": len}))
+
+
+def test_a_stream_may_be_called_class():
+    run = presets.get("tiny_decoder")
+    run = replace(run, data={"class": run.data["text"]}, objectives={"lm": CausalLM("class")})
+    assert from_json(to_json(run)) == run

@@ -157,6 +157,7 @@ def test_code_that_fails_is_shown_in_three_lines(write, capsys, text, name, line
         ("own_gaol.py", "own_gaol.py does not exist; a Python file was expected. Did you mean"),
         ("my-run.py", "a file that is imported needs a name such as my_run.py"),
         ("json.py", "there is another module called 'json'; rename the file"),
+        ("wants.py:run", "wants.py:run needs steps; one without arguments was expected"),
         ("empty_run.py:", "empty_run.py has no function annotated '-> Run'"),
     ],
 )
@@ -166,6 +167,7 @@ def test_a_file_without_the_run_is_one_line(write, capsys, name, said):
         ("", "my-run.py"),
         ("", "json.py"),
         ("", "empty_run.py"),
+        ("def run(steps, *more, rate=1.0):\n    pass\n", "wants.py"),
     ):
         write(text, file)
     assert main(["train", name, "--run-dir", "x"]) == 2

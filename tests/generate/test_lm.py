@@ -96,6 +96,9 @@ def test_prompts_are_checked(lm):
         lm.generate("the " * 300)
     with pytest.raises(UserError, match="rows of equal length"):
         lm.logits([1, 2])
+    with pytest.raises(UserError, match="rows of equal length"):
+        lm.logits([[1], [1, 2]])
+    assert lm.generate([]) == []
     # The answer ends where the context does.
     [done] = lm.complete([[1] * 195], 64)
     assert len(done.ids) == 5
