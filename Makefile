@@ -34,7 +34,7 @@ help:  ## Show this list
 setup: $(or $(call with,$(EXTRAS)),$(base))  ## Build .venv; EXTRAS="demo gpu" adds extras of pyproject.toml
 	@echo "Ready: $(BIN)/llama-jax --help"
 
-demo: $(call with,demo)  ## Pre-train, fine-tune and ask questions about pictures (15 minutes)
+demo: $(call with,demo)  ## Pre-train, fine-tune and ask questions about pictures (10 minutes)
 	$(BIN)/llama-jax demo
 
 chat: $(smollm2)  ## Talk with SmolLM2-135M on this machine, without an account
@@ -61,7 +61,7 @@ fuzz: $(call with,test)  ## Feed thousands of damaged files to every reader (1 m
 notebooks: $(call with,demo test) $(smollm2)  ## Run every notebook and the README's examples (2 minutes)
 	$(PYTEST) $(STEAL) tests/notebooks
 
-parity: $(call with,demo test parity) $(smollm2)  ## Compare with torch implementations (5 minutes)
+parity: $(call with,demo test parity) $(smollm2)  ## Compare with torch implementations (10 minutes)
 	OMP_NUM_THREADS=1 $(PYTEST) $(SPREAD) tests/parity $(torch)
 
 aot: $(call with,demo test aot)  ## Compile for TPU and GPU without having either (5 minutes)

@@ -5,9 +5,8 @@ import pytest
 from llama_jax import families, presets
 from llama_jax.families.sizes import sizes
 
-# Counted from the shapes; those of Mistral, SmolLM3 and Qwen 3 8B are half the total_size of their
-# model.safetensors.index.json as well. The file of Qwen 3 0.6B holds the embedding once more as the
-# output layer; CWM has the sizes of transformers' CwmConfig. See test_presets.py.
+# Counted from the shapes of our presets, so a change here is a change of a preset. No test compares
+# them with the published files. See test_presets.py.
 PARAMETERS = {
     "mistral_7b": 7_241_732_096,
     "mistral_7b_v3": 7_248_023_552,
