@@ -92,6 +92,16 @@ class Name:
         """A letter for each axis of the file's tensor: of (N H r) it is N, the slowest."""
         return re.sub(r"\((\w)[^)]*\)| ", r"\1", self.axes.split(" -> ")[0])
 
+    @property
+    def our_letters(self) -> str:
+        """A letter for each axis of the weight (of one layer): of (r H) it is H."""
+        return re.sub(r"[() r]", "", self.axes.split(" -> ")[1])
+
+    @property
+    def our_shape(self) -> tuple[int, ...]:
+        """The shape of the weight (of one layer)."""
+        return _shape(self.axes.split(" -> ")[1], dict(self.sizes))
+
     def ours(self, tensor: Any) -> Any:
         """The weight, from the file's tensor, in numpy or in jax."""
         return rearrange(tensor, self.axes, **self._inside())

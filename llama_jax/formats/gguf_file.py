@@ -41,8 +41,15 @@ def open_file(path: str | Path) -> tuple[Mapping[str, Any], Source]:
     listed = {
         name: Tensor(entry.shape, _dtype(entry), place) for name, entry in header.tensors.items()
     }
-    source = Source(place, listed, lambda name: _array(data, header.tensors[name]))
-    return MappingProxyType(header.fields), source
+
+    def read(name: str) -> np.ndarray:
+        # Drops what was read before, else all of the file would stay in memory beside the weights;
+        # whoever looks again finds it in the file.
+        if hasattr(mmap, "MADV_DONTNEED"):
+            data.madvise(mmap.MADV_DONTNEED)
+        return _array(data, header.tensors[name])
+
+    return MappingProxyType(header.fields), Source(place, listed, read)
 
 
 def _map(place: Path) -> mmap.mmap:

@@ -49,7 +49,7 @@ class State:
       token: chosen last, not in the cache yet.
       ended: rows that have given an end token.
       seen: tokens that each row holds, or [B,0] if nobody asks.
-      keys: random keys, one a row.
+      keys: random keys, one a row; None if tokens are not drawn.
       step: tokens chosen so far.
     """
 
@@ -57,7 +57,7 @@ class State:
     token: Int[Array, " B"]
     ended: Bool[Array, " B"]
     seen: Bool[Array, "B V"]
-    keys: jax.Array
+    keys: jax.Array | None
     step: Int[Array, ""]
 
 
@@ -272,7 +272,9 @@ def _extend(module, params, ids_BT, cache, valid_BT, *, fresh):
 def _first(logits_BV, sampling, seed, ends_E, seen_BV, cache):
     """The first token, from the prompts' logits, and the state after it."""
     rows = jnp.arange(len(logits_BV))
-    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(rows)
+    keys = None
+    if sampling.draws:
+        keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(rows)
     token_B, logp_B, ended_B, seen_BV = _choose(
         logits_BV, sampling, keys, 0, ends_E, jnp.zeros(rows.shape, bool), seen_BV
     )
@@ -306,7 +308,9 @@ def _advance(module, params, state, sampling, ends_E, *, count):
 
 def _choose(logits_BV, sampling, keys, step, ends_E, ended_B, seen_BV):
     """Tokens of one step with their log-probabilities; rows that have ended give 0."""
-    token_B = sampling(logits_BV, jax.vmap(jax.random.fold_in, (0, None))(keys, step), seen_BV)
+    if keys is not None:
+        keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
+    token_B = sampling(logits_BV, keys, seen_BV)
     chosen_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=1)[:, 0]
     logp_B = chosen_B - jax.nn.logsumexp(logits_BV, axis=-1)
     token_B = jnp.where(ended_B, 0, token_B)

@@ -54,17 +54,22 @@ class Sampling:
         """Whether it must know which tokens a row holds."""
         return not _is(self.repetition_penalty, 1)
 
+    @property
+    def draws(self) -> bool:
+        """Whether it needs a random key."""
+        return not _is(self.temperature, 0)
+
     def __call__(
         self,
         logits_BV: Float[Array, "B V"],
-        key: jax.Array,
+        key: jax.Array | None,
         seen_BV: Bool[Array, "B V"] | None = None,
     ) -> Int[Array, " B"]:
         """One token a row.
 
         Args:
           logits_BV: logits of the next token.
-          key: one random key, or one a row ([B]); unused if greedy.
+          key: one random key, or one a row ([B]); None will do if it does not draw.
           seen_BV: tokens that the row holds, for the penalty.
         """
         if self.penalises and seen_BV is not None:
@@ -74,8 +79,10 @@ class Sampling:
                 logits_BV * self.repetition_penalty,
             )
             logits_BV = jnp.where(seen_BV, scaled, logits_BV)
-        if _is(self.temperature, 0):
+        if not self.draws:
             return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+        if key is None:
+            raise ValueError("to draw a token, a random key is needed")
         logits_BV = logits_BV / self.temperature
         if 0 < self.top_k < logits_BV.shape[-1]:
             least = jax.lax.top_k(logits_BV, self.top_k)[0][:, -1:]

@@ -47,6 +47,22 @@ def lettered(init: Callable, letters: str) -> Callable:
     return lambda *args: Lettered(init(*args), letters)
 
 
+def weight(module: nn.Module, name: str, init: Callable, letters: str, shape: tuple) -> Any:
+    """The parameter of a module, or what stands in its place.
+
+    Args:
+      module: whose parameter it is.
+      name: what it is called there.
+      init: draws the initial value.
+      letters: a letter for each axis.
+      shape: the sizes.
+    """
+    if module.has_variable("params", name):
+        # Flax traces this to compare shapes; to trace a draw takes five times as long.
+        init = nn.initializers.zeros
+    return module.param(name, lettered(init, letters), shape, jnp.float32)
+
+
 def fan_in_normal(fan_in: int, scale: float = 1.0) -> Callable:
     """Truncated normal with standard deviation `scale / sqrt(fan_in)` (LeCun), cut at two sigma."""
     # 0.8796... is the standard deviation of a unit normal cut at +-2; dividing by it restores the
@@ -124,8 +140,7 @@ class Einsum(nn.Module):
         fan_in = 1
         for letter in right:
             fan_in *= 1 if letter in out else sizes[letter]
-        init = fan_in_normal(fan_in, self.scale)
-        w = self.param("w", lettered(init, right), shape, jnp.float32)
+        w = weight(self, "w", fan_in_normal(fan_in, self.scale), right, shape)
         y = product(self.equation, x, w)
         if self.bias:
             letters = "".join(letter for letter in out if letter in right)
@@ -197,8 +212,8 @@ class Unembed(nn.Module):
     width: int
 
     def setup(self):
-        init = lettered(fan_in_normal(self.width), "DV")
-        self.w = self.param("w", init, (self.width, self.vocab), jnp.float32)
+        init = fan_in_normal(self.width)
+        self.w = weight(self, "w", init, "DV", (self.width, self.vocab))
 
     def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Logits."""
@@ -215,7 +230,7 @@ class Embed(nn.Module):
 
     def setup(self):
         init = nn.initializers.normal(self.scale * self.width**-0.5)
-        self.w = self.param("w", lettered(init, "VD"), (self.vocab, self.width), jnp.float32)
+        self.w = weight(self, "w", init, "VD", (self.vocab, self.width))
 
     def __call__(self, ids_BT: Int[Array, "B T"], dtype=jnp.float32) -> Float[Array, "B T D"]:
         """Looks ids up; an id outside the vocabulary gives NaN, never a neighbour's vector."""

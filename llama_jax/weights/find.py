@@ -53,8 +53,8 @@ def find_near(name: str, what: str) -> Path:
     if not path.exists() and path.parent.is_dir() and path.parent != Path():
         around = [str(path.parent / p.name) for p in path.parent.iterdir() if _may_be_meant(p)]
         raise UserError(
-            f"{what}: {name!r} does not exist."
-            + (nearest(name, around) or " Expected a file or folder of a run or of weights.")
+            f"{what}: {name!r} does not exist"
+            + (nearest(name, around) or "; a file or folder of a run or of weights was expected")
         )
     return find(name)
 

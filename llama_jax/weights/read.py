@@ -7,6 +7,8 @@ the parameters are host memory too; they are filled in place.
 """
 
 import dataclasses
+import math
+from collections import deque
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from typing import Any
@@ -25,6 +27,7 @@ from llama_jax.models.decoder import Decoder
 from llama_jax.trees import flat, nested
 
 OVERHEAD = 96 * 2**20  # bytes
+AHEAD = 2**22  # numbers, 16 MB of float32: a few tensors of a small model
 STACKED = "stack/layers/"  # before the path of a weight that all layers have in one array
 
 
@@ -60,12 +63,15 @@ def read(
     dtype = jnp.dtype(dtype)
     wanted = tensors(model, table)
     source.check({name.tensor: name.shape for name in wanted}, unused)
-    boxes = abstract(model)
+    way = _Way(min(AHEAD, max(math.prod(name.shape) for name in wanted)), dtype)
     found: dict[str, Any] = {}
     with using(mesh, rules):
         for name in progress(wanted):
-            box = boxes[name.path]
-            sharding = weight_sharding(box.letters, box.value.shape, mesh, rules)
+            way.clear(math.prod(name.shape))
+            letters, shape = name.our_letters, name.our_shape
+            if name.layer is not None:
+                letters, shape = "L" + letters, (model.stack.repeats, *shape)
+            sharding = weight_sharding(letters, shape, mesh, rules)
             tensor = jax.device_put(
                 _numbers(source, name), weight_sharding(name.letters, name.shape, mesh, rules)
             )
@@ -74,14 +80,45 @@ def read(
                 found[name.path], finite = _turn(kind, dtype, sharding)(tensor)
             else:
                 if name.path not in found:
-                    found[name.path] = _zeros(box.value.shape, dtype, sharding)()
+                    found[name.path] = _zeros(shape, dtype, sharding)()
                 turn = _turn_into(kind, dtype, sharding)
                 found[name.path], finite = turn(found[name.path], tensor, name.layer)
-            # Waits, so that no more than one tensor is on its way.
-            if not finite:
-                raise not_finite(name.tensor, dtype)
             del tensor
+            way.add(name, finite)
+    way.end()
     return {"decoder": nested(found)}
+
+
+class _Way:
+    """Tensors that the devices are still turning, together of at most so many numbers.
+
+    Small ones are turned while the next is read; one larger than `most` is alone.
+    """
+
+    def __init__(self, most: int, dtype: Any):
+        self.most, self.dtype, self.held = most, dtype, 0
+        self.tensors: deque[tuple[Name, jax.Array]] = deque()
+
+    def add(self, name: Name, finite: jax.Array) -> None:
+        """Notes a tensor, and what will say whether it is finite."""
+        self.tensors.append((name, finite))
+        self.held += math.prod(name.shape)
+
+    def clear(self, numbers: int) -> None:
+        """Waits until there is room for a tensor of so many numbers.
+
+        Raises:
+          FormatError: one that has arrived is not finite.
+        """
+        while self.tensors and self.held + numbers > self.most:
+            name, finite = self.tensors.popleft()
+            self.held -= math.prod(name.shape)
+            if not finite:
+                raise not_finite(name.tensor, self.dtype)
+
+    def end(self) -> None:
+        """Waits for all of them; errors as for `clear`."""
+        self.clear(self.most + 1)
 
 
 def _numbers(source: Source, name: Name) -> np.ndarray:
@@ -130,24 +167,21 @@ def _weight(kind: Name, dtype: np.dtype, tensor: jax.Array) -> tuple[jax.Array, 
 
 def abstract(model: Decoder) -> dict[str, Lettered]:
     """Shape and letters of every parameter, by its path below the decoder."""
-    stack = model.stack
-    if not stack.scan:
-        # Traced as one layer, for thirty take seconds.
-        stacked = dataclasses.replace(stack, scan=True)
-        return _singles(abstract(dataclasses.replace(model, stack=stacked)), stack.repeats)
-    module, ids = model.build(), jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    # Traced as one period without a loop: thirty take seconds, and a loop is traced twice.
+    stack, period = model.stack, "stack/layer_0/"
+    one = dataclasses.replace(model, stack=dataclasses.replace(stack, scan=False, repeats=1))
+    module, ids = one.build(), jax.ShapeDtypeStruct((1, 1), jnp.int32)
     made = jax.eval_shape(lambda ids: module.init(jax.random.key(0), ids, method="decode"), ids)
-    return flat(made["params"]["decoder"], is_leaf=lambda x: isinstance(x, Lettered))
-
-
-def _singles(boxes: dict[str, Lettered], layers: int) -> dict[str, Lettered]:
-    """The same with an entry for each layer, without the axis L."""
     found = {}
-    for path, box in boxes.items():
-        if not path.startswith(STACKED):
+    for path, box in flat(
+        made["params"]["decoder"], is_leaf=lambda x: isinstance(x, Lettered)
+    ).items():
+        if not path.startswith(period):
             found[path] = box
-            continue
-        one = jax.ShapeDtypeStruct(box.value.shape[1:], box.value.dtype)
-        for i in range(layers):
-            found[path.replace(STACKED, f"stack/layer_{i}/")] = Lettered(one, box.letters[1:])
+        elif stack.scan:
+            value = jax.ShapeDtypeStruct((stack.repeats, *box.value.shape), box.value.dtype)
+            found[path.replace(period, STACKED)] = Lettered(value, "L" + box.letters)
+        else:
+            for i in range(stack.repeats):
+                found[path.replace(period, f"stack/layer_{i}/")] = box
     return found

@@ -8,7 +8,7 @@ import pytest
 
 from llama_jax.axes import make_mesh
 from llama_jax.errors import UserError
-from llama_jax.generate.engine import Engine, _advance
+from llama_jax.generate.engine import Engine, _advance, _first
 from llama_jax.generate.sample import Sampling
 from tests.generate import small
 
@@ -64,6 +64,17 @@ def test_decoding_is_compiled_once(engine):
     drawn(engine, [PROMPTS[0]] * 5, 6, stride=1)
     drawn(engine, [PROMPTS[0]] * 5, 6, stride=1, seed=1)
     assert _advance._cache_size() <= before + 1
+
+
+@pytest.mark.parametrize(("temperature", "drawn"), [(0.0, False), (1.0, True)])
+def test_only_what_draws_tokens_holds_random_numbers(engine, temperature, drawn):
+    rows = engine.rows(1, 64)
+    cache = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), rows.cache)
+    logits = jax.ShapeDtypeStruct((1, 64), np.float32)
+    seen, ends = np.zeros((1, 0), bool), np.array([2], np.int32)
+    sampling = Sampling(temperature=temperature)
+    first = jax.make_jaxpr(_first)(logits, sampling, np.uint32(0), ends, seen, cache)
+    assert ("random" in str(first)) == drawn
 
 
 def test_a_seed_gives_a_row_its_tokens_whatever_stands_beside_it(engine):

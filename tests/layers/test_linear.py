@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import errors
 
 from llama_jax.axes import LETTERS
-from llama_jax.layers.linear import Einsum, Embed, Lettered, product
+from llama_jax.layers.linear import Einsum, Embed, Lettered, product, weight
 
 # float32 sums of some tens of products of order 1.
 TOLERANCE = 1e-5
@@ -136,3 +137,19 @@ def test_scan_puts_the_layer_letter_in_front():
     )  # fmt: skip
     w = boxes(scan(), jnp.zeros((1, 2, 3)), None)["Einsum_0"]["w"]
     assert (w.letters, w.value.shape) == ("LDA", (5, 3, 3))
+
+
+def test_a_weight_that_is_there_is_not_drawn_again_and_must_have_its_shape():
+    drawn = []
+
+    class Given(nn.Module):
+        @nn.compact
+        def __call__(self):
+            return weight(self, "w", lambda *args: drawn.append(1) or jnp.ones(args[1]), "D", (3,))
+
+    assert Given().init(jax.random.key(0))["params"]["w"].letters == "D" and drawn
+    drawn.clear()
+    np.testing.assert_array_equal(Given().apply({"params": {"w": jnp.arange(3)}}), [0, 1, 2])
+    assert not drawn
+    with pytest.raises(errors.ScopeParamShapeError):
+        Given().apply({"params": {"w": jnp.arange(4)}})

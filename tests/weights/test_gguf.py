@@ -1,5 +1,7 @@
 """GGUF files of tiny models: what they describe, every type of tensor, and what is refused."""
 
+from pathlib import Path
+
 import gguf
 import jax
 import numpy as np
@@ -10,6 +12,7 @@ from gguf import GGUFValueType as Type
 from llama_jax.errors import FormatError
 from llama_jax.families import gguf_rope
 from llama_jax.families.gguf_names import PAIRS as GGUF
+from llama_jax.formats.gguf_file import open_file
 from llama_jax.layers.rope import Llama3Rope, Rope
 from llama_jax.weights.gguf import open_gguf
 from llama_jax.weights.read import read
@@ -112,6 +115,31 @@ def test_a_tensor_of_several_chunks_has_the_values_that_gguf_gives_it():
     stored = quants.quantize(values, kind)
     ours = _array(stored.tobytes(), Entry(values.shape, kind, 0, stored.nbytes))
     np.testing.assert_array_equal(ours, quants.dequantize(stored, kind))
+
+
+SMAPS = Path("/proc/self/smaps")
+
+
+def resident(path: Path) -> int:
+    """Bytes of a mapped file that are in memory."""
+    lines = iter(SMAPS.read_text().splitlines())
+    next(line for line in lines if line.endswith(str(path)))
+    return 1024 * int(next(line for line in lines if line.startswith("Rss:")).split()[1])
+
+
+@pytest.mark.skipif(not SMAPS.exists(), reason="Linux tells it")
+def test_of_an_open_file_only_the_tensor_that_was_read_last_is_in_memory(tmp_path):
+    path, values = tmp_path / "three.gguf", np.ones((3, 1024, 2048), np.float32)
+    size, kind = values[0].nbytes, GGMLQuantizationType.F32
+    names = [told(name, (1024, 2048), kind, i * size) for i, name in enumerate("abc")]
+    path.write_bytes(File(tensors=names, data=values.tobytes()).bytes())
+    source = open_file(path)[1]
+    read_first = source.read("a")
+    for name in "abc":
+        assert source.read(name).sum() == values[0].sum()
+        # The system reads whole huge pages, one at either end.
+        assert size <= resident(path) <= size + 2 * 2**21
+    assert read_first.sum() == values[0].sum()  # found in the file again
 
 
 def test_parts_of_a_mesh_hold_parts_of_the_weights(tmp_path, mesh):
