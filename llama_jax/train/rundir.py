@@ -20,8 +20,11 @@ from llama_jax.text.files import files_of
 from llama_jax.train.processes import first, on_first, together
 
 # What may differ when a run goes on: how long, how often, on which devices. All else changes what
-# the later steps compute, and is refused by name.
-FREE = ("steps", "log_every", "eval_every", "save_every", "keep", "evaluations", "mesh", "rules")
+# the later steps compute, and is refused by name. A user's file that has changed is told of.
+FREE = (
+    *("steps", "log_every", "eval_every", "save_every", "keep", "evaluations", "mesh", "rules"),
+    "imports",
+)
 
 
 class RunDir:

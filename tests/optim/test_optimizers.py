@@ -231,5 +231,5 @@ def test_names_stand_for_optimizers_and_schedules(text):
 
 def test_a_run_json_from_before_the_schedules_moved_can_be_read(text):
     run = text_run(text, optimizer=AdamW(schedule=Cosine()))
-    old = to_json(run).replace("optim.schedules:Cosine", "optim.optimizer:Cosine")
+    old = to_json(run).replace("llama_jax.optim:Cosine", "llama_jax.train.optimizer:Cosine")
     assert old != to_json(run) and from_json(old) == run

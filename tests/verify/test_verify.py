@@ -14,9 +14,8 @@ from llama_jax.__main__ import main
 from llama_jax.config import edit
 from llama_jax.generate import lm
 from llama_jax.generate.engine import Engine
-from llama_jax.layers import block
-from llama_jax.layers.cache import KV
 from llama_jax.layers.rope import Llama3Rope, Rope
+from llama_jax.layers.slots import KV, Contiguous
 from llama_jax.models.decoder import DecoderModule
 from llama_jax.verify import checks
 from llama_jax.verify.checks import examine, verify
@@ -279,12 +278,12 @@ def test_padding_that_is_seen_is_found(checkpoint, monkeypatch):
 
 
 def test_a_cache_that_rounds_is_found(checkpoint, monkeypatch):
-    write = block.write
+    write = Contiguous.write
 
     def rounding(cache, new, index):
         return write(cache, KV(new.k.astype(jnp.bfloat16), new.v.astype(jnp.bfloat16)), index)
 
-    monkeypatch.setattr(block, "write", rounding)
+    monkeypatch.setattr(Contiguous, "write", rounding)
     other = shorter(checkpoint, 2)
     found = statuses(examine(other, lm.open_engine(other), against="none"))
     assert found["decode, one row"] == found["prefill, 4 rows, left-padded"] == "failed"
