@@ -62,7 +62,8 @@ def from_json(
         )
     files = value.pop("imports", {})
     files = files if isinstance(files, dict) else {}
-    if not isinstance(value.get("class"), str):
+    # A dict of configs has no class of its own; what has a model is a run that lost it.
+    if ("class" in value or "model" in value) and not isinstance(value.get("class"), str):
         raise UserError("the config has no class; was run.json edited by hand?")
     found = _decode(value, functools.partial(_their_class, tuple(classes), files))
     for file, digest in _files(found).items():

@@ -187,6 +187,15 @@ def test_a_file_with_a_value_of_another_kind_is_one_line(path, value, said):
         from_json(json.dumps(whole))
 
 
+def test_a_run_that_lost_its_class_is_refused_and_a_dict_of_configs_needs_none():
+    whole = json.loads(to_json(presets.get("tiny_decoder")))
+    del whole["class"]
+    with pytest.raises(UserError, match="the config has no class"):
+        from_json(json.dumps(whole))
+    of = {"a": presets.get("tiny_decoder").optimizer}
+    assert from_json(to_json(of)) == of
+
+
 def test_a_run_that_no_file_can_hold_is_refused():
     run = presets.get("tiny_decoder")
 

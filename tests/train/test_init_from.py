@@ -210,7 +210,9 @@ def test_a_mistyped_path_is_answered_with_the_nearest(places, tmp_path):
 def test_only_what_may_be_a_tokenizer_is_suggested_for_one(tmp_path, other):
     (tmp_path / other).parent.mkdir(exist_ok=True)
     (tmp_path / other).write_text("")
-    with pytest.raises(UserError, match="tokenizer: '.*/nowhere' does not exist; a file or folder of"):
+    with pytest.raises(
+        UserError, match="tokenizer: '.*/nowhere' does not exist; a file or folder of"
+    ):
         tokenizer_of(str(tmp_path / "nowhere"))
     (tmp_path / "nowhere2").mkdir()
     (tmp_path / "nowhere2/tokenizer.json").write_text("{}")
