@@ -27,10 +27,6 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 if sys.argv[1:] == ["found"]:
     import tests.conftest  # noqa: F401  (before jax: its devices and compiler are the tests')
 
-from llama_jax.models.text import TextEncoder  # noqa: E402
-from llama_jax.train.optimizer import AdamW, Cosine, Muon  # noqa: E402
-from llama_jax.train.parameters import Group  # noqa: E402
-
 from llama_jax import axes, config, evals, objectives  # noqa: E402
 from llama_jax.config import BPE, File, Run, class_name, to_json  # noqa: E402
 from llama_jax.data import (  # noqa: E402
@@ -66,8 +62,11 @@ from llama_jax.models.decoder import Decoder, DecoderLM  # noqa: E402
 from llama_jax.models.encoder_decoder import EncoderDecoder  # noqa: E402
 from llama_jax.models.fusion import Concat, Late, Perceiver, Reading  # noqa: E402
 from llama_jax.models.multimodal import Multimodal  # noqa: E402
+from llama_jax.models.text import TextEncoder  # noqa: E402
 from llama_jax.objectives import ITC, ITM, MLM, NSP, Caption, CausalLM, Seq2Seq  # noqa: E402
 from llama_jax.train import optimizer, schedules  # noqa: E402
+from llama_jax.train.optimizer import AdamW, Cosine, Muon  # noqa: E402
+from llama_jax.train.parameters import Group  # noqa: E402
 
 # ---------------------------------------------------------------------------- texts and pictures
 COLOURS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (40, 60, 230)}
