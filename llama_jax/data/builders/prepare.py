@@ -108,7 +108,8 @@ def prepared(
     finally:
         if draft is not None:
             shutil.rmtree(draft, ignore_errors=True)
-    return builder_class(data_dir=os.fspath(root), limit=limit)  # reads the written metadata
+    with _without_warning():
+        return builder_class(data_dir=os.fspath(root), limit=limit)  # reads the written metadata
 
 
 def _build(builder: "tfds.core.DatasetBuilder") -> None:
