@@ -45,15 +45,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `llama-jax presets | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (UserError, ModuleNotFoundError) as error:
-        ours = isinstance(error, UserError) or not str(error.name).startswith("llama_jax")
-        if not ours or os.environ.get("LLAMA_JAX_DEBUG"):
+    except Exception as error:
+        said = None if os.environ.get("LLAMA_JAX_DEBUG") else _said(error)
+        if said is None:
             raise
-        text = str(error) if isinstance(error, UserError) else _missing(error)
-        # The user's own code has a line of its own.
-        said = text if isinstance(error, CodeError) else " ".join(text.split())
         print(f"llama-jax: {said}", file=sys.stderr)
         return 2
+
+
+def _said(error: Exception) -> str | None:
+    """What the user is told of an error that the user can mend; None of a fault of ours."""
+    if isinstance(error, UserError):
+        # The user's own code has a line of its own.
+        return str(error) if isinstance(error, CodeError) else " ".join(str(error).split())
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("llama_jax"):
+        return _missing(error)
+    from llama_jax.config.user_code import failed
+
+    theirs = failed(error)
+    return theirs and str(theirs)
 
 
 def _main(argv: list[str]) -> int:

@@ -1,11 +1,13 @@
 """An error in the user's own code, as three lines in place of a traceback."""
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Any
 
 from llama_jax.errors import CodeError
+
+OURS = Path(__file__).parents[1]
 
 
 def guarded(call: Callable[[], Any], what: str, file: Path | None = None) -> Any:
@@ -19,15 +21,40 @@ def guarded(call: Callable[[], Any], what: str, file: Path | None = None) -> Any
     try:
         return call()
     except (Exception, SystemExit) as error:
-        said = str(error).strip().partition("\n")[0]
         if isinstance(error, SyntaxError) and error.filename:
-            said = error.msg
             where, line = f"{error.filename}, line {error.lineno}", (error.text or "").strip()
-        else:
-            frames = traceback.extract_tb(error.__traceback__)
-            theirs = [f for f in frames if file and Path(f.filename).parent == file.parent]
-            last = (theirs or frames)[-1]
-            where, line = f"{last.filename}, line {last.lineno}, in {last.name}", last.line or ""
-        name = type(error).__name__
-        reason = f"{what}: {name}: {said}" if said else f"{what}: {name}"
-        raise CodeError(f"{reason}\n  {where}\n    {line}") from error
+            raise _three_lines(what, error, error.msg, where, line) from error
+        frames = traceback.extract_tb(error.__traceback__)
+        theirs = [f for f in frames if file and Path(f.filename).parent == file.parent]
+        raise _at(what, error, (theirs or frames)[-1]) from error
+
+
+def blamed(error: Exception, folders: Set[Path]) -> CodeError | None:
+    """An error of the user's code that ours has called, as three lines.
+
+    Args:
+      error: as it was raised.
+      folders: those of the user's files.
+
+    Returns:
+      None if the last line that is no library's is not in these folders: the fault may be ours.
+    """
+    walk = traceback.walk_tb(error.__traceback__)
+    frames = [(Path(frame.f_code.co_filename), frame, line) for frame, line in walk]
+    found = [f for f in frames if f[0].parent in folders or f[0].is_relative_to(OURS)]
+    if not found or found[-1][0].parent not in folders:
+        return None
+    _, frame, line = found[-1]
+    (summary,) = traceback.StackSummary.extract([(frame, line)])
+    return _at(f"{frame.f_code.co_qualname} fails", error, summary)
+
+
+def _at(what: str, error: BaseException, frame: traceback.FrameSummary) -> CodeError:
+    where = f"{frame.filename}, line {frame.lineno}, in {frame.name}"
+    return _three_lines(what, error, str(error), where, frame.line or "")
+
+
+def _three_lines(what: str, error: BaseException, said: str, where: str, line: str) -> CodeError:
+    said, name = said.strip().partition("\n")[0], type(error).__name__
+    reason = f"{what}: {name}: {said}" if said else f"{what}: {name}"
+    return CodeError(f"{reason}\n  {where}\n    {line}")

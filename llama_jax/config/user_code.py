@@ -16,10 +16,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from llama_jax.config.guarded import guarded
+from llama_jax.config.guarded import blamed, guarded
 from llama_jax.config.run import Run
 from llama_jax.config.tags import is_ours, stem
-from llama_jax.errors import UserError, nearest
+from llama_jax.errors import CodeError, UserError, nearest
 
 # The modules that the user has named, which are as much a fact of the process as `sys.modules` is.
 _named: dict[str, ModuleType] = {}
@@ -98,6 +98,12 @@ def classes() -> Iterator[type]:
         for value in dict.fromkeys(v for v in vars(module).values() if isinstance(v, type)):
             if dataclasses.is_dataclass(value) and not is_ours(value.__module__):
                 yield value
+
+
+def failed(error: Exception) -> CodeError | None:
+    """An error as three lines, if a line of the user's files caused it; else None."""
+    files = (getattr(module, "__file__", None) for module in _named.values())
+    return blamed(error, {Path(file).parent for file in files if file})
 
 
 def digests(kinds: Iterable[type]) -> dict[str, str]:

@@ -205,3 +205,73 @@ def test_another_file_of_the_same_name_or_a_new_text_takes_the_place_of_the_old(
     assert user_code.run_of(write(text.format(3), "one_run.py")).steps == 3
     assert user_code.run_of(write(text.format(44), "one_run.py")).steps == 44
     assert user_code.run_of(write(text.format(5), "other/one_run.py")).steps == 5
+
+
+PARTS = """
+import dataclasses
+import flax.linen as nn
+import jax.numpy as jnp
+from llama_jax import Run, edit, presets
+from llama_jax.axes import Rules
+from llama_jax.data.sources import Rows
+from llama_jax.objectives import Objective
+
+@dataclasses.dataclass(frozen=True)
+class Goal(Objective):
+    ours: bool = False
+    needs = ("tokens",)
+
+    def __call__(self, acts):
+        return Rules((("?", "data"),), ()) if self.ours else jnp.ones(3) @ jnp.ones(4)
+
+class Net(nn.Module):
+    def __call__(self, x):
+        return x if x.sum() > 0 else -x
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    def build(self, name):
+        return Net(name=name)
+
+@dataclasses.dataclass(frozen=True)
+class Empty:
+    def open(self):
+        return Rows("empty", 9, lambda index: {}[index])
+
+small = edit(edit(presets.get("tiny_decoder"), "model.vocab", 300), "tokenizer.vocab", 300)
+goal = edit(small, "objectives", {"lm": Goal(on="text")})
+ours = edit(small, "objectives", {"lm": Goal(on="text", ours=True)})
+block = edit(small, "model.stack.pattern.0.ffn", Part())
+source = edit(small, "data.text.source", Empty())
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("goal", ["Goal.__call__ fails: TypeError: dot_general requires", "parts.py, line 16, in",
+                  "return Rules("]),
+        ("block", ["Net.__call__ fails: TracerBoolConversionError: Attempted", "parts.py, line 20",
+                   "return x if"]),
+        ("source", ["Empty.open.<locals>.<lambda> fails: KeyError: 0", "parts.py, line 30",
+                    "return Rows"]),
+    ],
+)  # fmt: skip
+def test_code_that_fails_within_training_is_shown_in_three_lines(write, capsys, name, lines):
+    text = write("Lamb saw the sea.\n\n" * 60, "text.txt")
+    words = ["train", f"{write(PARTS, 'parts.py')}:{name}", "--run-dir", "x", "--quiet"]
+    if name != "source":
+        words += ["--data.text.source", text]
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("llama-jax: ") and err.count("\n") == 3, err
+    assert all(part in line for part, line in zip(lines, err.splitlines(), strict=True)), err
+
+
+@pytest.mark.parametrize(("name", "debug"), [("ours", ""), ("goal", "1")])
+def test_a_fault_of_ours_or_a_search_for_faults_shows_all(write, monkeypatch, name, debug):
+    text = write("Lamb saw the sea.\n\n" * 60, "text.txt")
+    monkeypatch.setenv("LLAMA_JAX_DEBUG", debug)
+    with pytest.raises((TypeError, ValueError), match="dot_general|unknown axis letter"):
+        main(["train", f"{write(PARTS, 'parts.py')}:{name}", "--run-dir", "x", "--quiet",
+              "--data.text.source", text])  # fmt: skip
