@@ -26,7 +26,16 @@ from orbax.checkpoint.options import AsyncOptions
 from llama_jax.errors import UserError
 from llama_jax.train.processes import first, on_first
 from llama_jax.train.state import TrainState
-from llama_jax.weights.orbax import MANIFEST, digests, newest_good, saved_steps, to_stderr
+from llama_jax.trees import flat
+from llama_jax.weights.fitting import check_sizes
+from llama_jax.weights.orbax import (
+    MANIFEST,
+    digests,
+    newest_good,
+    saved_shapes,
+    saved_steps,
+    to_stderr,
+)
 
 
 class Checkpoints:
@@ -157,15 +166,16 @@ class Checkpoints:
           None if nothing was ever saved.
 
         Raises:
-          UserError: there are checkpoints and none of them is good.
+          UserError: there are checkpoints and none of them is good, or they are of another model.
         """
         found = on_first(lambda: self._find(repair))
         if found is None:
             return None
         step, data = found
-        parts = _parts(abstract)
+        path, parts = self.directory / str(step), _parts(abstract)
+        check_sizes(path, saved_shapes(path), flat(abstract.params))
         args = ocp.args.Composite(**{k: ocp.args.StandardRestore(v) for k, v in parts.items()})
-        out = self._orbax.restore(self.directory / str(step), args=args)
+        out = self._orbax.restore(path, args=args)
         return abstract.replace(params=out["params"], ema=out.get("ema"), **out["rest"]), data
 
     def _find(self, repair: bool) -> tuple[int, dict[str, Any]] | None:

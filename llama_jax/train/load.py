@@ -13,8 +13,11 @@ from jax.sharding import Mesh
 from llama_jax.axes import make_mesh
 from llama_jax.config import Run, from_json
 from llama_jax.errors import UserError
+from llama_jax.objectives.base import losses
 from llama_jax.text.files import open_for_training
 from llama_jax.text.vocabulary import Vocabulary
+from llama_jax.train.step import initializer
+from llama_jax.trees import flat
 from llama_jax.weights.orbax import restore_params, to_stderr
 
 
@@ -54,7 +57,7 @@ def load(
       say: told about corrupt checkpoints.
 
     Raises:
-      UserError: no run there, or none of its checkpoints is good.
+      UserError: no run there, none of its checkpoints is good, or they are of another model.
     """
     if imports:
         from llama_jax.config.user_code import use
@@ -71,8 +74,12 @@ def load(
     except UnicodeDecodeError as error:
         raise UserError(f"{path / 'run.json'} cannot be read ({error})") from None
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
-    params, step = restore_params(path / "checkpoints", mesh, run.rules, say)
-    return Trained(run, build(run), params, open_for_training(path), step)
+    model, words = build(run), open_for_training(path)
+    fields = {name: stream.fields(words) for name, stream in run.data.items()}
+    init = initializer(model, losses(run.objectives), fields)
+    wanted = flat(nn.meta.unbox(jax.eval_shape(init, jax.random.key(0))))
+    params, step = restore_params(path / "checkpoints", mesh, run.rules, say, wanted)
+    return Trained(run, model, params, words, step)
 
 
 def build(run: Run) -> nn.Module:

@@ -133,7 +133,7 @@ def weights(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[str]]:
         from llama_jax.weights.run import read_run
 
         mesh = make_mesh(devices=jax.devices()[:1])
-        params = read_run(checkpoint.place, mesh, DATA, None)
+        params = read_run(checkpoint.place, checkpoint.model, mesh, DATA, None)
         return params, [jax.tree.leaves(params)[0].dtype.name]
     checkpoint.check_tied()
     names = tensors(checkpoint.model, table)

@@ -132,7 +132,7 @@ def load_params(
     if checkpoint.source is None or checkpoint.table is None:
         from llama_jax.weights.run import read_run
 
-        return read_run(checkpoint.place, mesh, rules, dtype)
+        return read_run(checkpoint.place, checkpoint.model, mesh, rules, dtype)
     checkpoint.check_tied()
     return read(
         checkpoint.model,

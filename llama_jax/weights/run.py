@@ -43,13 +43,16 @@ def open_run(folder: Path) -> Decoder:
     return model
 
 
-def read_run(folder: Path, mesh: Mesh, rules: Rules, dtype: Any = None) -> dict[str, Any]:
-    """The weights of a run's newest good step, in `dtype` or in the type they have.
+def read_run(
+    folder: Path, model: Decoder, mesh: Mesh, rules: Rules, dtype: Any = None
+) -> dict[str, Any]:
+    """The weights of `model`, a run's newest good step, in `dtype` or in the type they have.
 
     Raises:
-      UserError: none of its checkpoints is good.
+      UserError: none of its checkpoints is good, or they are of another model.
     """
-    params, _ = restore_params(folder / "checkpoints", mesh, rules)
+    wanted = {f"decoder/{path}": box.value for path, box in abstract(model).items()}
+    params, _ = restore_params(folder / "checkpoints", mesh, rules, wanted=wanted)
     return params if dtype is None else jax.tree.map(lambda weight: weight.astype(dtype), params)
 
 

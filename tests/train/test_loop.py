@@ -1,13 +1,16 @@
 """The loop: what a run leaves, signals, corrupt checkpoints, meshes; kill -9 is in tests/chaos."""
 
 import json
+import shutil
 import signal
 
 import jax
 import numpy as np
 import pytest
 
-from llama_jax.config import Mesh, edit
+from llama_jax import presets
+from llama_jax.__main__ import main
+from llama_jax.config import Mesh, edit, to_json
 from llama_jax.errors import UserError
 from llama_jax.train.load import load
 from llama_jax.train.loop import train
@@ -167,3 +170,36 @@ def test_the_log_counts_the_models_work_and_its_time(uninterrupted):
     speed = last["tokens_per_second"]
     assert last["tokens_per_second_per_device"] == pytest.approx(speed / 8)
     assert 0 < last["goodput"] < 1 and last["memory_gb"] > 0 and 0 <= last["data_wait"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("model.width", 32, "decoder/embed/w is [300, 16] there and [300, 32] here; "
+                            "look at model.width, which was 16"),
+        ("model.stack.repeats", 2, "look at model.stack.repeats, which was 1"),
+        ("model.stack.pattern.0.ffn.hidden", 48, "look at model.stack.pattern.0.ffn.hidden, which"),
+        ("model.stack.scan", False, "stack/layer_0/block_0/attn/k/w is no weight there and [16, 1, "
+                                    "8] here; look at model.stack.scan"),
+    ],
+)  # fmt: skip
+def test_sizes_that_are_not_those_of_the_checkpoint_are_one_line(
+    tmp_path, text, uninterrupted, monkeypatch, capsys, field, value, said
+):
+    place = tmp_path / "run"
+    shutil.copytree(uninterrupted, place)
+    run = edit(text_run(text), field, value)
+    (place / "run.json").write_text(to_json(run))
+    monkeypatch.setattr("llama_jax.__main__._enable_compilation_cache", lambda cache: None)
+    monkeypatch.setitem(presets.NAMES, "edited", "tests.train.tiny:tiny_text")
+    monkeypatch.setenv("TINY_TEXT", str(text))
+    words = [
+        ["eval", str(place)],
+        ["generate", "--weights", str(place), "--prompt", "Lamb"],
+        ["train", "edited", f"--{field}", str(value), "--run-dir", str(place), "--quiet"],
+    ]
+    for line in words:
+        assert main(line) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.count("\n") == 1 and said in err, err
+        assert f"{place}/run.json is not of the model in 10 beside it" in err
