@@ -21,9 +21,12 @@ from llama_jax.train.profile import Profile, Tracer
 from llama_jax.train.rows import put
 from llama_jax.train.rundir import RunDir
 from llama_jax.train.setup import Setup, set_up
-from llama_jax.train.signals import graceful
+from llama_jax.train.signals import Stop, graceful
+from llama_jax.train.state import TrainState
 from llama_jax.train.step import Programs
 from llama_jax.train.trackers import WandB, last_metrics
+
+Found = dict[str, dict[str, float]]  # figures by name, of each evaluation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Result:
     run_dir: Path
     step: int
     metrics: dict[str, float | None]
-    evaluations: dict[str, dict[str, float]]
+    evaluations: Found
     parameters: int
     seconds: float
     stopped: str | None = None
@@ -97,27 +100,31 @@ def _train(
 ) -> Result:
     begin = time.perf_counter()
     setup, state = set_up(run, place, log.say, at_exit)
-    step = start = int(state.step)
-    log.start(start)
-    evaluations: dict[str, dict[str, float]] = {}
+    step = int(state.step)
+    log.start(step)
+    _announce(setup, step, place, log.say)
+    evaluations, stopped = {}, None
+    if step < run.steps:  # 4. or there is nothing to do
+        setup.read_data(log.say)
+        stop = at_exit.enter_context(graceful())
+        step, evaluations = _steps(setup, state, place, log, tracer, stop)
+        setup.checkpoints.finish()
+        stopped = stop.signal if step < run.steps else None
+    if stopped:
+        log.say(f"{stopped}: saved step {step} of {run.steps}; give the same command to go on")
+    metrics, parameters = last_metrics(place.metrics), setup.layout.parameters
+    seconds = time.perf_counter() - begin
+    return Result(place.path, step, metrics, evaluations, parameters, seconds, stopped)
 
-    def result(stopped: str | None = None) -> Result:
-        metrics, parameters = last_metrics(place.metrics), setup.layout.parameters
-        seconds = time.perf_counter() - begin
-        return Result(place.path, step, metrics, evaluations, parameters, seconds, stopped)
 
-    if start >= run.steps:  # 4. nothing to do
-        log.say(
-            f"step {start} of {run.steps} is already done in {place.path}; give more --steps to "
-            "go on"
-        )
-        return result()
-    _announce(setup, start, place, log.say)
-    setup.read_data(log.say)
-
+def _steps(
+    setup: Setup, state: TrainState, place: RunDir, log: Log, tracer: Tracer, stop: Stop
+) -> tuple[int, Found]:
+    """The steps from a state on: the last that was done, and what evaluations found."""
+    run, start = setup.run, int(state.step)
+    step, evaluations = start, {}
     programs = Programs(run, setup.layout, setup.loss, log.say)
     late = Late(run, log)
-    stop = at_exit.enter_context(graceful())
     for step in range(start + 1, run.steps + 1):
         # The step before is still at work on the device while the host makes this batch.
         batches = run.batches(step)
@@ -152,28 +159,37 @@ def _train(
         if last or step % run.save_every == 0:
             late.report()  # first, for a resumed run writes only the lines after what is saved
             setup.save(step, state)
-        for name, evaluation in run.evaluations.items():
-            every = evaluation.every or run.eval_every
-            if last or (every and step % every == 0 and not ending):
-                jax.block_until_ready(metrics)  # the step's time is no part of the pause
-                with log.pause():
-                    evaluations[name] = evaluation(setup.model, state.best, setup.tokenizer, run)
-                log.evaluation(step, name, evaluations[name])
+        if last or not ending:
+            evaluations |= _evaluations(setup, state, step, log)
         if ending or stop.after(step):
             if late.held:  # it is not saved yet
                 late.report()
                 setup.save(step, state)
             break
+    return step, evaluations
 
-    setup.checkpoints.finish()
-    if stop.signal and step < run.steps:
-        log.say(f"{stop.signal}: saved step {step} of {run.steps}; give the same command to go on")
-        return result(stop.signal)
-    return result()
+
+def _evaluations(setup: Setup, state: TrainState, step: int, log: Log) -> Found:
+    """What the evaluations that are due after a step find; their time does not count."""
+    run, found = setup.run, {}
+    for name, evaluation in run.evaluations.items():
+        every = evaluation.every or run.eval_every
+        if step == run.steps or (every and step % every == 0):
+            jax.block_until_ready(state)  # the step's time is no part of the pause
+            with log.pause():
+                found[name] = evaluation(setup.model, state.best, setup.tokenizer, run)
+            log.evaluation(step, name, found[name])
+    return found
 
 
 def _announce(setup: Setup, start: int, place: RunDir, say: Callable[[str], None]) -> None:
     run, mesh = setup.run, setup.mesh
+    if start >= run.steps:
+        say(
+            f"step {start} of {run.steps} is already done in {place.path}; give more --steps to "
+            "go on"
+        )
+        return
     if start:
         say(f"going on from step {start} in {place.path}")
     if run.dtype == "bfloat16" and mesh.devices.flat[0].platform == "cpu":
