@@ -191,64 +191,22 @@ def _options(
 
 
 def _compiled(run: Run, topology: Topology, best: Option, rows: int, slots: int) -> dict[str, Any]:
-    """Compiles a prefill chunk and a dispatch of tokens."""
+    """What a prefill chunk and a dispatch of tokens take, compiled.
+
+    Raises:
+      TooBig: they need more memory than a chip has.
+    """
     chip, replicas = topology.chip, topology.chips // best.tensor
     run = changed(run, mesh={"data": replicas, "tensor": best.tensor}, batch=replicas)
     step = Step.of(changed(run, sequence=512), topology.devices())
-    mesh, module = step.mesh, run.model.build().clone(dtype=jnp.bfloat16)
     slots = -(-slots // engine.SLOTS) * engine.SLOTS
-
-    def here(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
-        kind = jnp.bfloat16 if x.dtype == jnp.float32 else x.dtype
-        return jax.ShapeDtypeStruct(x.shape, kind, sharding=sharding)
-
-    effort: Any = {} if chip.gpu else {"exec_time_optimization_effort": QUICK}
-    with using(mesh, run.rules), recording() as receipts:
-        params = jax.tree.map(lambda x: here(x, x.sharding), step.layout.abstract.params)
-        make = partial(module.config.empty_cache, rows, slots, jnp.bfloat16)
-        shapes = jax.eval_shape(make)
-        places = engine._shardings(shapes, rows, False, mesh)
-        cache = jax.tree.map(here, shapes, places)
-
-        def row(shape: tuple[int, ...], kind: Any) -> jax.ShapeDtypeStruct:
-            spec = activation_spec("B" if shape[0] == rows and rows > 1 else "")
-            return jax.ShapeDtypeStruct(shape, kind, sharding=NamedSharding(mesh, spec))
-
-        chunk = engine.CHUNKS[0]
-        ids, valid = row((rows, chunk), jnp.int32), row((rows, chunk), jnp.bool_)
-        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
-        keys = jax.ShapeDtypeStruct(
-            keys.shape, keys.dtype, sharding=NamedSharding(mesh, activation_spec("B"))
-        )
-        make_state: Any = engine.State
-        state = make_state(
-            cache,
-            row((rows,), jnp.int32),
-            row((rows,), jnp.bool_),
-            row((rows, 0), jnp.bool_),
-            keys,
-            jax.ShapeDtypeStruct((), jnp.int32),
-        )
-        ends = jax.ShapeDtypeStruct((1,), jnp.int32)
-        advance = engine._advance.lower(module, params, state, Sampling(), ends, count=STRIDE)
-        extend = engine._extend.lower(module, params, ids, cache, valid, fresh=True)
-        with quiet():
-            try:
-                decoded, filled = (x.compile(compiler_options=effort) for x in (advance, extend))
-            except jax.errors.JaxRuntimeError as error:
-                raise too_big(error) from None
-        work = counted(
-            lambda p, i, c, v: module.apply({"params": p}, i, c, v, True, method="extend"),
-            *(params, ids, cache, valid),
-        )
+    with using(step.mesh, run.rules), recording() as receipts:
+        programs, work = _programs(run, step, rows, slots, chip.gpu)
     sent = [
-        sum(
-            s
-            for _, _, s in network.total(topology, mesh, collectives(x.as_text() or "", mesh.size))
-        )
-        for x in (decoded, filled)
+        sum(s for _, _, s in network.total(topology, step.mesh, collectives(text, step.mesh.size)))
+        for text in (x.as_text() or "" for x in programs)
     ]
-    stats = decoded.memory_analysis()
+    stats = programs[0].memory_analysis()
     assert stats is not None
     held = rows // replicas * best.row
     temporary = max(stats.peak_memory_in_bytes - best.weights - held, 0)
@@ -261,7 +219,7 @@ def _compiled(run: Run, topology: Topology, best: Option, rows: int, slots: int)
         "tokens_per_second_per_user": 1 / token,
         "token_seconds": token,
         "network_seconds": sent[0] / STRIDE,
-        "prefill_tokens_per_second_per_chip": rows * chunk / fill / topology.chips,
+        "prefill_tokens_per_second_per_chip": rows * engine.CHUNKS[0] / fill / topology.chips,
         "prefill_seconds_of_512": fill,
         "hbm_bytes_per_chip": {
             "weights": best.weights,
@@ -276,3 +234,53 @@ def _compiled(run: Run, topology: Topology, best: Option, rows: int, slots: int)
         "slots": slots,
         "backends": lines(receipts),
     }
+
+
+def _programs(run: Run, step: Step, rows: int, slots: int, gpu: bool) -> tuple[list[Any], float]:
+    """A dispatch of tokens and a prefill chunk, compiled, and the FLOPs of the chunk.
+
+    Raises:
+      TooBig: they need more memory than a chip has.
+    """
+    module = run.model.build().clone(dtype=jnp.bfloat16)
+    params, cache, state, ids, valid = _arguments(step, module, rows, slots)
+    ends = jax.ShapeDtypeStruct((1,), jnp.int32)
+    advance = engine._advance.lower(module, params, state, Sampling(), ends, count=STRIDE)
+    extend = engine._extend.lower(module, params, ids, cache, valid, fresh=True)
+    effort: Any = {} if gpu else {"exec_time_optimization_effort": QUICK}
+    with quiet():
+        try:
+            programs = [x.compile(compiler_options=effort) for x in (advance, extend)]
+        except jax.errors.JaxRuntimeError as error:
+            raise too_big(error) from None
+    work = counted(
+        lambda p, i, c, v: module.apply({"params": p}, i, c, v, True, method="extend"),
+        *(params, ids, cache, valid),
+    )
+    return programs, work
+
+
+def _arguments(step: Step, module: Any, rows: int, slots: int) -> tuple[Any, ...]:
+    """Shapes on their shardings: params, cache, state, and ids [B,T] and valid [B,T] of a chunk."""
+    mesh = step.mesh
+
+    def here(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+        kind = jnp.bfloat16 if x.dtype == jnp.float32 else x.dtype
+        return jax.ShapeDtypeStruct(x.shape, kind, sharding=sharding)
+
+    def row(shape: tuple[int, ...], kind: Any) -> jax.ShapeDtypeStruct:
+        spec = activation_spec("B" if rows > 1 else "")
+        return jax.ShapeDtypeStruct(shape, kind, sharding=NamedSharding(mesh, spec))
+
+    params = jax.tree.map(lambda x: here(x, x.sharding), step.layout.abstract.params)
+    shapes = jax.eval_shape(partial(module.config.empty_cache, rows, slots, jnp.bfloat16))
+    cache = jax.tree.map(here, shapes, engine._shardings(shapes, rows, False, mesh))
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
+    keys = jax.ShapeDtypeStruct(
+        keys.shape, keys.dtype, sharding=NamedSharding(mesh, activation_spec("B"))
+    )
+    flags = row((rows,), jnp.int32), row((rows,), jnp.bool_), row((rows, 0), jnp.bool_)
+    make_state: Any = engine.State
+    state = make_state(cache, *flags, keys, jax.ShapeDtypeStruct((), jnp.int32))
+    chunk = rows, engine.CHUNKS[0]
+    return params, cache, state, row(chunk, jnp.int32), row(chunk, jnp.bool_)
