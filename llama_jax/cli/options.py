@@ -9,6 +9,7 @@ import dataclasses
 import shutil
 import textwrap
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_jax.errors import UserError, nearest
@@ -39,11 +40,21 @@ def own_code(parser: argparse.ArgumentParser) -> None:
 
 
 def named_run(name: str) -> "Run":
-    """The Run of a preset, "tiny_decoder", or of the user's own file, "my_run.py:run"."""
+    """The Run of a preset, "tiny_decoder", or of the user's own file, "my_run.py:run".
+
+    Raises:
+      UserError: there is none; says what is near, or how one's own is written.
+    """
     from llama_jax import presets
     from llama_jax.config.user_code import names_code, run_of
 
-    return run_of(name) if names_code(name) else presets.get(name)
+    if names_code(name):
+        return run_of(name)
+    if name not in presets.NAMES and (set(name) & set(":/.") or Path(f"{name}.py").is_file()):
+        file, _, function = name.partition(":")
+        own = f"{file.partition('.')[0] or file}.py:{function.rpartition(':')[2] or 'run'}"
+        raise UserError(f"{name!r} is no preset, and a run of your own is FILE.py:NAME; try {own}")
+    return presets.get(name)
 
 
 def set_field(run: Any, text: str) -> Any:

@@ -34,7 +34,7 @@ def blamed(error: Exception, folders: Set[Path]) -> CodeError | None:
 
     Args:
       error: as it was raised.
-      folders: those of the user's files.
+      folders: where the user's files are.
 
     Returns:
       None if the last line that is no library's is not in these folders: the fault may be ours.

@@ -19,6 +19,14 @@ class Mesh:
     """How many devices each axis of the mesh has; one may be -1 and takes what is left.
 
     `presets/meshes.py` has those that go by a name, and `axes.make_mesh` says what each axis does.
+
+    Attributes:
+      data: replicas of the weights.
+      fsdp: devices that share each weight, and the batch.
+      tensor: devices over which heads, feed-forward and vocabulary are split.
+      context: devices over which a sequence is split.
+      expert: devices over which experts are split.
+      stage: devices over which the layers are split, a pipeline.
     """
 
     data: int = -1

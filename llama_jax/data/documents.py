@@ -27,7 +27,7 @@ class SentencePairs:
     of more than `INDEXED` documents an example is a document and its start is drawn.
 
     Attributes:
-      length: T.
+      length: tokens of a row, T.
       mlm: how tokens are hidden; None leaves them.
       order: "nsp" (next sentence), "sop" (sentence order) or "none" (one segment).
       field: a list of sentences or a text; None for "sentences", else "text".

@@ -30,7 +30,7 @@ class LanguageModel:
     with `<bos>` and `<eos>` where they stand in the document.
 
     Attributes:
-      length: T.
+      length: tokens of a row, T.
       packed: whether rows are cut from the joined documents.
       field: a text or a list of sentences; None for "text", else "sentences".
       pack: what prepared data does where a row ends: "split" cuts the document, "fit" pads the row.

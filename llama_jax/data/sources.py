@@ -115,7 +115,11 @@ class Parquet:
 
 @dataclasses.dataclass(frozen=True)
 class PlainText:
-    """Text files (a file, a pattern, a folder of .txt files): blank lines separate documents."""
+    """Text files; blank lines separate documents.
+
+    Attributes:
+      path: a file, a pattern such as "books/*.txt", or a folder of .txt files.
+    """
 
     path: str
 
@@ -145,6 +149,9 @@ class ImageFolder:
 
     Each line of captions.jsonl is {"file": "cats/1.png", "caption": "..."}, and further fields
     are passed on. Without a caption the class name stands in.
+
+    Attributes:
+      path: the folder.
     """
 
     path: str

@@ -28,7 +28,7 @@ class Captions:
     comes as decoder fields too, for captioning beside alignment (CoCa, arXiv:2205.01917).
 
     Attributes:
-      length: T.
+      length: tokens of a row, T.
       mlm: how tokens are hidden; None leaves them.
       size: Y = X.
       image: field of the picture, or of the video if `frames` is not 0.

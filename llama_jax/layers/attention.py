@@ -24,7 +24,7 @@ class Attention:
     Attributes:
       heads: query heads N.
       kv_heads: key/value heads K; divides N.
-      head_dim: H.
+      head_dim: width of a head, H.
       rope: rotary embedding of queries and keys, or None.
       causal: queries see keys up to their own position.
       window: only keys nearer than this many positions.

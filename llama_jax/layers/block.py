@@ -42,6 +42,10 @@ class Gated:
     """A part scaled by tanh(gate), a learned scalar that starts at `start`.
 
     Source: Flamingo (Alayrac et al. 2022, arXiv:2204.14198), section 3.1.2; Llama 3.2-Vision.
+
+    Attributes:
+      part: what is scaled.
+      start: the scalar at first.
     """
 
     part: Attention | FeedForward

@@ -19,6 +19,12 @@ class DividedBlock:
     """Video: attention over time at each patch, over each frame's patches, then feed-forward.
 
     Source: TimeSformer (Bertasius et al. 2021, arXiv:2102.05095), section 3, "divided space-time".
+
+    Attributes:
+      temporal: attention over time.
+      spatial: attention within a frame.
+      ffn: the feed-forward.
+      norm: before each part.
     """
 
     temporal: Attention

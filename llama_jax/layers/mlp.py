@@ -22,7 +22,12 @@ ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class SwiGLU:
-    """down(silu(gate(x)) * up(x)), LLaMA's feed-forward; other activations give GeGLU and ReGLU."""
+    """down(silu(gate(x)) * up(x)), LLaMA's feed-forward; other activations give GeGLU and ReGLU.
+
+    Attributes:
+      hidden: the inner width, F.
+      activation: silu, gelu (the exact one), gelu_tanh or relu.
+    """
 
     hidden: int
     activation: Activation = "silu"
@@ -48,7 +53,13 @@ class SwiGLUModule(nn.Module):
 
 @dataclass(frozen=True)
 class MLP:
-    """down(act(up(x))), the feed-forward of BERT, ViT and the first Transformer."""
+    """down(act(up(x))), the feed-forward of BERT, ViT and the first Transformer.
+
+    Attributes:
+      hidden: the inner width, F.
+      activation: silu, gelu (the exact one), gelu_tanh or relu.
+      bias: whether both maps have biases.
+    """
 
     hidden: int
     activation: Activation = "gelu"

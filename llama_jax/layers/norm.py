@@ -12,7 +12,11 @@ from llama_jax.layers.linear import lettered
 
 @dataclass(frozen=True)
 class RMSNorm:
-    """Divides by the root of the mean square over the last axis; statistics in float32."""
+    """Divides by the root of the mean square over the last axis; statistics in float32.
+
+    Attributes:
+      eps: added to the mean square, so that nothing is divided by 0.
+    """
 
     eps: float = 1e-5
 
@@ -41,7 +45,11 @@ class RMSNormModule(nn.Module):
 
 @dataclass(frozen=True)
 class LayerNorm:
-    """Subtracts the mean and divides by the standard deviation over the last axis; float32."""
+    """Subtracts the mean and divides by the standard deviation over the last axis; float32.
+
+    Attributes:
+      eps: added to the variance, so that nothing is divided by 0.
+    """
 
     eps: float = 1e-5
 

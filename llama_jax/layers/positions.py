@@ -48,7 +48,7 @@ class RelativeBias:
     Source: Raffel et al. 2020 (arXiv:1910.10683), section 2.1; transformers T5Attention.
 
     Attributes:
-      heads: N.
+      heads: query heads N.
       buckets: half of them hold exact distances, the rest grow logarithmically.
       distance: from here on all distances share the last bucket.
       causal: buckets for the past only (decoder), else half of them for each direction.

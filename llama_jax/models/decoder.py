@@ -27,8 +27,8 @@ class Decoder:
     """Token ids, and perhaps a memory, to logits.
 
     Attributes:
-      vocab: V.
-      width: D.
+      vocab: how many token ids there are, V.
+      width: numbers of a vector between layers, D.
       stack: causal blocks.
       tied: the embedding is the output layer too.
       positions: learned positions, or None (rotary ones are in the blocks).

@@ -65,6 +65,10 @@ class Reading:
 
     The blocks' `cross` says how: `Attention` (ALBEF's and BLIP's multimodal encoder), `Gated`
     (Flamingo, Llama 3.2-Vision), `Merged` (one softmax over itself and the others, T5Gemma 2).
+
+    Attributes:
+      stack: blocks with cross-attention.
+      reader: the modality that reads.
     """
 
     stack: Stack

@@ -27,6 +27,10 @@ class MaskedHead:
 
     Devlin et al. 2018 (arXiv:1810.04805); `BertLMPredictionHead` in transformers.
     BERT's gelu is the exact one, ALBERT's the tanh form.
+
+    Attributes:
+      activation: silu, gelu (the exact one), gelu_tanh or relu.
+      norm: before the table.
     """
 
     activation: Activation = "gelu"
@@ -89,7 +93,11 @@ class TiedModule(nn.Module):
 
 @dataclass(frozen=True)
 class LabelHead:
-    """Dense, tanh, then one logit a label: BERT's pooler and classifier on one vector a row."""
+    """Dense, tanh, then one logit a label: BERT's pooler and classifier on one vector a row.
+
+    Attributes:
+      labels: how many there are.
+    """
 
     labels: int = 2
 
@@ -129,6 +137,13 @@ class AlignHead:
     Radford et al. 2021 (arXiv:2103.00020): scale = exp(tau) <= 100, tau = log(1 / 0.07) at first.
     Zhai et al. 2023 (arXiv:2303.15343, the sigmoid loss) add a bias, -10 at first, and start at
     temperature 0.1.
+
+    Attributes:
+      width: numbers of a vector in the shared space.
+      modalities: what is projected.
+      temperature: at first; it is learned.
+      bias: what the sigmoid loss adds at first; it is learned.
+      max_scale: the most that the scale may become.
     """
 
     width: int = 64

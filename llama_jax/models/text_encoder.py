@@ -20,8 +20,8 @@ class TextEncoder:
     """Token ids to Tokens.
 
     Attributes:
-      vocab: V.
-      width: D.
+      vocab: how many token ids there are, V.
+      width: numbers of a vector between layers, D.
       stack: bidirectional blocks.
       types: kinds of token (sentence A, sentence B) that have a vector each; 0 for none.
       positions: learned positions, or None (rotary ones are in the blocks).

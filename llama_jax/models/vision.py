@@ -25,14 +25,23 @@ from llama_jax.models.tokens import Tokens
 
 @dataclass(frozen=True)
 class SpaceTime:
-    """One stack sees all tubelets; with `DividedBlock` in its pattern the attention is divided."""
+    """One stack sees all tubelets; with `DividedBlock` in its pattern the attention is divided.
+
+    Attributes:
+      stack: what all tubelets go through.
+    """
 
     stack: Stack
 
 
 @dataclass(frozen=True)
 class Factorised:
-    """A stack within each frame, then one over the frames at each place (ViViT's model 2)."""
+    """A stack within each frame, then one over the frames at each place (ViViT's model 2).
+
+    Attributes:
+      space: the stack within a frame.
+      time: the stack over the frames.
+    """
 
     space: Stack
     time: Stack
@@ -43,7 +52,7 @@ class VisionEncoder:
     """Pixels to Tokens.
 
     Attributes:
-      width: D.
+      width: numbers of a vector between layers, D.
       layers: how attention runs over space and time.
       stem: from pixels to vectors; a video whose frames fill no tubelet repeats its last one.
       positions: learned (t, y, x) positions, added to the rotary ones, which alone know no place.

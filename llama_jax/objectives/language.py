@@ -62,7 +62,11 @@ class CausalLM(Seq2Seq):
 
 @dataclass(frozen=True)
 class Caption(Seq2Seq):
-    """Cross-entropy of a caption given the image alone, even if the stream has text to encode."""
+    """Cross-entropy of a caption given the image alone, even if the stream has text to encode.
+
+    Attributes:
+      source: the modality that the caption is of.
+    """
 
     source: str = "image"
 

@@ -21,6 +21,9 @@ class MLM(Objective):
 
     Devlin et al. 2018 (arXiv:1810.04805). Only the masked positions reach the vocabulary. With
     `source="fused"` the tokens have looked at the stream's images first (image-grounded MLM).
+
+    Attributes:
+      source: whose vectors predict, "text" or "fused".
     """
 
     source: str = "text"

@@ -36,7 +36,11 @@ def check_limits(config: Any) -> None:
 
 @dataclass(frozen=True)
 class Constant:
-    """The peak rate after a linear warmup of so many steps."""
+    """The peak rate after a linear warmup of so many steps.
+
+    Attributes:
+      warmup: steps in which the rate rises from 0 to its peak.
+    """
 
     warmup: int = 0
 
@@ -49,7 +53,12 @@ class Constant:
 
 @dataclass(frozen=True)
 class Cosine:
-    """Linear warmup, then half a cosine down to `floor` times the peak at the last step."""
+    """Linear warmup, then half a cosine down to `floor` times the peak at the last step.
+
+    Attributes:
+      warmup: steps in which the rate rises from 0 to its peak.
+      floor: the rate at the last step, as a share of the peak.
+    """
 
     warmup: int = 100
     floor: float = 0.1
@@ -65,7 +74,12 @@ class Cosine:
 
 @dataclass(frozen=True)
 class Linear:
-    """Linear warmup, then a straight line down to `floor` times the peak at the last step."""
+    """Linear warmup, then a straight line down to `floor` times the peak at the last step.
+
+    Attributes:
+      warmup: steps in which the rate rises from 0 to its peak.
+      floor: the rate at the last step, as a share of the peak.
+    """
 
     warmup: int = 100
     floor: float = 0.0
@@ -84,6 +98,11 @@ class WSD:
 
     The stable part does not depend on the number of steps, so a run can be prolonged from any of
     its checkpoints (MiniCPM, section 4).
+
+    Attributes:
+      warmup: steps in which the rate rises from 0 to its peak.
+      decay_share: share of all steps in which the rate falls.
+      floor: the rate at the last step, as a share of the peak.
     """
 
     warmup: int = 100

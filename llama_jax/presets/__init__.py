@@ -43,7 +43,9 @@ def get(name: str) -> "Run":
     """
     if name not in NAMES:
         known = ", ".join(NAMES) or "none"
-        raise UserError(f"no preset {name!r}; there are {known}{nearest(name, NAMES)}")
+        near = nearest(name, NAMES)
+        there = f"{near} There" if near else "; there"
+        raise UserError(f"no preset {name!r}{there} are {known}")
     module, _, function = NAMES[name].partition(":")
     return getattr(importlib.import_module(module), function)()
 

@@ -73,7 +73,10 @@ def test_help_answers_at_once_and_imports_no_jax():
         ([], "COMMAND"),
         (["train"], "required: PRESET, --run-dir"),
         (["train", "tiny_text"], "required: --run-dir"),
-        (["train", "tiny_tex", "--run-dir", "x"], "Did you mean 'tiny_text'?"),
+        (
+            ["train", "tiny_tex", "--run-dir", "x"],
+            "no preset 'tiny_tex'. Did you mean 'tiny_text'? There are ",
+        ),
         (["train", "tiny_text", "--run-dir", "x", "--stepz", "3"], "Did you mean '--steps'?"),
         (["train", "tiny_text", "--run-dir", "x", "--steps", "many"], "invalid int value: 'many'"),
         (["train", "tiny_text", "--run-dir", "x", "--steps", "-3"], "steps=-3: give 0 or more"),

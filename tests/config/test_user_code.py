@@ -158,6 +158,14 @@ def test_code_that_fails_is_shown_in_three_lines(write, capsys, text, name, line
         ("my-run.py", "a file that is imported needs a name such as my_run.py"),
         ("json.py", "there is another module called 'json'; rename the file"),
         ("wants.py:run", "wants.py:run needs steps; one without arguments was expected"),
+        (
+            "own_goal:run",
+            "'own_goal:run' is no preset, and a run of your own is FILE.py:NAME; try own",
+        ),
+        ("own_goal", "try own_goal.py:run"),
+        ("own_goal.py.short", "try own_goal.py:run"),
+        ("own_goal.py:run:short", "try own_goal.py:short"),
+        ("a/two:b", "try a/two.py:b"),
         ("empty_run.py:", "empty_run.py has no function annotated '-> Run'"),
     ],
 )

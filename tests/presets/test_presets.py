@@ -1,11 +1,14 @@
 """Every preset: its parameters by shapes alone, its round trip, and that its step can be traced."""
 
+import dataclasses
+
 import jax
 import pytest
 
 from llama_jax import presets
 from llama_jax.axes import make_mesh, using
-from llama_jax.config import from_json, to_json
+from llama_jax.config import children, from_json, to_json
+from llama_jax.config.text import meanings
 from llama_jax.objectives import losses
 from llama_jax.train.load import build
 from llama_jax.train.state import plan
@@ -57,3 +60,18 @@ def test_a_preset_survives_the_round_trip_through_json(name):
 def test_fine_tuning_has_the_model_and_tokenizer_of_pre_training(pair):
     first, second = map(presets.get, pair)
     assert (first.model, first.tokenizer) == (second.model, second.tokenizer)
+
+
+def unsaid(config):
+    """The fields of a config and its parts that no docstring says more of than a letter."""
+    said = meanings(config) if dataclasses.is_dataclass(config) else None
+    for name, value in children(config).items():
+        if children(value):
+            yield from unsaid(value)
+        elif said is not None and len(said.get(name, "")) < 6:
+            yield type(config).__name__, name
+
+
+@pytest.mark.parametrize("name", ["seed_demo", "seed_vqa", "tiny_decoder", "smollm2_135m"])
+def test_every_field_of_a_preset_says_in_the_help_what_it_means(name):
+    assert not set(unsaid(presets.get(name)))
