@@ -17,12 +17,16 @@ def one_by_one(model: Decoder) -> Decoder:
 def unstack(params: dict[str, Any], layers: int) -> dict[str, Any]:
     """Parameters of the stacked model as those of the single one; frees the stacked arrays.
 
+    Those that are of single layers already stay as they are.
+
     Args:
       params: the nested dict {"decoder": ...}.
       layers: L.
     """
     decoder = dict(params["decoder"])
     stack = dict(decoder["stack"])
+    if "layers" not in stack:
+        return params
     leaves, tree = jax.tree.flatten(stack.pop("layers"))
     single: list[list[jax.Array]] = [[] for _ in range(layers)]
     for n, leaf in enumerate(leaves):
