@@ -18,6 +18,7 @@ from llama_jax.text.files import open_for_training
 from llama_jax.text.vocabulary import Vocabulary
 from llama_jax.train.step import initializer
 from llama_jax.trees import flat
+from llama_jax.weights.fitting import check_sizes
 from llama_jax.weights.orbax import restore_params, to_stderr
 
 
@@ -74,11 +75,12 @@ def load(
     except UnicodeDecodeError as error:
         raise UserError(f"{path / 'run.json'} cannot be read ({error})") from None
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
+    params, step = restore_params(path / "checkpoints", mesh, run.rules, say)
     model, words = build(run), open_for_training(path)
     fields = {name: stream.fields(words) for name, stream in run.data.items()}
     init = initializer(model, losses(run.objectives), fields)
     wanted = flat(nn.meta.unbox(jax.eval_shape(init, jax.random.key(0))))
-    params, step = restore_params(path / "checkpoints", mesh, run.rules, say, wanted)
+    check_sizes(path / "checkpoints" / str(step), flat(params), wanted)
     return Trained(run, model, params, words, step)
 
 

@@ -15,7 +15,7 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from orbax.checkpoint.checkpoint_utils import construct_restore_args
 from llama_jax.axes import Rules, weight_sharding
 from llama_jax.errors import UserError
 from llama_jax.trees import flat, nested, path_name
-from llama_jax.weights.fitting import check_sizes
 
 MANIFEST = "manifest.json"
 
@@ -103,37 +102,24 @@ def corruption(path: Path) -> str | None:
 
 
 def restore_params(
-    directory: Path,
-    mesh: Mesh,
-    rules: Rules,
-    say: Callable[[str], None] = to_stderr,
-    wanted: Mapping[str, Any] | None = None,
+    directory: Path, mesh: Mesh, rules: Rules, say: Callable[[str], None] = to_stderr
 ) -> tuple[Any, int]:
     """The weights alone of the newest good step, split over `mesh` by their letters, and that step.
 
     Of a run that averages its weights, the average.
 
-    Args:
-      directory: `checkpoints` of a run.
-      mesh: over which to split them.
-      rules: which mesh axis splits which letter.
-      say: told about corrupt checkpoints.
-      wanted: the shapes that the model has, by path name; see `check_sizes`.
-
     Raises:
-      UserError: no checkpoint, none that is good, or not the model's.
+      UserError: no checkpoint, or none that is good.
     """
     path, saved = _saved_params(directory, say)
-    if wanted is not None:
-        check_sizes(path, saved, wanted)
     letters = json.loads((path / "letters.json").read_text())
-    placed = {
+    wanted = {
         name: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=weight_sharding(letters[name], leaf.shape, mesh, rules)
         )
         for name, leaf in saved.items()
     }
-    return _read(path, placed), int(path.name)
+    return _read(path, wanted), int(path.name)
 
 
 def save_params(directory: Path, step: int, params: Any, letters: dict[str, str]) -> None:

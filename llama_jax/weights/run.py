@@ -16,6 +16,8 @@ from llama_jax.errors import FormatError
 from llama_jax.formats.folder import writing
 from llama_jax.models.decoder import Decoder
 from llama_jax.objectives import CausalLM
+from llama_jax.trees import flat
+from llama_jax.weights.fitting import check_sizes
 from llama_jax.weights.orbax import restore_params, save_params
 from llama_jax.weights.read import abstract
 
@@ -52,7 +54,8 @@ def read_run(
       UserError: none of its checkpoints is good, or they are of another model.
     """
     wanted = {f"decoder/{path}": box.value for path, box in abstract(model).items()}
-    params, _ = restore_params(folder / "checkpoints", mesh, rules, wanted=wanted)
+    params, step = restore_params(folder / "checkpoints", mesh, rules)
+    check_sizes(folder / "checkpoints" / str(step), flat(params), wanted)
     return params if dtype is None else jax.tree.map(lambda weight: weight.astype(dtype), params)
 
 
