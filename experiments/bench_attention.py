@@ -32,8 +32,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.accelerator import bandwidth, products
-from llama_jax.kernels import Mask, attention
-from llama_jax.kernels.attention.api import BACKENDS, Case
+from llama_jax.kernels.attention.api import BACKENDS, Case, attention
+from llama_jax.kernels.attention.mask import Mask
 
 # Of the largest entry; wrong kernels miss by far more.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 5e-3}

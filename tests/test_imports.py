@@ -33,7 +33,7 @@ ARROWS = {
     "layers": ("axes", "kernels"),
     "messages": (),
     "models": ("axes", "kernels.attention.mask", "layers"),
-    "objectives": ("axes", "kernels.cross_entropy", "layers.output", "models"),
+    "objectives": ("axes", "kernels.cross_entropy", "layers.sown", "models"),
     "optim": ("axes", "layers.linear"),
     # It prices the program that training and decoding would run, and so looks into both.
     "plan": (

@@ -17,8 +17,8 @@ from llama_jax import axes
 from llama_jax.__main__ import _one_command, _parser, main
 from llama_jax.config import Run, to_json
 from llama_jax.evals import evaluations
-from llama_jax.kernels import Mask
 from llama_jax.kernels.attention.api import BACKENDS
+from llama_jax.kernels.attention.mask import Mask
 from llama_jax.presets.meshes import LAYOUTS
 from llama_jax.train.load import Trained
 from tests.pages import BLOCKS, ROOT, TEXTS, example, run_example

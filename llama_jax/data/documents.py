@@ -10,7 +10,7 @@ from llama_jax.data import fields as r
 from llama_jax.data.checks import share
 from llama_jax.data.corrupt import Masking
 from llama_jax.data.pairs import join, next_sentence_pair, sentence_order_pair
-from llama_jax.data.sources import Rows, sentences
+from llama_jax.data.rows import Rows, sentences
 from llama_jax.errors import UserError, nearest
 from llama_jax.text.tokenizer import Tokenizer, trained_here
 from llama_jax.text.vocabulary import Vocabulary

@@ -4,14 +4,16 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from llama_jax.data.corrupt import Masking, Replacements, mask_tokens
-from llama_jax.data.sources import Rows
-from llama_jax.text.tokenizer import Tokenizer
+from llama_jax.data.rows import Rows
 from llama_jax.text.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from llama_jax.text.tokenizer import Tokenizer
 
 MEMORY = 1 << 28  # bytes of ids that are kept, 67 million of them in long documents
 ENTRY = 256  # bytes that an array and its place in a dict take beside the ids
@@ -52,7 +54,9 @@ class Asking(Protocol):
         """T of an answer."""
         ...
 
-    def asked(self, questions: Sequence[str], images: Sequence[Any], tokenizer: Tokenizer) -> Batch:
+    def asked(
+        self, questions: Sequence[str], images: Sequence[Any], tokenizer: "Tokenizer"
+    ) -> Batch:
         """Questions as the model reads them: `text`, `text_valid` and `image`."""
         ...
 
@@ -84,7 +88,7 @@ def pad(texts: Sequence[Ids], length: int, fill: int = 0) -> np.ndarray:
     return padded
 
 
-def framed(ids: Sequence[int], tokenizer: Tokenizer, length: int) -> list[int]:
+def framed(ids: Sequence[int], tokenizer: "Tokenizer", length: int) -> list[int]:
     """`<cls> ids <sep>`, the ids cut so that it fits in `length`."""
     return [tokenizer.cls, *ids[: max(0, length - 2)], tokenizer.sep]
 
@@ -141,7 +145,7 @@ def masked_batch(
     length: int,
     rngs: Sequence[np.random.Generator],
     masking: Masking | None,
-    tokenizer: Tokenizer,
+    tokenizer: "Tokenizer",
 ) -> Batch:
     """The text fields of rows [n, 2] (ids, words; -1 for special), corrupted if asked."""
     if masking is None:
@@ -172,7 +176,7 @@ def masked_fields(batch: int, length: int, masking: Masking | None) -> Fields:
     }
 
 
-def worded(text: str, tokenizer: Tokenizer) -> np.ndarray:
+def worded(text: str, tokenizer: "Tokenizer") -> np.ndarray:
     """A text as [n, 2]: ids and word indices."""
     return np.array(tokenizer.encode_with_words(text), np.int32).reshape(2, -1).T
 
@@ -182,7 +186,7 @@ def special(*ids: int) -> np.ndarray:
     return np.array([(i, -1) for i in ids], np.int32)
 
 
-def framed_words(text_T2: np.ndarray, tokenizer: Tokenizer, length: int) -> np.ndarray:
+def framed_words(text_T2: np.ndarray, tokenizer: "Tokenizer", length: int) -> np.ndarray:
     """`<cls> text <sep>` as [n, 2], cut so that it fits in `length`."""
     body = text_T2[: max(0, length - 2)]
     return np.concatenate([special(tokenizer.cls), body, special(tokenizer.sep)])

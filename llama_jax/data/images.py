@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from llama_jax.data.fields import Fields
-from llama_jax.data.sources import Rows, get
+from llama_jax.data.rows import Rows, get
 from llama_jax.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")

@@ -9,7 +9,7 @@ import numpy as np
 from llama_jax.data import fields as r
 from llama_jax.data.checks import at_least
 from llama_jax.data.images import Pictures, light, picture_fields, stream_name
-from llama_jax.data.sources import Rows, get
+from llama_jax.data.rows import Rows, get
 from llama_jax.errors import UserError, nearest
 from llama_jax.text.tokenizer import trained_here
 from llama_jax.text.vocabulary import Vocabulary

@@ -8,8 +8,8 @@ import numpy as np
 
 from llama_jax.data import fields as r
 from llama_jax.data.checks import at_least
+from llama_jax.data.rows import Rows, written
 from llama_jax.data.shards import Tokenised
-from llama_jax.data.sources import Rows, written
 from llama_jax.errors import UserError, nearest
 from llama_jax.text.vocabulary import Vocabulary
 

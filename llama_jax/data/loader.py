@@ -17,8 +17,8 @@ import numpy as np
 
 from llama_jax.data.fields import Batch, Examples, Fields, Task
 from llama_jax.data.language import LanguageModel
+from llama_jax.data.rows import Source
 from llama_jax.data.shards import Mix, Prepared
-from llama_jax.data.sources import Source
 from llama_jax.errors import UserError
 from llama_jax.text.vocabulary import Vocabulary
 

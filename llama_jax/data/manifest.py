@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from llama_jax.errors import FormatError, UserError
-from llama_jax.text.digest import digest
 from llama_jax.text.files import NAMES
 from llama_jax.text.vocabulary import Vocabulary
 
@@ -193,6 +192,8 @@ class Manifest:
         Raises:
           UserError: it is another; both digests are named.
         """
+        from llama_jax.text.digest import digest
+
         mine = digest(tokenizer)
         if mine != self.tokenizer:
             raise UserError(

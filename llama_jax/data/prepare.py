@@ -30,9 +30,9 @@ from llama_jax.data.manifest import (
     sha256,
     shard_name,
 )
+from llama_jax.data.rows import Rows, Source
 from llama_jax.data.shards import Mix, Prepared
 from llama_jax.data.text_files import fingerprint
-from llama_jax.data.tfds import Rows, Source
 from llama_jax.data.workers import Job, interruptible, made, read_text
 from llama_jax.errors import FormatError, UserError
 from llama_jax.text.digest import digest

@@ -8,7 +8,7 @@ import numpy as np
 from llama_jax.data import fields as r
 from llama_jax.data.checks import at_least
 from llama_jax.data.documents import Documents, joined_ids
-from llama_jax.data.sources import Rows, get
+from llama_jax.data.rows import Rows, get
 from llama_jax.data.spans import corrupt_spans, span_count, span_lengths
 from llama_jax.errors import UserError
 from llama_jax.text.tokenizer import trained_here

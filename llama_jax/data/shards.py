@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from llama_jax.data.manifest import Manifest, check_size
+from llama_jax.data.rows import Rows
 from llama_jax.data.text_files import existing, joined
-from llama_jax.data.tfds import Rows
 from llama_jax.errors import UserError
 from llama_jax.text.vocabulary import Vocabulary
 

@@ -15,6 +15,7 @@ from typing import Any
 from llama_jax.data.builders.prepare import OURS
 from llama_jax.data.manifest import MANIFEST, begun
 from llama_jax.data.parquet import row_groups
+from llama_jax.data.rows import Rows, Source, split_sentences
 from llama_jax.data.shards import Mix, Prepared
 from llama_jax.data.text_files import (
     Pieces,
@@ -26,7 +27,7 @@ from llama_jax.data.text_files import (
     paragraphs,
     suffix,
 )
-from llama_jax.data.tfds import Rows, Source, Tfds
+from llama_jax.data.tfds import Tfds
 from llama_jax.errors import UserError, nearest
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
@@ -39,7 +40,6 @@ __all__ = [
     "Rows",
     "Source",
     "Tfds",
-    "get",
     "named",
     "texts",
 ]
@@ -195,80 +195,6 @@ class ImageFolder:
         return Rows(repr(self.path), len(files), read, [captions] if captions.exists() else [])
 
 
-def get(row: dict[str, Any], field: str, where: str = "the source") -> Any:
-    """A field of an example; dots go into nested dicts ("translation.en").
-
-    Raises:
-      UserError: it is not there, with the nearest name.
-    """
-    value: Any = row
-    for key in field.split("."):
-        if not isinstance(value, dict) or key not in value:
-            there = list(value) if isinstance(value, dict) else []
-            raise UserError(
-                f"{where} has no field {field!r}; it has {', '.join(map(str, there)) or 'none'}"
-                + nearest(key, map(str, there))
-            )
-        value = value[key]
-    return value
-
-
-def sentences(row: dict[str, Any], field: str | None = None, where: str = "the source") -> list:
-    """An example as a list of sentences: `field`, else "sentences", else "text".
-
-    Raises:
-      UserError: there is no such field, or it holds no text.
-    """
-    value = _read(row, field, where, ("sentences", "text"))
-    return split_sentences(value) if isinstance(value, str) else value
-
-
-def text_of(row: dict[str, Any], field: str | None = None, where: str = "the source") -> str:
-    """An example as one text: `field`, else "text", else "sentences" joined by blanks.
-
-    Raises:
-      UserError: there is no such field, or it holds no text; an empty one is returned.
-    """
-    value = _read(row, field, where, ("text", "sentences"))
-    return value if isinstance(value, str) else " ".join(value)
-
-
-def written(row: dict[str, Any], field: str | None = None, where: str = "the source") -> str:
-    """An example as one text, as `text_of`, that is not empty.
-
-    Raises:
-      UserError: there is no such field, or nothing in it.
-    """
-    text = text_of(row, field, where)
-    if not text.strip():
-        raise UserError(f"{where} is empty; expected some text")
-    return text
-
-
-def _read(
-    row: dict[str, Any], field: str | None, where: str, names: tuple[str, str]
-) -> str | list[str]:
-    """What is in `field`, else in the first of `names` that is there."""
-    name = field or next((name for name in names if name in row), None)
-    if name is None:
-        raise UserError(
-            f"{where} has no field 'text' and no 'sentences'; it has "
-            f"{', '.join(map(str, row)) or 'none'}; "
-            "say which to read: --field of `llama-jax prepare`, `field` of a task"
-        )
-    value = get(row, name, where)
-    if value is None:  # where a table has a gap
-        return ""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list | tuple) and all(isinstance(s, str | None) for s in value):
-        return [s for s in value if s is not None]
-    raise UserError(
-        f"{where} holds {value!r:.60} in the field {name!r}; expected a text or a list of "
-        "sentences; is it another field that has them?"
-    )
-
-
 def named(text: str) -> Source:
     """The source that a path, a pattern or a name stands for.
 
@@ -333,25 +259,6 @@ def texts(source: Source) -> Iterator[str]:
         )
     for row in source.open():
         yield from _strings(row)
-
-
-def split_sentences(text: str) -> list[str]:
-    """Splits at . ! ? and their like, unless after an abbreviation or before a small letter."""
-    pieces, start = [], 0
-    text = " ".join(text.split())
-    for end in END.finditer(text):
-        head = text[start : end.end()].strip()
-        if ABBREVIATION.search(head) or text[end.end() : end.end() + 1].islower():
-            continue
-        pieces.append(head)
-        start = end.end()
-    return [piece for piece in [*pieces, text[start:].strip()] if piece]
-
-
-END = re.compile(r"[.!?…][\"'”’)\]]*\s+|[。！？][”」]?")
-ABBREVIATION = re.compile(
-    r"(?:\b(?:Mrs?|Ms|Dr|Prof|St|vs|etc|Jr|Sr|No|Fig|cf|[A-Z])|\b[A-Za-z]\.[A-Za-z])\.$"
-)
 
 
 def _strings(value: Any) -> Iterator[str]:

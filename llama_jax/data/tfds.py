@@ -1,4 +1,4 @@
-"""TFDS data sets as sources, ours and all others, without TensorFlow; and what a source is."""
+"""TFDS data sets as sources, ours and all others, without TensorFlow."""
 
 import contextlib
 import dataclasses
@@ -7,57 +7,16 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 
 from llama_jax.data.builders.prepare import OURS, prepared
+from llama_jax.data.rows import Rows
 from llama_jax.errors import UserError, nearest
 
 SUBPACKAGES = ("text", "translate", "summarization", "video")  # not registered on plain import
-
-
-class Source(Protocol):
-    """Any frozen dataclass with `open()`."""
-
-    def open(self) -> "Rows":
-        """The examples."""
-        ...
-
-
-class Rows(Sequence):
-    """A random-access sequence of examples.
-
-    Attributes:
-      name: what to call it in a message.
-      files: the files that are read and may change; see `text_files.fingerprint`.
-      memo: what was worked out from it (decoded images, tokens), by whoever worked it out.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        count: int,
-        read: Callable[[int], dict[str, Any]],
-        files: Sequence[Path] = (),
-    ):
-        """Wraps `read`, which must be a pure function of the index."""
-        self.name, self.total, self.read, self.files = name, count, read, files
-        self.memo: dict[Any, Any] = {}
-        if count == 0:
-            raise UserError(f"{name} holds no example; expected at least one")
-
-    def __len__(self) -> int:
-        """The number of examples."""
-        return self.total
-
-    def __getitem__(self, index: Any) -> Any:
-        """Example `index`, a dict."""
-        if not -self.total <= index < self.total:
-            raise IndexError(index)
-        return self.read(int(index) % self.total)
 
 
 @dataclasses.dataclass(frozen=True)

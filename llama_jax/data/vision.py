@@ -10,7 +10,7 @@ from llama_jax.data import fields as r
 from llama_jax.data.checks import at_least, share
 from llama_jax.data.corrupt import Masking
 from llama_jax.data.images import Pictures, decode, light, picture_fields, stream_name
-from llama_jax.data.sources import Rows, get
+from llama_jax.data.rows import Rows, get
 from llama_jax.errors import UserError
 from llama_jax.messages import cut
 from llama_jax.text.tokenizer import Tokenizer, trained_here

@@ -21,8 +21,7 @@ from typing import Any
 from llama_jax.data.fields import bounded
 from llama_jax.data.folder import FULL, reading, writing
 from llama_jax.data.manifest import Shard, sha256
-from llama_jax.data.sources import text_of
-from llama_jax.data.tfds import Rows, Source
+from llama_jax.data.rows import Rows, Source, text_of
 from llama_jax.errors import UserError
 from llama_jax.text.files import open_for_training
 from llama_jax.text.vocabulary import Vocabulary

@@ -8,7 +8,7 @@ import numpy as np
 from llama_jax.data import Questions, Stream, images
 from llama_jax.data.builders.shapes import answer_type
 from llama_jax.data.images import light
-from llama_jax.data.sources import get
+from llama_jax.data.rows import get
 from llama_jax.errors import UserError
 from llama_jax.evals.answer import Answer, ask
 from llama_jax.evals.base import held_out

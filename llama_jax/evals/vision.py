@@ -10,7 +10,7 @@ import numpy as np
 from llama_jax.data import Questions, Stream
 from llama_jax.data.builders.shapes import answer_type
 from llama_jax.data.images import light
-from llama_jax.data.sources import get
+from llama_jax.data.rows import get
 from llama_jax.evals.base import Eval, Row, held_out, unmasked
 from llama_jax.evals.inputs import VISUAL, Inputs, encode, in_batches, take
 from llama_jax.evals.text import answer_length, answers

@@ -1,6 +1,1 @@
-"""Arrays in, arrays out: attention and its masks; no Flax here."""
-
-from llama_jax.kernels.attention.api import attention
-from llama_jax.kernels.attention.mask import Mask
-
-__all__ = ["Mask", "attention"]
+"""Arrays in, arrays out: attention and its masks, cross-entropy; no Flax here."""

@@ -24,8 +24,9 @@ from llama_jax.layers.block import SAVED, Block
 from llama_jax.layers.cache import Cache, LayerCache
 from llama_jax.layers.divided import DividedBlock
 from llama_jax.layers.inputs import Inputs, Memory, Places
-from llama_jax.layers.output import SOWN, Output, sown
+from llama_jax.layers.output import Output
 from llama_jax.layers.positions import RelativeBias
+from llama_jax.layers.sown import SOWN, sown
 
 AnyBlock = Block | DividedBlock
 # What the backward pass finds again: all; only the inputs of a period; also the results of matrix

@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float
 from llama_jax.axes import row_ways
 from llama_jax.errors import UserError, nearest
 from llama_jax.kernels.cross_entropy.api import Scored, linear_cross_entropy
-from llama_jax.layers.output import every
+from llama_jax.layers.sown import every
 from llama_jax.models.logits import Logits
 from llama_jax.models.tokens import Tokens, pool, repeat_rows
 

@@ -2,10 +2,13 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llama_jax.text.limits import read_bytes
-from llama_jax.text.pretrained import Pretrained, open_tokenizer
-from llama_jax.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from llama_jax.text.pretrained import Pretrained
+    from llama_jax.text.tokenizer import Tokenizer
 
 MAIN = ("tokenizer.json", "tokenizer.model")
 # Files of a Hugging Face folder that belong to its tokenizer or to generating.
@@ -37,7 +40,7 @@ def files_of(path: str | os.PathLike[str]) -> dict[str, bytes]:
     return files
 
 
-def open_for_training(path: str | os.PathLike[str]) -> Tokenizer | Pretrained:
+def open_for_training(path: str | os.PathLike[str]) -> "Tokenizer | Pretrained":
     """Opens the tokenizer that a run reads its data with.
 
     Args:
@@ -50,6 +53,9 @@ def open_for_training(path: str | os.PathLike[str]) -> Tokenizer | Pretrained:
     Raises:
       UserError: there is none, or it is damaged or of a kind that is not supported.
     """
+    from llama_jax.text.pretrained import open_tokenizer
+    from llama_jax.text.tokenizer import Tokenizer
+
     path = Path(path)
     file = path / MAIN[0] if path.is_dir() else path
     if file.is_file() and (trained := Tokenizer.read(read_bytes(file), str(file))) is not None:

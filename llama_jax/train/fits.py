@@ -6,7 +6,6 @@ from typing import Any
 
 from llama_jax.config import Run
 from llama_jax.errors import UserError
-from llama_jax.text.tokenizer import Tokenizer
 from llama_jax.text.vocabulary import Vocabulary
 
 
@@ -40,6 +39,8 @@ def check_vocabulary(model: Any, found: Vocabulary) -> None:
     Raises:
       UserError: it has not; or the tokenizer was trained for it, and leaves some unused.
     """
+    from llama_jax.text.tokenizer import Tokenizer
+
     for path, vocab in fields_named("vocab", model):
         # Models of others often have more embeddings than tokens.
         if vocab < found.vocab or (isinstance(found, Tokenizer) and vocab > found.vocab):

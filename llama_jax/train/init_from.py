@@ -15,7 +15,6 @@ from llama_jax.errors import UserError
 from llama_jax.text.files import files_of, open_for_training
 from llama_jax.text.vocabulary import Vocabulary
 from llama_jax.train.fits import check_vocabulary
-from llama_jax.weights.find import find_near
 from llama_jax.weights.orbax import start_from
 
 Words = tuple[Vocabulary, dict[str, bytes]]  # a tokenizer, and the files to keep it in
@@ -73,6 +72,8 @@ class Start:
         """
         if not run.init_from:
             return cls(run)
+        from llama_jax.weights.find import find_near
+
         place = find_near(run.init_from, "init_from")
         if (place / "checkpoints").is_dir():
             return cls(run, OtherRun(place))

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import SingleDeviceSharding
 
-from llama_jax.kernels import Mask
 from llama_jax.kernels.attention import triton, triton_decode
 from llama_jax.kernels.attention.flash import attend
+from llama_jax.kernels.attention.mask import Mask
 from tests.aot.ptx import Use, kernels
 from tests.aot.topologies import a100, h100
 

@@ -9,8 +9,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from llama_jax.axes import make_mesh
-from llama_jax.kernels import Mask
 from llama_jax.kernels.attention.flash import attend
+from llama_jax.kernels.attention.mask import Mask
 from llama_jax.kernels.attention.mosaic_tpu import TPU
 from llama_jax.kernels.attention.mosaic_tpu_decode import TPU_DECODE
 from llama_jax.kernels.target import platform

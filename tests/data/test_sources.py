@@ -15,7 +15,8 @@ from llama_jax.data import (
     texts,
 )
 from llama_jax.data.images import decode
-from llama_jax.data.sources import get, named, sentences, split_sentences
+from llama_jax.data.rows import get, sentences, split_sentences
+from llama_jax.data.sources import named
 from llama_jax.errors import UserError
 
 

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import pytest
 
-from llama_jax.kernels import Mask, attention
+from llama_jax.kernels.attention.api import attention
+from llama_jax.kernels.attention.mask import Mask
 from llama_jax.kernels.backends import Backend, choose, lines, recording, strictly
 
 

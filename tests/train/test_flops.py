@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from llama_jax import presets
-from llama_jax.kernels import Mask, attention
+from llama_jax.kernels.attention.api import attention
+from llama_jax.kernels.attention.mask import Mask
 from llama_jax.kernels.flop_count import counting, pairs
 from llama_jax.objectives.base import losses
 from llama_jax.train.flops import counted, model_flops, work

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llama_jax.kernels import Mask, attention
+from llama_jax.kernels.attention.api import attention
+from llama_jax.kernels.attention.mask import Mask
 from llama_jax.kernels.target import interpreted
 
 # Of the largest magnitude of each result. float32: a rounding is 6e-8, and sums of up to some

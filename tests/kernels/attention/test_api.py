@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llama_jax.kernels import Mask, attention
-from llama_jax.kernels.attention.api import BACKENDS, Case
+from llama_jax.kernels.attention.api import BACKENDS, Case, attention
+from llama_jax.kernels.attention.mask import Mask
 from llama_jax.kernels.backends import choose
 from tests.kernels.attention.suite import TOLERANCE, truth
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama_jax.kernels import Mask
 from llama_jax.kernels.attention.block_mask import HIDDEN, WHOLE, Operands, codes, operands, seen
+from llama_jax.kernels.attention.mask import Mask
 
 T, S, B = 10, 13, 2
 

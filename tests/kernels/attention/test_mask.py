@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llama_jax.kernels import Mask
+from llama_jax.kernels.attention.mask import Mask
 
 
 def matrix(text):

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llama_jax.kernels import Mask
 from llama_jax.kernels.attention import mosaic_tpu, mosaic_tpu_decode, mosaic_tpu_steps
 from llama_jax.kernels.attention.api import Case
 from llama_jax.kernels.attention.block_mask import PARTLY, WHOLE, operands
 from llama_jax.kernels.attention.flash import Static, delta
+from llama_jax.kernels.attention.mask import Mask
 from llama_jax.kernels.target import interpreted
 
 pytestmark = pytest.mark.kernels

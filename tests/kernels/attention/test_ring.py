@@ -8,7 +8,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from llama_jax.axes import using
-from llama_jax.kernels import Mask, attention
+from llama_jax.kernels.attention.api import attention
+from llama_jax.kernels.attention.mask import Mask
 from llama_jax.kernels.backends import recording
 
 # float32 sums of some tens of terms of order 1, in another order.

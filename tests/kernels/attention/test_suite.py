@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from llama_jax.kernels import attention
-from llama_jax.kernels.attention.api import BACKENDS, KERNELS, case_of
+from llama_jax.kernels.attention.api import BACKENDS, KERNELS, attention, case_of
 from llama_jax.kernels.target import interpreted
 from tests.kernels.attention.suite import CASES, MASKS, TOLERANCE, Attend, check, truth
 from tests.kernels.attention.test_block_mask import masks

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llama_jax.kernels import Mask
 from llama_jax.kernels.attention import triton_decode
 from llama_jax.kernels.attention.api import Case
 from llama_jax.kernels.attention.block_mask import operands
 from llama_jax.kernels.attention.flash import Kernel, Static, delta
+from llama_jax.kernels.attention.mask import Mask
 from llama_jax.kernels.attention.triton import Tile, Tiles, kernel, tiles, visits, why_not
 from llama_jax.kernels.target import interpreted
 
