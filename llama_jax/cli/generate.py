@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_jax.cli.options import Add, own_code
+from llama_jax.cli.options import Add, own_code, read_text
 from llama_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -160,10 +160,7 @@ def _turn(talk: Any, text: str, most: int) -> None:
 
 
 def _perplexity(args: argparse.Namespace) -> None:
-    try:
-        text = args.file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{args.file} cannot be read as UTF-8 text ({error})") from None
+    text = read_text(args.file)
     if args.window is not None and args.window < 2:
         raise UserError(f"--window {args.window}: use at least 2 tokens")
     import numpy as np

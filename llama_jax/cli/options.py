@@ -39,6 +39,18 @@ def own_code(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def read_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+      UserError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as UTF-8 text ({error})") from None
+
+
 def named_run(name: str) -> "Run":
     """The Run of a preset, "tiny_decoder", or of the user's own file, "my_run.py:run".
 

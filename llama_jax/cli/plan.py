@@ -1,7 +1,11 @@
 """`llama-jax plan`: its options, and what it prints."""
 
 import argparse
+import dataclasses
+import json
 import logging
+import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from llama_jax.cli.options import MESH, Add, named_run, own_code
@@ -65,8 +69,6 @@ def _plan(args: argparse.Namespace) -> None:
 
 def _mesh(run: Any, text: str | None) -> tuple[Any, dict[str, int] | None]:
     """The run with the rules of a mesh, and the sizes; None looks for the best."""
-    import dataclasses
-
     from llama_jax.presets.meshes import laid_out, sizes_of
 
     if text is None:
@@ -75,9 +77,6 @@ def _mesh(run: Any, text: str | None) -> tuple[Any, dict[str, int] | None]:
 
 
 def _decode(name: str, topology: "Topology", args: argparse.Namespace) -> None:
-    import json
-    import sys
-
     from llama_jax.plan.decode import plan
 
     run, sizes = _mesh(named_run(name), args.mesh)
@@ -124,10 +123,6 @@ def _decoding(preset: str, topology: "Topology", made: "DecodePlan") -> list[str
 
 
 def _train(preset: str, topology: "Topology", args: argparse.Namespace) -> None:
-    import json
-    import sys
-    import time
-
     from llama_jax.plan.candidates import fixed
     from llama_jax.plan.program import FULL, QUICK, changed
     from llama_jax.plan.report import as_json, lines

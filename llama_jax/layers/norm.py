@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from llama_jax.layers.linear import lettered
+from llama_jax.layers.linear import weight
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,7 @@ class RMSNormModule(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
-        scale = self.param(
-            "scale", lettered(nn.initializers.ones, self.letter), x.shape[-1:], jnp.float32
-        )
+        scale = weight(self, "scale", nn.initializers.ones, self.letter, x.shape[-1:])
         f = x.astype(jnp.float32)
         f = f * jax.lax.rsqrt(jnp.mean(f * f, axis=-1, keepdims=True) + self.config.eps)
         # Cast back before the scale, as Meta's reference does (llama_models/llama3/model.py,
@@ -66,12 +64,8 @@ class LayerNormModule(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
-        scale = self.param(
-            "scale", lettered(nn.initializers.ones, self.letter), x.shape[-1:], jnp.float32
-        )
-        bias = self.param(
-            "bias", lettered(nn.initializers.zeros, self.letter), x.shape[-1:], jnp.float32
-        )
+        scale = weight(self, "scale", nn.initializers.ones, self.letter, x.shape[-1:])
+        bias = weight(self, "bias", nn.initializers.zeros, self.letter, x.shape[-1:])
         f = x.astype(jnp.float32)
         f = f - jnp.mean(f, axis=-1, keepdims=True)
         f = f * jax.lax.rsqrt(jnp.mean(f * f, axis=-1, keepdims=True) + self.config.eps)

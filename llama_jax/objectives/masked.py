@@ -68,31 +68,20 @@ class NSP(Objective):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Two sentences in one text, and whether the second follows."""
-        return ("text", "next")
+        """Two pieces of one text, and which of two answers is right."""
+        return ("text", self.predicts[0])
 
     def __call__(self, acts: Acts) -> Loss:
         """Sum over pairs; metric `accuracy`."""
-        view = acts[self.on]
-        return label_loss(view.model.next(view.text.x[:, 0]), view["next"], view.valid)
+        view, name = acts[self.on], self.predicts[0]  # the field's, and the head's too
+        return label_loss(getattr(view.model, name)(view.text.x[:, 0]), view[name], view.valid)
 
 
 @dataclass(frozen=True)
-class SOP(Objective):
+class SOP(NSP):
     """Are two consecutive segments in order (0) or swapped (1)? ALBERT, arXiv:1909.11942."""
 
-    evaluation: ClassVar[str] = "scores"
     predicts: ClassVar[tuple[str, None]] = ("order", None)
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Two segments in one text, and whether they are swapped."""
-        return ("text", "order")
-
-    def __call__(self, acts: Acts) -> Loss:
-        """Sum over pairs; metric `accuracy`."""
-        view = acts[self.on]
-        return label_loss(view.model.order(view.text.x[:, 0]), view["order"], view.valid)
 
 
 def gather_positions(

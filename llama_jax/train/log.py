@@ -10,7 +10,7 @@ from llama_jax.config import Run
 from llama_jax.train.console import Console, short
 from llama_jax.train.processes import Together, first, several
 from llama_jax.train.rundir import RunDir
-from llama_jax.train.throughput import Machine, Rates
+from llama_jax.train.throughput import Rates
 from llama_jax.train.trackers import Heartbeat, JsonLines, Sink, TensorBoard
 
 # So many steps in a row without a finite gradient do not mend themselves.
@@ -25,6 +25,9 @@ class Log:
       steps: steps of the whole run.
       progress: show anything on the console.
       more: makes another sink of metrics, on the first process.
+
+    Attributes:
+      rates: measures the speeds; told of batches, of pauses and when to begin.
     """
 
     def __init__(
@@ -36,7 +39,7 @@ class Log:
     ):
         self._place = place
         self._console = Console(steps, progress and first())
-        self._rates = Rates()
+        self.rates = Rates()
         self._sinks: list[Sink] = []
         self._more = more
         self._heartbeat: Heartbeat | None = None
@@ -47,19 +50,15 @@ class Log:
             self._heartbeat = Heartbeat(self._place.heartbeats / f"{jax.process_index()}.jsonl")
         if first():
             self._sinks.append(JsonLines(self._place.metrics, step))
-            self._rates.resume(self._place.metrics)
+            self.rates.resume(self._place.metrics)
             self._sinks.append(TensorBoard(self._place.tensorboard, step))
             if self._more is not None:
                 self._sinks.append(self._more())
         self._console.start(step)
 
-    def count(self, batch: Mapping[str, Mapping[str, Any]]) -> None:
-        """Notes the rows and the real tokens of a batch (NumPy, this process's) for the speeds."""
-        self._rates.count(batch)
-
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Writes the metrics of a training step, with the speeds since the last time."""
-        all_values = values | self._rates.lap(values.get("skipped", 0.0))
+        all_values = values | self.rates.lap(values.get("skipped", 0.0))
         self._write(step, all_values)
         self._console.metrics(step, all_values)
         if self._heartbeat is not None:
@@ -75,18 +74,6 @@ class Log:
     def say(self, text: str) -> None:
         """A line for people."""
         self._console.say(text)
-
-    def pause(self):
-        """A context whose time (an evaluation) does not count in the speeds."""
-        return self._rates.pause()
-
-    def waiting(self):
-        """A context whose time is that of waiting for data."""
-        return self._rates.waiting()
-
-    def begin(self, machine: Machine) -> None:
-        """Begins to measure: what was before (compiling) says nothing about the speed."""
-        self._rates.begin(machine)
 
     def close(self) -> None:
         """Flushes and closes everything."""

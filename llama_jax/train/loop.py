@@ -129,7 +129,7 @@ def _steps(
         # The step before is still at work on the device while the host makes this batch.
         batches = run.batches(step)
         compiled = step == start + 1 or batches != run.batches(step - 1)
-        with log.waiting():
+        with log.rates.waiting():
             batch = joined([next(setup.loader) for _ in range(batches)])
         if step == start + 1:
             check_divided(batch, setup.part[0])
@@ -145,13 +145,13 @@ def _steps(
         if compiled:  # that says nothing about the speed
             jax.block_until_ready(metrics)
             place.keep()
-            log.begin(setup.machine(batches))
+            log.rates.begin(setup.machine(batches))
         tracer.after(step, metrics)
 
         # The metrics of the step before are there by now; those of this one wait for the next.
         late.report()
         if not compiled:
-            log.count(batch)
+            log.rates.count(batch)
         late.hold(step, metrics)
 
         setup.checkpoints.check()
@@ -176,7 +176,7 @@ def _evaluations(setup: Setup, state: TrainState, step: int, log: Log) -> Found:
         every = evaluation.every or run.eval_every
         if step == run.steps or (every and step % every == 0):
             jax.block_until_ready(state)  # the step's time is no part of the pause
-            with log.pause():
+            with log.rates.pause():
                 found[name] = evaluation(setup.model, state.best, setup.tokenizer, run)
             log.evaluation(step, name, found[name])
     return found
