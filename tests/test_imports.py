@@ -214,17 +214,39 @@ def test_names_of_the_package_load_on_first_use():
         _ = llama_jax.Rum
 
 
-@pytest.mark.parametrize(
-    "first",
-    ["import llama_jax", "import llama_jax.train", "from llama_jax.train.loop import train"],
-)
-def test_the_package_that_trains_is_the_function_too_whatever_is_imported_first(first):
-    code = (
-        f"{first}\n"
+ORDERS = {
+    "train": [
+        "import llama_jax",
+        "import llama_jax.train",
+        "from llama_jax.train.loop import train",
+    ],
+    "attention": ["import llama_jax", "import llama_jax.kernels.attention.api"],
+}
+
+
+def test_packages_named_for_what_they_do_are_the_functions_too_whatever_is_imported_first():
+    """In another process, for this one has imported all; our modules anew for every order."""
+    trains = (
         "import llama_jax; from llama_jax import train\n"
         "from llama_jax.train import loop; from llama_jax.train.loop import Result\n"
         "loop.train = lambda *args, **settings: (args, settings)\n"
         "assert llama_jax.train is train and train.loop is loop\n"
         "assert llama_jax.train(1, 2, steps=3) == ((1, 2), {'steps': 3})"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    attends = (
+        "from llama_jax.kernels import Mask, attention\n"
+        "from llama_jax.kernels.attention import api\n"
+        "api.attention = lambda *args, **settings: (args, settings)\n"
+        "assert attention(1, Mask(causal=True), scale=2) == ((1, Mask(causal=True)), {'scale': 2})"
+    )
+    forget = (
+        "import sys\n"
+        "for name in [name for name in sys.modules if name.startswith('llama_jax')]:\n"
+        "    del sys.modules[name]"
+    )
+    code = [
+        f"{forget}\n{first}\n{then}"
+        for what, then in (("train", trains), ("attention", attends))
+        for first in ORDERS[what]
+    ]
+    subprocess.run([sys.executable, "-c", "\n".join(code)], cwd=ROOT, check=True)
