@@ -74,9 +74,10 @@ def cost(name: str, q: Any) -> float:
     return float(flops) * q.size / int(T)
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> jax.Array:
-    """The stand-in for attention: the shape, type and dependencies of its result."""
-    return _stand_in(float(pairs(mask, q.shape[1], k.shape[1])), q, k, v)
+def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> tuple[jax.Array, jax.Array]:
+    """The stand-in for attention: shapes, types and dependencies of its result and its lse."""
+    out: jax.Array = _stand_in(float(pairs(mask, q.shape[1], k.shape[1])), q, k, v)
+    return out, out[..., 0].swapaxes(1, 2).astype(jnp.float32)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -9,7 +9,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from llama_jax.kernels.attention.api import attention
+from llama_jax.kernels.attention.api import attention, attention_with_lse
+from llama_jax.kernels.attention.flash import merge
 from llama_jax.kernels.attention.mask import Mask
 from llama_jax.layers.linear import Einsum
 from llama_jax.layers.norm import Norm
@@ -103,12 +104,22 @@ class AttentionModule(nn.Module):
         mask: Mask,
         positions_BTA: Int[Array, "B T A"],
         bias_NTS: Float[Array, "N T S"] | None = None,
+        beside: tuple[KV, Mask] | None = None,
     ) -> Float[Array, "B T D"]:
+        """What the queries of x gather of the keys, and of those `beside` in the same softmax."""
         cfg = self.config
         q_BTNH = self.q(x_BTD)
         if cfg.qk_norm is not None:
             q_BTNH = self.q_norm(q_BTNH)
         if cfg.rope is not None:
             q_BTNH = rotate(q_BTNH, cfg.rope.angles(positions_BTA, cfg.head_dim))
-        out_BTNH = attention(q_BTNH, kv.k, kv.v, mask, bias=bias_NTS, scale=cfg.scale)
+        if beside is None:
+            out_BTNH = attention(q_BTNH, kv.k, kv.v, mask, bias=bias_NTS, scale=cfg.scale)
+        else:
+            other, seen = beside
+            out_BTNH, _ = merge(
+                *attention_with_lse(q_BTNH, kv.k, kv.v, mask, bias=bias_NTS, scale=cfg.scale),
+                *attention_with_lse(q_BTNH, other.k, other.v, seen, scale=cfg.scale),
+            )
+            out_BTNH = out_BTNH.astype(q_BTNH.dtype)
         return Einsum("BTNH,NHD->BTD", D=x_BTD.shape[-1], name="o")(out_BTNH)

@@ -126,17 +126,15 @@ class BlockModule(nn.Module):
             seen = Seen.alone(attn.keys(h, inputs.positions), inputs)
             if own is not None:
                 own, seen = own.step(seen.kv, inputs, attention.chunk is not None)
-            kv, mask = seen.kv, attention.structure & _self_mask(attention, inputs, seen)
+            mask, beside = attention.structure & _self_mask(attention, inputs, seen), None
             if isinstance(cfg.cross, Merged) and memory is not None:
-                cross = cross if memory.x is None else _memory_keys(attn, memory)
-                kv, mask = _append(kv, mask, cross, inputs, memory, x.shape[1])
-            x = self._add(x, attn(h, kv, mask, inputs.positions, inputs.bias), "attn")
+                beside = cross, _ = _remembered(attn, memory, cross)
+            y = attn(h, seen.kv, mask, inputs.positions, inputs.bias, beside)
+            x = self._add(x, y, "attn")
 
         if cfg.cross is not None and not isinstance(cfg.cross, Merged) and memory is not None:
             attend = inner(cfg.cross).build(name="cross")
-            cross = cross if memory.x is None else _memory_keys(attend, memory)
-            assert cross is not None
-            mask = Mask(kv_valid=memory.valid, allow=memory.allow, parts=memory.parts)
+            cross, mask = _remembered(attend, memory, cross)
             y = attend(self._norm("cross_norm")(x), cross, mask, inputs.positions)
             x = self._add(x, y, "cross")
 
@@ -174,19 +172,11 @@ def _self_mask(attention: Attention, inputs: Inputs, seen: Seen) -> Mask:
     return mask & packed
 
 
-def _append(
-    kv: KV, mask: Mask, cross: KV | None, inputs: Inputs, memory: Memory, T: int
-) -> tuple[KV, Mask]:
-    """Puts the memory's keys behind the sequence's own; all queries see the memory."""
-    assert cross is not None
-    S, M = kv.k.shape[1], cross.k.shape[1]
-    seen = mask.dense(T, S)
-    B = memory.valid.shape[0]
-    there = Mask(kv_valid=memory.valid, allow=memory.allow).dense(T, M)
-    both = jnp.broadcast_to(seen, (B, T, S)), jnp.broadcast_to(there, (B, T, M))
-    keys = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), kv, cross)
-    parts = (*(inputs.parts or (S,)), *(memory.parts or (M,)))
-    return keys, Mask(allow=jnp.concatenate(both, axis=2), parts=parts)
+def _remembered(attention: AttentionModule, memory: Memory, kept: KV | None) -> tuple[KV, Mask]:
+    """Keys and values of the memory, those that were kept if it came earlier, and who sees them."""
+    kv = kept if memory.x is None else _memory_keys(attention, memory)
+    assert kv is not None
+    return kv, Mask(kv_valid=memory.valid, allow=memory.allow, parts=memory.parts)
 
 
 def _memory_keys(attention: AttentionModule, memory: Memory) -> KV:

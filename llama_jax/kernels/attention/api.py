@@ -24,6 +24,7 @@ from llama_jax.kernels.target import chip, platform
 DENSE_SCORES = 1 << 14
 MOST_NEW = 16  # queries that decode attention is for: a token, or some that were guessed
 LEAST_CACHE = 512  # keys; fewer are not worth a split or a walk over blocks
+Summed = tuple[Float[Array, "B T N H"], Float[Array, "B N T"]]  # the result and its lse
 
 
 class Case(NamedTuple):
@@ -89,7 +90,7 @@ def _no_ring(case: Case) -> str | None:
     return None
 
 
-def _around(q, k, v, mask: Mask, *, bias: None, scale: float, softcap: float | None) -> jax.Array:
+def _around(q, k, v, mask: Mask, *, bias: None, scale: float, softcap: float | None) -> Summed:
     """A ring, each step by the first kernel that takes the part of one device."""
     del bias  # refused by the table
     size = ring.axis_of_sequence()[1]
@@ -123,12 +124,12 @@ def kernel(name: str) -> Kernel:
     return getattr(_module(name), KERNELS[name][1])
 
 
-def _alone(name: str, q, k, v, mask: Mask, **named: Any) -> jax.Array:
+def _alone(name: str, q, k, v, mask: Mask, **named: Any) -> Summed:
     """A kernel that the partitioner cannot look into: every device runs it on its own part."""
     return sharded.attend(kernel(name), q, k, v, mask, **named)
 
 
-def _chunked(q, k, v, mask: Mask, *, bias: None, scale: float, softcap: float | None) -> jax.Array:
+def _chunked(q, k, v, mask: Mask, *, bias: None, scale: float, softcap: float | None) -> Summed:
     """The partitioner can look into it, so it needs no `shard_map`."""
     del bias  # refused by the table
     return flash.attend(kernel("xla_chunked"), q, k, v, mask, scale=scale, softcap=softcap)
@@ -207,6 +208,28 @@ def attention(
     Raises:
       ValueError: shapes or types that do not fit, an unknown backend, a named one that refuses, or
         a fallback where none is wanted.
+    """
+    return attention_with_lse(
+        q, k, v, mask, bias=bias, scale=scale, softcap=softcap, backend=backend, strict=strict
+    )[0]
+
+
+def attention_with_lse(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    mask: Mask | None = None,
+    *,
+    bias: Float[Array, "N T S"] | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    backend: str = "auto",
+    strict: bool = False,
+) -> Summed:
+    """See `attention`; also the logarithm of each query's sum of exp(scores), float32.
+
+    -inf where a query sees no key. `flash.merge` joins calls over several sets of keys to one
+    softmax over all of them.
     """
     mask = Mask() if mask is None else mask
     _check(q, k, v, mask, softcap)

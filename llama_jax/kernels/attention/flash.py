@@ -91,8 +91,8 @@ def attend(
     *,
     scale: float,
     softcap: float | None,
-) -> Float[Array, "B T N H"]:
-    """Attention by a kernel, differentiable in q, k and v."""
+) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T"]]:
+    """Attention by a kernel and its lse, differentiable in q, k and v."""
     data = operands(mask, q.shape[0], q.shape[1], k.shape[1])
     return differentiable(kernel, q, k, v, data, Static(mask.structure, scale, softcap))
 
@@ -100,20 +100,21 @@ def attend(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 5))
 def differentiable(
     kernel: Kernel, q: jax.Array, k: jax.Array, v: jax.Array, data: Operands, static: Static
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
     """`attend` with the mask in parts."""
-    return kernel.forward(q, k, v, data, static)[0]
+    return kernel.forward(q, k, v, data, static)
 
 
 def _differentiable_forward(kernel, q, k, v, data, static):
     # Named, so that rematerialisation can be told to store both and not to run the kernel again.
     out, lse = (checkpoint_name(x, "attention") for x in kernel.forward(q, k, v, data, static))
-    return out, (q, k, v, data, out, lse)
+    return (out, lse), (q, k, v, data, out, lse)
 
 
-def _differentiable_backward(kernel, static, kept, grad):
-    q, k, v, data, out, lse = kept
-    return *kernel.backward(q, k, v, data, static, lse, delta(out, grad), grad), None
+def _differentiable_backward(kernel, static, kept, grads):
+    (q, k, v, data, out, lse), (grad, grad_lse) = kept, grads
+    taken = delta(out, grad) - grad_lse  # of lse itself the gradient is p
+    return *kernel.backward(q, k, v, data, static, lse, taken, grad), None
 
 
 differentiable.defvjp(_differentiable_forward, _differentiable_backward)
@@ -131,11 +132,11 @@ def merge(
     other_lse: Float[Array, "B N T"],
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T"]]:
     """The result over two sets of keys from those over each, in float32."""
-    total = jnp.logaddexp(lse, other_lse)
+    seen = jnp.maximum(lse, other_lse) > -jnp.inf
+    # A query that sees no key: -inf - -inf would be NaN, here and in the gradient.
+    total = jnp.logaddexp(*(jnp.where(seen, part, 0.0) for part in (lse, other_lse)))
 
     def weighted(x, part):
-        # A query that sees no key: -inf - -inf would be NaN.
-        weight = jnp.exp(part - jnp.where(total > -jnp.inf, total, 0.0))
-        return x * jnp.moveaxis(weight, 1, 2)[..., None]
+        return x * jnp.moveaxis(jnp.exp(part - total), 1, 2)[..., None]
 
-    return weighted(out, lse) + weighted(other, other_lse), total
+    return weighted(out, lse) + weighted(other, other_lse), jnp.where(seen, total, -jnp.inf)

@@ -65,8 +65,11 @@ def attend(
     *,
     scale: float,
     softcap: float | None,
-) -> Float[Array, "B T N H"]:
-    """Attention over the axis of T; T and S are multiples of its size, of twice it if causal."""
+) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T"]]:
+    """Attention and its lse over the axis of T.
+
+    T and S are multiples of its size, of twice it if causal.
+    """
     B, T, S = q.shape[0], q.shape[1], k.shape[1]
     axis, size = axis_of_sequence()
     data = operands(mask, B, T, S)
@@ -84,22 +87,24 @@ def attend(
     given: Any = Operands(*(None if x is None else p for x, p in zip(data, parts, strict=True)))
 
     def one(q, k, v, data):
-        if ring.dealt:
-            q, k, v, data = (_deal(x, ring) for x in (q, k, v, data))
-        out = _attend(q, k, v, data, ring, static)
-        return _deal(out, ring, back=True) if ring.dealt else out
+        if not ring.dealt:
+            return _attend(q, k, v, data, ring, static)
+        q, k, v, data = (_deal(x, ring) for x in (q, k, v, data))
+        summed: Any = _attend(q, k, v, data, ring, static)
+        out, lse_BTN = _deal((summed[0], summed[1].swapaxes(1, 2)), ring, back=True)
+        return out, lse_BTN.swapaxes(1, 2)
 
     return jax.shard_map(
         one,
         in_specs=(spec, keys, keys, given),
-        out_specs=spec,
+        out_specs=(spec, PartitionSpec(spec[0], spec[2], spec[1])),
         axis_names=free_axes(),
         check_vma=False,
     )(q, k, v, data)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _attend(q, k, v, data: Operands, ring: Ring, static: Static):
+def _attend(q, k, v, data: Operands, ring: Ring, static: Static) -> tuple[jax.Array, jax.Array]:
     return _forward(q, k, v, data, ring, static)[0]
 
 
@@ -116,12 +121,12 @@ def _forward(q, k, v, data, ring, static):
     start = (out, lse, (k, v, _others(data)))
     (out, lse, _), _ = jax.lax.scan(step, start, jnp.arange(ring.size))
     out, lse = (checkpoint_name(x, "attention") for x in (out.astype(q.dtype), lse))
-    return out, (q, k, v, data, out, lse)
+    return (out, lse), (q, k, v, data, out, lse)
 
 
-def _backward(ring, static, kept, grad):
-    q, k, v, data, out, lse = kept
-    delta = flash.delta(out, grad)
+def _backward(ring, static, kept, grads):
+    (q, k, v, data, out, lse), (grad, grad_lse) = kept, grads
+    delta = flash.delta(out, grad) - grad_lse
 
     def step(carry, turn):
         dq, (k, v, others), (dk, dv) = carry

@@ -26,7 +26,7 @@ def attend(
     bias: None,
     scale: float,
     softcap: float | None,
-) -> Float[Array, "B T N H"]:
+) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T"]]:
     """`flash.attend` over the mesh that is set, split over batch and heads."""
     assert bias is None  # refused by the table
     data = operands(mask, q.shape[0], q.shape[1], k.shape[1])
@@ -46,7 +46,7 @@ def attend(
     return jax.shard_map(
         one,
         in_specs=(spec, keys, keys, rows),
-        out_specs=spec,
+        out_specs=(spec, PartitionSpec(spec[0], spec[2], spec[1])),
         axis_names=axes,
         check_vma=False,
     )(q, k, v, data)
