@@ -11,6 +11,7 @@ reads from `acts` is computed on first use while tracing, so objectives share pa
 `nn.init(losses(objectives), model)(...)` therefore creates exactly the heads in use.
 """
 
+import functools
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -103,14 +104,14 @@ def losses(
 
     Raises:
       UserError: from the function, while tracing, if a stream or a field is missing, or layers sow
-        a loss that no objective reads.
+        a loss that no objective reads, or an objective reads one that none sows.
     """
 
     def compute(model, batch: Batch, key: jax.Array):
         check(objectives, batch)
         acts = Acts(model, batch, key)  # Here and not outside: a memo that outlives a trace leaks.
         found = evaluated(objectives, acts)
-        _check_read(objectives, acts)
+        _check_sown(objectives, acts)
         total = jnp.zeros((), jnp.float32)
         for name, objective in objectives.items():
             total += objective.weight * found[name].sum / jnp.maximum(found[name].count, 1)
@@ -126,13 +127,19 @@ def evaluated(objectives: Mapping[str, Objective], acts: "Acts") -> dict[str, Lo
     return {name: found[name] for name in objectives}
 
 
-def _check_read(objectives: Mapping[str, Objective], acts: "Acts") -> None:
+def _check_sown(objectives: Mapping[str, Objective], acts: "Acts") -> None:
     read = {name for objective in objectives.values() for name in objective.sown}
-    for name in sorted(set(acts.sown) - read):
+    there = list(acts.sown)
+    for name in sorted({*there} - read):
         stream = next(iter(objectives.values())).on
         raise UserError(
             f"layers of the model sow the loss {name!r} and no objective reads it; add e.g. "
             f"{name!r}: Sown({stream!r}, 0.01, {name!r}) to the objectives"
+        )
+    for name in sorted(read - {*there}):
+        raise UserError(
+            f"no layer of the model sows a loss {name!r}; there are {', '.join(there) or 'none'} "
+            "(a model that is applied by hand needs mutable=['losses'])" + nearest(name, there)
         )
 
 
@@ -229,6 +236,7 @@ class Acts:
         self.model = model
         self.key = key
         self.parts = parts
+        self._sown: dict[str, list[jax.Array]] = {}  # in `summed`, beside the model's variables
         given = cache or {}
         self._views = {
             stream: View(model, fields, stream, given.get(stream, {}))
@@ -253,29 +261,33 @@ class Acts:
         """
         if self.parts == 1:
             return f(self.model, *rows)
-        ways = row_ways()
+        model, ways = self.model, row_ways()
         size = -(-rows[0].shape[0] // (self.parts * ways)) * ways
 
         def cut(x):
             pad = [(0, size * self.parts - x.shape[0])] + [(0, 0)] * (x.ndim - 1)
             return jnp.pad(x, pad).reshape(self.parts, size, *x.shape[1:])
 
-        def one(model, carry, piece):
-            return carry, f(model, *piece)
+        def one(params, key, *piece):
+            both = nn.apply(f, model, mutable=["losses"])
+            found, sown = both({"params": params}, *piece, rngs={"dropout": key})
+            return found, every(sown.get("losses", {}))
 
-        scan = nn.scan(
-            nn.remat(one, prevent_cse=False),
-            variable_broadcast="params",
-            split_rngs={"params": False, "dropout": True},
-            length=self.parts,
-        )
-        _, found = scan(self.model, (), tuple(map(cut, rows)))
+        part = functools.partial(jax.checkpoint(one, prevent_cse=False), model.variables["params"])
+        keys = jax.random.split(model.make_rng("dropout"), self.parts)
+        found, sown = jax.lax.map(lambda x: part(*x), (keys, *map(cut, rows)))
+        for name, values in sown.items():
+            self._sown.setdefault(name, []).extend(values)
         return jax.tree.map(lambda x: jnp.sum(x, axis=0), found)
 
     @property
     def sown(self) -> dict[str, list[jax.Array]]:
         """Losses that layers have sowed in the passes so far, by name: one array a call."""
-        return every(getattr(self.model, "variables", {}).get("losses", {}))
+        found = every(getattr(self.model, "variables", {}).get("losses", {}))
+        return {
+            name: found.get(name, []) + self._sown.get(name, [])
+            for name in sorted(found.keys() | self._sown.keys())
+        }
 
     def __getitem__(self, stream: str) -> "View":
         if stream not in self._views:
@@ -288,7 +300,7 @@ class Acts:
     def named(self, name: str) -> "Acts":
         """The same activations with a key of its own for the objective `name`."""
         other = object.__new__(Acts)
-        other.model, other._views, other.parts = self.model, self._views, self.parts
+        other.__dict__.update(self.__dict__)
         # crc32 and not hash(): the latter differs from process to process.
         other.key = jax.random.fold_in(self.key, zlib.crc32(name.encode()))
         return other

@@ -5,7 +5,6 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from llama_jax.errors import UserError, nearest
 from llama_jax.objectives.base import Acts, Loss, Objective
 
 
@@ -14,7 +13,8 @@ class Sown(Objective):
     """The mean of one loss over the layers that sow it, in all passes of the other objectives.
 
     A layer says `self.sow("losses", "balance", value)`; its value is of the rows that it sees, so
-    with micro-batches, or the stages of a pipeline, the loss is the mean over those.
+    with micro-batches, or the stages of a pipeline, the loss is the mean over those. A pass whose
+    activations are kept or computed again counts once.
 
     Attributes:
       loss: name of the sown loss.
@@ -35,17 +35,7 @@ class Sown(Objective):
         return (self.loss,)
 
     def __call__(self, acts: Acts) -> Loss:
-        """The mean, counted once.
-
-        Raises:
-          UserError: no layer sows it.
-        """
-        found = acts.sown
-        if self.loss not in found:
-            raise UserError(
-                f"no layer of the model sows a loss {self.loss!r}; there are "
-                f"{', '.join(found) or 'none'} (a model that is applied by hand needs "
-                f"mutable=['losses'])" + nearest(self.loss, found)
-            )
-        values = jnp.concatenate([jnp.ravel(value) for value in found[self.loss]])
-        return Loss(jnp.mean(values.astype(jnp.float32)), jnp.ones((), jnp.float32))
+        """The sum of its values, and how many there are."""
+        values = [jnp.ravel(value).astype(jnp.float32) for value in acts.sown.get(self.loss, [])]
+        both = jnp.concatenate(values) if values else jnp.zeros(0)
+        return Loss(jnp.sum(both), jnp.full((), both.size, jnp.float32))

@@ -67,13 +67,13 @@ def _independent(loss: Loss, objectives: dict[str, Any], parts: int):
 
 
 def counted(sums: Callable[[Any], Sums], pieces: Any) -> dict[str, jax.Array]:
-    """The counts of all micro-batches together, at least 1 each.
+    """The counts of all micro-batches together.
 
     They depend on the batch alone, so XLA drops the network from this pass.
     """
 
     counts = jax.lax.map(lambda p: {name: count for name, (_, count) in sums(p).items()}, pieces)
-    return {name: jnp.maximum(jnp.sum(count), 1) for name, count in counts.items()}
+    return {name: jnp.sum(count) for name, count in counts.items()}
 
 
 def _cached(model: nn.Module, compared: dict[str, Any], others: dict[str, Any], parts: int):
@@ -83,6 +83,8 @@ def _cached(model: nn.Module, compared: dict[str, Any], others: dict[str, Any], 
         names = wanted.setdefault(objective.on, {})
         for name, tokens in objective.compares.items():
             names[name] = names.get(name, False) or tokens
+    # What layers sow is read in both passes: towers sow in pass 3, and fusion in pass 2.
+    compared = compared | {name: o for name, o in others.items() if o.last}
 
     def passed(params, piece, objectives):
         """The cache of a micro-batch and the losses of rows apart.
@@ -100,15 +102,16 @@ def _cached(model: nn.Module, compared: dict[str, Any], others: dict[str, Any], 
         cache, found = applied(run, model)(params, key)
         return cache, sums_of(found)
 
-    def compare(params, vectors, rows, batch, key):
-        """The losses of the whole batch from its cache."""
+    def compare(params, vectors, rows, batch, key, rest):
+        """The losses of the whole batch from its cache, and the counts beside the `rest`."""
 
         def run(model):
             acts = Acts(model, batch, key, _with(rows, vectors), parts)
             return evaluated(compared, acts)
 
         sums = sums_of(applied(run, model)(params, key))
-        return _total(compared, sums, _at_least_one(sums)), sums
+        counts = rest | {name: count + rest.get(name, 0) for name, (_, count) in sums.items()}
+        return _total(compared, sums, counts), (sums, counts)
 
     def value_and_grad(params, batch, key):
         check(compared | others, batch)
@@ -118,11 +121,12 @@ def _cached(model: nn.Module, compared: dict[str, Any], others: dict[str, Any], 
         rows = jax.lax.map(lambda piece: passed(params, piece, {})[0], pieces)
         rows = _by_stream(gather, rows, units)
 
+        rest = counted(lambda piece: passed(params, piece, others)[1], pieces)
         both = jax.value_and_grad(compare, (0, 1), has_aux=True)
-        (first, sums), (grads, slopes) = both(params, _vectors(rows), rows, batch, key)
+        (first, (sums, counts)), (grads, slopes) = both(
+            params, _vectors(rows), rows, batch, key, rest
+        )
         slopes = _by_stream(lambda x, n: deal(x, n, parts), slopes, units)
-
-        counts = counted(lambda piece: passed(params, piece, others)[1], pieces)
 
         def share(params, piece):
             *piece, slope = piece
@@ -136,8 +140,10 @@ def _cached(model: nn.Module, compared: dict[str, Any], others: dict[str, Any], 
             (_, found), grads = jax.value_and_grad(share, has_aux=True)(params, piece)
             return found, grads
 
-        (rest, more), grads = _added(gradient, params, (*pieces, slopes), grads)
-        return (first + rest, {**sums, **more}), grads
+        (second, more), grads = _added(gradient, params, (*pieces, slopes), grads)
+        for name in sums.keys() & more.keys():
+            more[name] = jax.tree.map(jnp.add, sums[name], more[name])
+        return (first + second, {**sums, **more}), grads
 
     return value_and_grad
 
@@ -160,12 +166,8 @@ def _total(objectives: dict[str, Any], sums: Sums, counts: dict[str, jax.Array])
     """The weighted sum of the means."""
     total = jnp.zeros((), jnp.float32)
     for name, objective in objectives.items():
-        total += objective.weight * sums[f"{name}/loss"][0] / counts[f"{name}/loss"]
+        total += objective.weight * sums[f"{name}/loss"][0] / jnp.maximum(counts[f"{name}/loss"], 1)
     return total
-
-
-def _at_least_one(sums: Sums) -> dict[str, jax.Array]:
-    return {name: jnp.maximum(count, 1) for name, (_, count) in sums.items()}
 
 
 def sums_of(found: dict[str, Any]) -> Sums:

@@ -14,9 +14,10 @@ from llama_jax.data import Captions, Stream
 from llama_jax.errors import UserError
 from llama_jax.layers.attention import Attention
 from llama_jax.layers.block import Block
-from llama_jax.layers.mlp import SwiGLU
+from llama_jax.layers.mlp import MLP, SwiGLU
+from llama_jax.layers.stack import Stack
 from llama_jax.models.coattention import CoAttention
-from llama_jax.objectives import ITC, ITM, MLM, NSP, Caption, RollITM, SigmoidITC, losses
+from llama_jax.objectives import ITC, ITM, MLM, NSP, Caption, RollITM, SigmoidITC, Sown, losses
 from llama_jax.objectives.base import Acts
 from llama_jax.train.accumulate import accumulated, counted, gather, joined, split
 from llama_jax.train.load import build
@@ -189,6 +190,42 @@ def test_with_dropout_the_gradient_is_that_of_one_program_without_a_cache():
     close(((total, {name: sums[name] for name in expected[0][1]}), grads), expected)
     other = case.whole(key)[0][0]
     assert abs(float(total) - float(other)) > 1e-3  # something was dropped
+
+
+@dataclasses.dataclass(frozen=True)
+class Loud(MLP):
+    """Sows the mean square of what goes in: of equal parts the mean is that of the whole."""
+
+    def build(self, name=None):
+        return LoudModule(self, name=name)
+
+
+class LoudModule(nn.Module):
+    config: Loud
+
+    @nn.compact
+    def __call__(self, x_BTD):
+        self.sow("losses", "size", jnp.mean(jnp.square(x_BTD)))
+        return MLP(self.config.hidden).build(name="mlp")(x_BTD)
+
+
+@pytest.mark.meshes
+def test_losses_sown_in_towers_and_in_the_pass_of_matching_count_once():
+    run = multimodal(itc=ITC("captions"), itm=ITM("captions")).run
+    objectives, model = run.objectives | {"size": Sown("captions", 3.0, "size")}, run.model
+    block = Block(Attention(2, 2, 8), Loud(24))
+    text = dataclasses.replace(model.text, stack=Stack((block,)))
+    fusion = dataclasses.replace(model.fusion, block=block)
+    model = dataclasses.replace(model, text=text, fusion=fusion)
+    case = Case(dataclasses.replace(run, model=model, objectives=objectives))
+    key = jax.random.key(1)
+    (total, sums), grads = case.whole(key)
+    # One layer of the text's tower, and in the fused pass one of each modality.
+    assert sums["size/loss"][1] == 3
+    (total_2, sums_2), grads_2 = case.parts(key)
+    value, count = sums_2["size/loss"]
+    assert count == PARTS * 3
+    close(((total_2, sums_2 | {"size/loss": (value / PARTS, 3)}), grads_2), ((total, sums), grads))
 
 
 def test_counting_the_batch_runs_no_network():
