@@ -6,6 +6,7 @@ A mistake is one line that says what came, what was expected, what to try.
 import difflib
 import signal
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(ValueError):
@@ -16,6 +17,17 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """What a message ends with: ". Did you mean 'x'?", or "" if no choice is close to `word`."""
     close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
     return f". Did you mean {close[0]!r}?" if close else ""
+
+
+def positive(config: Any, *names: str) -> None:
+    """Checks fields of a config; one that is None says nothing.
+
+    Raises:
+      UserError: one is below 1.
+    """
+    for name in names:
+        if (value := getattr(config, name)) is not None and value < 1:
+            raise UserError(f"{name}={value}: give 1 or more")
 
 
 class CodeError(UserError):

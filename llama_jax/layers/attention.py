@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from llama_jax.errors import positive
 from llama_jax.kernels.attention.api import attention, attention_with_lse
 from llama_jax.kernels.attention.flash import merge
 from llama_jax.kernels.attention.mask import Mask
@@ -47,6 +48,9 @@ class Attention:
     bias: bool = False
 
     def __post_init__(self):
+        positive(self, "heads", "kv_heads", "head_dim", "window", "chunk")
+        if self.rope is not None:
+            self.rope.pairs(self.head_dim)
         if self.heads % self.kv_heads:
             raise ValueError(f"heads={self.heads} is not a multiple of kv_heads={self.kv_heads}")
 

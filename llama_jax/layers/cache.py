@@ -8,8 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Int
 
+from llama_jax.errors import UserError
 from llama_jax.layers.inputs import Memory
 from llama_jax.layers.slots import KV, Kept, Ring, front, put_row
 
@@ -132,7 +134,17 @@ class Cache:
         """Notes the tokens of this step; their keys are written by the layers.
 
         Where each row has a length of its own, one without a valid token stays as it is.
+
+        Raises:
+          UserError: more tokens than slots; of a cache that is traced, how full it is is not known.
         """
+        known = not (self.index.ndim or isinstance(self.index, Tracer))
+        used, T = int(self.index) if known else 0, positions_BT.shape[1]
+        if used + T > self.slots:
+            raise UserError(
+                f"{T} tokens do not fit into a cache of {self.slots} slots, of which {used} are "
+                f"taken; make it with empty_cache(batch, slots={used + T}), or more"
+            )
         put, steps, at = jax.lax.dynamic_update_slice, positions_BT.shape[1], (0, self.index)
         if self.index.ndim:
             put, at = jax.vmap(put), (self.index,)

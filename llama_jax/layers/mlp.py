@@ -8,6 +8,7 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from llama_jax.errors import positive
 from llama_jax.layers.linear import Einsum
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
@@ -31,6 +32,9 @@ class SwiGLU:
 
     hidden: int
     activation: Activation = "silu"
+
+    def __post_init__(self):
+        positive(self, "hidden")
 
     def build(self, name: str | None = None) -> nn.Module:
         """The module."""
@@ -64,6 +68,9 @@ class MLP:
     hidden: int
     activation: Activation = "gelu"
     bias: bool = False
+
+    def __post_init__(self):
+        positive(self, "hidden")
 
     def build(self, name: str | None = None) -> nn.Module:
         """The module."""

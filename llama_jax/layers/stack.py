@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from llama_jax import axes
-from llama_jax.errors import UserError, nearest
+from llama_jax.errors import UserError, nearest, positive
 from llama_jax.kernels.target import platform
 from llama_jax.layers import pipeline
 from llama_jax.layers.block import SAVED, Block
@@ -27,6 +27,7 @@ from llama_jax.layers.inputs import Inputs, Memory, Places
 from llama_jax.layers.output import Output
 from llama_jax.layers.positions import RelativeBias
 from llama_jax.layers.sown import SOWN, sown
+from llama_jax.messages import short
 
 AnyBlock = Block | DividedBlock
 # What the backward pass finds again: all; only the inputs of a period; also the results of matrix
@@ -56,10 +57,13 @@ class Stack:
     saved: tuple[str, ...] = ("attention",)
 
     def __post_init__(self):
+        if not isinstance(self.pattern, tuple):
+            raise UserError(
+                f"pattern={short(self.pattern)}: give a tuple of blocks, as (Block(...),)"
+            )
         if not self.pattern:
             raise UserError("pattern=(): give at least one block")
-        if self.repeats < 1:
-            raise UserError(f"repeats={self.repeats}: give 1 or more")
+        positive(self, "repeats")
         if self.remat not in get_args(Remat):
             raise UserError(
                 f"remat={self.remat!r} is not one of {', '.join(get_args(Remat))}"

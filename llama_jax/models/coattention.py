@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from llama_jax.errors import positive
 from llama_jax.kernels.attention.mask import Mask
 from llama_jax.layers.attention import Attention, AttentionModule
 from llama_jax.layers.block import Block
@@ -47,6 +48,9 @@ class CoAttention:
     combine: Literal["joint", "sum"] = "joint"
     share: Literal["all", "per_modality", "per_pair"] = "per_modality"
     norm: Norm = RMSNorm()
+
+    def __post_init__(self):
+        positive(self, "layers")
 
     def build(self, name: str | None = None) -> "CoAttentionModule":
         """The module."""

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from llama_jax.errors import positive
 from llama_jax.layers.cache import Cache
 from llama_jax.layers.inputs import Memory
 from llama_jax.layers.linear import Embed, Unembed
@@ -43,6 +44,9 @@ class Decoder:
     positions: Learned | None = None
     norm: Norm = RMSNorm()
     context: int | None = None
+
+    def __post_init__(self):
+        positive(self, "vocab", "width", "context")
 
     @property
     def language(self) -> "Decoder":

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import flax.linen as nn
 import jax.numpy as jnp
 
+from llama_jax.errors import positive
 from llama_jax.layers.inputs import Inputs, Memory
 from llama_jax.layers.linear import lettered
 from llama_jax.layers.stack import Stack
@@ -114,6 +115,9 @@ class Perceiver:
     stack: Stack
     inner: "CoAttention | Concat | Reading | Late"
     keep: str = "text"
+
+    def __post_init__(self):
+        positive(self, "latents")
 
     def build(self, name: str | None = None) -> nn.Module:
         """The module."""

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from llama_jax.errors import UserError, nearest
+from llama_jax.errors import UserError, nearest, positive
 from llama_jax.layers.linear import Einsum, lettered
 from llama_jax.layers.mlp import ACTIVATIONS, Activation
 from llama_jax.layers.norm import LayerNorm, Norm
@@ -151,6 +151,9 @@ class AlignHead:
     temperature: float = 0.07
     bias: float = -10.0
     max_scale: float = 100.0
+
+    def __post_init__(self):
+        positive(self, "width")
 
     def build(self, name: str | None = None) -> nn.Module:
         """A module with `__call__(modality, x_BD)`, `scale()` and `bias()`."""

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
 
+from llama_jax.errors import positive
 from llama_jax.layers.linear import Einsum
 from llama_jax.layers.mlp import ACTIVATIONS, Activation
 from llama_jax.layers.norm import Norm, RMSNorm
@@ -23,6 +24,9 @@ class Patches:
 
     size: int = 8
     tubelet: int = 1
+
+    def __post_init__(self):
+        positive(self, "size", "tubelet")
 
     def build(self, name: str | None = None) -> nn.Module:
         """The module: video [I,T,Y,X,R] and a width give [I,T',Y',X',D]."""
@@ -65,6 +69,9 @@ class Convolutions:
     def size(self) -> int:
         """Pixels a side that one place stands for."""
         return 2 ** (len(self.channels) + 1)
+
+    def __post_init__(self):
+        positive(self, "tubelet")
 
     def build(self, name: str | None = None) -> nn.Module:
         """The module: video [I,T,Y,X,R] and a width give [I,T',Y',X',D]."""

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from llama_jax.axes import shard
+from llama_jax.errors import positive
 from llama_jax.layers.inputs import Inputs
 from llama_jax.layers.linear import Embed
 from llama_jax.layers.norm import Norm, RMSNorm
@@ -34,6 +35,9 @@ class TextEncoder:
     types: int = 0
     positions: Learned | None = None
     norm: Norm = RMSNorm()
+
+    def __post_init__(self):
+        positive(self, "vocab", "width")
 
     def build(self, name: str | None = None, embed: Embed | None = None) -> "TextEncoderModule":
         """The module; `embed` is a table shared with a decoder."""

@@ -14,6 +14,7 @@ from einops import rearrange, repeat
 from jaxtyping import Array, Bool, Num
 
 from llama_jax.axes import shard
+from llama_jax.errors import positive
 from llama_jax.layers.inputs import Inputs
 from llama_jax.layers.linear import Einsum
 from llama_jax.layers.norm import Norm, RMSNorm
@@ -66,6 +67,9 @@ class VisionEncoder:
     positions: Learned | None = None
     merge: int = 1
     norm: Norm = RMSNorm()
+
+    def __post_init__(self):
+        positive(self, "width", "merge")
 
     def build(self, name: str | None = None) -> "VisionEncoderModule":
         """The module."""
