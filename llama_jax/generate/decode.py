@@ -71,6 +71,9 @@ def decode(
         out = Decoded(out.ids.at[:, step].set(token_B), out.logprobs.at[:, step].set(logp_B))
         return token_B, ended_B | (token_B == eos), out
 
+    # A loop of its own beside the engine's: it is part of a program that ends by itself, within an
+    # evaluation's jit, and draws by one key a step; the engine hands tokens out between programs,
+    # whose state outlives them, and draws by a key a row. Either's numbers would change.
     def body(state):
         step, token_B, ended_B, cache, out = state
         logits, cache = model.apply(variables, token_B[:, None], None, cache, method="decode")

@@ -324,5 +324,4 @@ def _choose(logits_BV, sampling, keys, step, ends_E, ended_B, seen_BV):
 @partial(jax.jit, donate_argnums=0)
 def _grow(bigger, cache):
     """The old slots at the front of the new ones."""
-
     return cache.grown(bigger)

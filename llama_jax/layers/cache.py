@@ -142,8 +142,9 @@ class Cache:
         used, T = int(self.index) if known else 0, positions_BT.shape[1]
         if used + T > self.slots:
             raise UserError(
-                f"{T} tokens do not fit into a cache of {self.slots} slots, of which {used} are "
-                f"taken; make it with empty_cache(batch, slots={used + T}), or more"
+                f"{T} tokens do not fit into a cache of {self.slots} slots"
+                + f", of which {used} are taken" * bool(used)
+                + f"; make it with empty_cache(batch, slots={used + T}), or more"
             )
         put, steps, at = jax.lax.dynamic_update_slice, positions_BT.shape[1], (0, self.index)
         if self.index.ndim:

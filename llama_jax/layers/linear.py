@@ -137,9 +137,7 @@ class Einsum(nn.Module):
         if missing := [letter for letter in right if not sizes[letter]]:
             raise ValueError(f"{self.equation}: give the sizes of {missing}, e.g. {missing[0]}=64")
         shape = tuple(sizes[letter] for letter in right)
-        fan_in = 1
-        for letter in right:
-            fan_in *= 1 if letter in out else sizes[letter]
+        fan_in = math.prod(sizes[letter] for letter in right if letter not in out)
         w = weight(self, "w", fan_in_normal(fan_in, self.scale), right, shape)
         y = product(self.equation, x, w)
         if self.bias:

@@ -131,7 +131,7 @@ class Stack:
         return Cache.empty(tuple(layers), batch, slots, apart)
 
 
-def with_remat(config: Any, remat: Remat, saved: tuple[str, ...] = ("attention",)) -> Any:
+def with_remat(config: Any, remat: Remat, saved: tuple[str, ...] = Stack.saved) -> Any:
     """The same config, every Stack in it with this remat: one edit for a model of several."""
     if isinstance(config, Stack):
         return replace(config, remat=remat, saved=saved)

@@ -11,6 +11,7 @@ reads from `acts` is computed on first use while tracing, so objectives share pa
 `nn.init(losses(objectives), model)(...)` therefore creates exactly the heads in use.
 """
 
+import copy
 import functools
 import zlib
 from collections.abc import Callable, Mapping
@@ -299,8 +300,7 @@ class Acts:
 
     def named(self, name: str) -> "Acts":
         """The same activations with a key of its own for the objective `name`."""
-        other = object.__new__(Acts)
-        other.__dict__.update(self.__dict__)
+        other = copy.copy(self)
         # crc32 and not hash(): the latter differs from process to process.
         other.key = jax.random.fold_in(self.key, zlib.crc32(name.encode()))
         return other

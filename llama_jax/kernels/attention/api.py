@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from llama_jax.kernels import flop_count
 from llama_jax.kernels.attention import flash, reference, ring, sharded
-from llama_jax.kernels.attention.flash import Kernel
+from llama_jax.kernels.attention.flash import Kernel, Summed
 from llama_jax.kernels.attention.mask import Mask
 from llama_jax.kernels.backends import Backend, choose
 from llama_jax.kernels.target import chip, platform
@@ -24,7 +24,6 @@ from llama_jax.kernels.target import chip, platform
 DENSE_SCORES = 1 << 14
 MOST_NEW = 16  # queries that decode attention is for: a token, or some that were guessed
 LEAST_CACHE = 512  # keys; fewer are not worth a split or a walk over blocks
-Summed = tuple[Float[Array, "B T N H"], Float[Array, "B N T"]]  # the result and its lse
 
 
 class Case(NamedTuple):

@@ -22,6 +22,9 @@ from jaxtyping import Array, Float
 from llama_jax.kernels.attention.block_mask import Operands, operands
 from llama_jax.kernels.attention.mask import Mask
 
+# What attention gives: the result, and its lse.
+Summed = tuple[Float[Array, "B T N H"], Float[Array, "B N T"]]
+
 
 class Static(NamedTuple):
     """What is known while tracing; hashable.
@@ -48,7 +51,7 @@ class Forward(Protocol):
         v: Float[Array, "B S K H"],
         data: Operands,
         static: Static,
-    ) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T"]]:
+    ) -> Summed:
         """The result in q's type, and lse in float32: -inf where a query sees no key."""
         ...
 
@@ -91,7 +94,7 @@ def attend(
     *,
     scale: float,
     softcap: float | None,
-) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T"]]:
+) -> Summed:
     """Attention by a kernel and its lse, differentiable in q, k and v."""
     data = operands(mask, q.shape[0], q.shape[1], k.shape[1])
     return differentiable(kernel, q, k, v, data, Static(mask.structure, scale, softcap))
@@ -100,7 +103,7 @@ def attend(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 5))
 def differentiable(
     kernel: Kernel, q: jax.Array, k: jax.Array, v: jax.Array, data: Operands, static: Static
-) -> tuple[jax.Array, jax.Array]:
+) -> Summed:
     """`attend` with the mask in parts."""
     return kernel.forward(q, k, v, data, static)
 
@@ -130,7 +133,7 @@ def merge(
     lse: Float[Array, "B N T"],
     other: Float[Array, "B T N H"],
     other_lse: Float[Array, "B N T"],
-) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T"]]:
+) -> Summed:
     """The result over two sets of keys from those over each, in float32."""
     seen = jnp.maximum(lse, other_lse) > -jnp.inf
     # A query that sees no key: -inf - -inf would be NaN, here and in the gradient.

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from llama_jax.kernels.attention.flash import Summed
 from llama_jax.kernels.attention.mask import Mask
 
 
@@ -22,7 +23,7 @@ def dense(
     bias: Float[Array, "N T S"] | None,
     scale: float,
     softcap: float | None,
-) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T"]]:
+) -> Summed:
     """softmax(scale q k' + bias) v over the keys that the mask shows, and its lse; float32 inside.
 
     A query that sees no key gives zeros and -inf. Grouped heads share keys without a copy

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 from llama_jax.axes import activation_spec, check_divides
 from llama_jax.kernels.attention import flash
 from llama_jax.kernels.attention.block_mask import Operands, operands
-from llama_jax.kernels.attention.flash import Kernel, Static
+from llama_jax.kernels.attention.flash import Kernel, Static, Summed
 from llama_jax.kernels.attention.mask import Mask
 from llama_jax.kernels.attention.sharded import free_axes
 
@@ -65,7 +65,7 @@ def attend(
     *,
     scale: float,
     softcap: float | None,
-) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T"]]:
+) -> Summed:
     """Attention and its lse over the axis of T.
 
     T and S are multiples of its size, of twice it if causal.
@@ -104,7 +104,7 @@ def attend(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _attend(q, k, v, data: Operands, ring: Ring, static: Static) -> tuple[jax.Array, jax.Array]:
+def _attend(q, k, v, data: Operands, ring: Ring, static: Static) -> Summed:
     return _forward(q, k, v, data, ring, static)[0]
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from llama_jax.axes import activation_spec, check_divides
 from llama_jax.kernels.attention import flash
 from llama_jax.kernels.attention.block_mask import Operands, operands
-from llama_jax.kernels.attention.flash import Kernel, Static
+from llama_jax.kernels.attention.flash import Kernel, Static, Summed
 from llama_jax.kernels.attention.mask import Mask
 
 
@@ -26,7 +26,7 @@ def attend(
     bias: None,
     scale: float,
     softcap: float | None,
-) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T"]]:
+) -> Summed:
     """`flash.attend` over the mesh that is set, split over batch and heads."""
     assert bias is None  # refused by the table
     data = operands(mask, q.shape[0], q.shape[1], k.shape[1])
