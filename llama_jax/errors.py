@@ -20,13 +20,13 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 
 
 def positive(config: Any, *names: str) -> None:
-    """Checks fields of a config; one that is None says nothing.
+    """Checks fields of a config that are numbers; their type is checked where it is read.
 
     Raises:
       UserError: one is below 1.
     """
     for name in names:
-        if (value := getattr(config, name)) is not None and value < 1:
+        if isinstance(value := getattr(config, name), int | float) and value < 1:
             raise UserError(f"{name}={value}: give 1 or more")
 
 
