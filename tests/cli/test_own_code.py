@@ -39,11 +39,12 @@ def place(tmp_path_factory):
 def python(place, *words, **variables):
     """Runs Python in the stranger's folder: status, output, errors."""
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(PACKAGE.parent / ".cache" / "xla"))
+    flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
     environment = os.environ | {
         "PYTHONPATH": str(place.parent / "site"),
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": cache,
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": " ".join(flags),
     }
     done = subprocess.run(
         [sys.executable, *words],

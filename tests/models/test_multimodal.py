@@ -24,11 +24,9 @@ ROUNDING = 1e-6
 
 CO = {"attention": attention(rope=None), "block": BLOCK, "layers": 1}
 LATENTS = Stack((Block(attention(rope=None), FFN, cross=Merged()),), 1)
+# `share` and `combine` have tests of their own below.
 FUSIONS = {
     "coattention": CoAttention(**CO),
-    "coattention sum": CoAttention(**CO, combine="sum"),
-    "coattention all": CoAttention(**CO, share="all"),
-    "coattention per pair": CoAttention(**CO, share="per_pair"),
     "coattention sum per pair": CoAttention(**CO, combine="sum", share="per_pair"),
     "concat": Concat(Stack((Block(attention(rope=None), FFN),), 1)),
     "reading": Reading(Stack((Block(attention(), FFN, cross=attention(rope=None)),), 1)),
