@@ -34,6 +34,7 @@ from llama_jax.kernels.attention.mosaic_gpu_parts import (
     opaque,
     produce,
     products,
+    release,
     ring,
     spread,
     turned,
@@ -223,7 +224,7 @@ def _forward_body(names, mask: Shown, sizes: Sizes, static: Static, H: int, G: i
 
             def scores_of(n):
                 plgpu.barrier_wait(k_full.at[slot_of(n)])
-                return None, (q_tile.at[opaque(group)], turned(k_ring.at[slot_of(n)]))
+                return None, (q_tile.at[opaque(group, n, steps)], turned(k_ring.at[slot_of(n)]))
 
             def values_of(n, total, p):
                 plgpu.barrier_wait(v_full.at[slot_of(n)])
@@ -235,7 +236,7 @@ def _forward_body(names, mask: Shown, sizes: Sizes, static: Static, H: int, G: i
                     keys = vectors(keys_ring, slot_of(n), mask.kinds)
                     first = block_of(n) * sizes.step
                     x = jnp.where(_seen(queries, keys, first, mask, shape, 0), x, -jnp.inf)
-                plgpu.barrier_arrive(k_free.at[slot_of(n)])
+                release(k_free.at[slot_of(n)], masked and mask.kinds > 0)
                 new = jnp.maximum(top, x.max(axis=1) * unit)
                 p = jnp.exp2(x * unit - spread(new, shape, 0))
                 fade = jnp.exp2(top - new)
@@ -254,13 +255,13 @@ def _forward_body(names, mask: Shown, sizes: Sizes, static: Static, H: int, G: i
             def step(n, carry, masked):
                 total, top, weight, p = carry
                 scores, total = products(scores_of(n), values_of(n - 1, total, p), meanwhile=turn)
-                plgpu.barrier_arrive(v_free.at[slot_of(n - 1)])
+                release(v_free.at[slot_of(n - 1)], False)
                 return weighed(n, scores, total, top, weight, masked)
 
             def end(n, carry):
                 total, top, weight, p = carry
                 (total,) = products(values_of(n, total, p))
-                plgpu.barrier_arrive(v_free.at[slot_of(n)])
+                release(v_free.at[slot_of(n)], False)
                 return total, top, weight, p
 
             carry = (
@@ -405,7 +406,7 @@ def _query_body(names, mask: Shown, sizes: Sizes, static: Static, H: int, G: int
             def step(n, total, masked):
                 slot = lax.rem(n, jnp.int32(sizes.stages))
                 plgpu.barrier_wait(full.at[slot])
-                mine = opaque(group)
+                mine = opaque(group, n, steps)
                 scores, change = products(
                     (None, (q_tile.at[mine], turned(k_ring.at[slot]))),
                     (None, (grad_tile.at[mine], turned(v_ring.at[slot]))),
@@ -417,7 +418,7 @@ def _query_body(names, mask: Shown, sizes: Sizes, static: Static, H: int, G: int
                 _, sloped = _probabilities(scores, spread(lse2, shape, 0), seen, static)
                 ds = sloped * (change - spread(delta, shape, 0))
                 (total,) = products((total, (ds.astype(dtype), k_ring.at[slot])))
-                plgpu.barrier_arrive(free.at[slot])
+                release(free.at[slot], masked and mask.kinds > 0)
                 return total
 
             total = constant(0.0, (ROWS, H), MATRIX)
@@ -545,8 +546,10 @@ def _key_body(names, mask: Shown, sizes: Sizes, static: Static, part: int, G: in
                 dk, dv = carry
                 slot = lax.rem(n, jnp.int32(sizes.stages))
                 plgpu.barrier_wait(full.at[slot])
-                parts = range(sizes.split)
-                rows = opaque(jnp.int32(mine))
+                # Indices in `products` are values of the kernel: a number would stay Python's.
+                zero = group * 0
+                parts = [zero + i for i in range(sizes.split)]
+                rows, column = opaque(zero + mine, n, steps), zero + half
                 scores, change = products(
                     (None, *((k_tile.at[rows, i], turned(q_ring.at[slot, i])) for i in parts)),
                     (None, *((v_tile.at[rows, i], turned(grad_ring.at[slot, i])) for i in parts)),
@@ -559,10 +562,10 @@ def _key_body(names, mask: Shown, sizes: Sizes, static: Static, part: int, G: in
                 p, sloped = _probabilities(scores, lse2, seen, static)
                 ds = sloped * (change - delta)
                 dv, dk = products(
-                    (dv, (p.astype(dtype), grad_ring.at[slot, half])),
-                    (dk, (ds.astype(dtype), q_ring.at[slot, half])),
+                    (dv, (p.astype(dtype), grad_ring.at[slot, column])),
+                    (dk, (ds.astype(dtype), q_ring.at[slot, column])),
                 )
-                plgpu.barrier_arrive(free.at[slot])
+                release(free.at[slot], True)
                 return dk, dv
 
             carry = constant(0.0, (ROWS, part), MATRIX), constant(0.0, (ROWS, part), MATRIX)

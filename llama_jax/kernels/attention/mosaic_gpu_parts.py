@@ -23,12 +23,17 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from llama_jax.kernels.releases import load
 from llama_jax.kernels.target import interpreting
 
 ROWS = 64  # of a matrix in the registers of one warpgroup: wgmma is m64
 # Layouts of a warpgroup's registers: a matrix as wgmma leaves it, and vectors along its sides.
 MATRIX = plgpu.Layout.WGMMA
 SIDES = MATRIX.reduce(1), MATRIX.reduce(0)
+# How kernels are lowered is said, for the default differs: Lane in jax 0.10, Warpgroup since 0.11.
+# Under Warpgroup every case of `tests/aot` compiles without a spill in all of them (0.10.2, 0.11.2,
+# 0.12.0), so what is found of one release holds for the others.
+SEMANTICS = plgpu.LoweringSemantics.Warpgroup
 
 
 class Sizes(NamedTuple):
@@ -65,7 +70,7 @@ def vector(ref: Any, index: tuple, side: int) -> Any:
     if interpreting():
         return ref[index]
     # "Optimized" loads are those without bank conflicts, of which global memory knows nothing.
-    return plgpu.load(ref, index, layout=SIDES[side], optimized=False)
+    return load(ref.at[index], layout=SIDES[side], optimized=False)
 
 
 def vectors(ring: Any, slot: Any, count: int) -> list:
@@ -92,7 +97,7 @@ def indices(shape: tuple[int, int], axis: int, start: Any) -> Any:
 
 def turned(ref: Any) -> Any:
     """The transpose of a matrix in shared memory, for `products`."""
-    return ref[...].T if interpreting() else plgpu.transpose_ref(ref, (1, 0))
+    return ref[...].T if interpreting() else ref.T
 
 
 def products(*sums: tuple, meanwhile: Callable[[], None] | None = None) -> list:
@@ -130,13 +135,14 @@ def _dot(a: Any, b: Any) -> Any:
     return jnp.dot(a[...].astype(jnp.float32), b[...].astype(jnp.float32))
 
 
-def opaque(index: Any) -> Any:
-    """The index, of whose value in a loop the compiler knows nothing.
+def opaque(index: Any, n: Any, steps: Any) -> Any:
+    """The index, of whose value in a step n < steps the compiler knows nothing.
 
     The address of each part of a tile would else be computed before the loop and kept, two
-    registers for each of up to 32 parts, which are those that spill.
+    registers for each of up to 32 parts, which are those that spill. (A barrier of scalars does not
+    lower under `SEMANTICS` in jax 0.10.)
     """
-    return lax.optimization_barrier(index)
+    return index + jnp.minimum(steps - 1 - n, 0)
 
 
 def ring(sizes: Sizes, copies: int) -> tuple[Any, Any]:
@@ -172,6 +178,17 @@ def produce(steps: Any, sizes: Sizes, rings: Sequence[tuple], fill: Callable) ->
                 plgpu.barrier_wait(free.at[slot])
 
 
+def release(free: Any, loaded: bool) -> None:
+    """A consumer has read a slot for the last time; `loaded` if by more than products.
+
+    Ordinary loads are not ordered before what the copy engine writes there next, so a fence must
+    be. Products on the hardware read as the engine writes and need none; interpreted, they load.
+    """
+    if loaded or interpreting():
+        plgpu.commit_smem()
+    plgpu.barrier_arrive(free)
+
+
 def call(body: Callable, name: str, out: Any, grid: tuple, sizes: Sizes, scratch: dict) -> Any:
     """A kernel over a grid (heads, tiles, batch) with its consumers and one producer."""
     kwargs: dict[str, Any] = {}
@@ -188,7 +205,7 @@ def call(body: Callable, name: str, out: Any, grid: tuple, sizes: Sizes, scratch
         grid_names=("head", "tile", "batch"),
         num_threads=sizes.consumers + 1,
         thread_name="group",
-        compiler_params=plgpu.CompilerParams(approx_math=True),
+        compiler_params=plgpu.CompilerParams(approx_math=True, lowering_semantics=SEMANTICS),
         kernel_name=name,
         **kwargs,
     )

@@ -60,7 +60,7 @@ def _forward(q, k, v, data: Operands, static: Static, *, kv: int | None, splits:
     rows, columns = Side(T * group, cut.q), Side(S, min(kv or cut.kv, power(S)))
     splits = splits or max(1, min(columns.blocks, PROGRAMS // (B * K)))
     table = span(codes(static.structure, data, T, S, T, columns.size)[:, 0])
-    data = _of_rows(data, static, B, T, S, group)
+    data = _of_rows(data, static, B, T, S, group, rows.size)
 
     def program(table, q, k, v, data, out, lse):
         share = pl.program_id(0)
@@ -128,8 +128,10 @@ def _to_rows(q: jax.Array, K: int) -> jax.Array:
     return q.reshape(B, T, K, N // K, H).swapaxes(1, 2).reshape(B, K, T * N // K, H)
 
 
-def _of_rows(data: Operands, static: Static, B: int, T: int, S: int, group: int) -> Operands:
-    """The mask's data of each row of a tile; a query's is repeated for its heads."""
+def _of_rows(
+    data: Operands, static: Static, B: int, T: int, S: int, group: int, rows: int
+) -> Operands:
+    """The mask's data of each of a tile's `rows`; a query's is repeated for its heads."""
     if static.structure.local and data.q_positions is None:
         q_positions, kv_positions = (
             jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (B, length)) for length in (T, S)
@@ -137,7 +139,11 @@ def _of_rows(data: Operands, static: Static, B: int, T: int, S: int, group: int)
         data = data._replace(q_positions=q_positions, kv_positions=kv_positions)
 
     def each(x):
-        return None if x is None else jnp.repeat(x, group, axis=1)
+        if x is None:
+            return None
+        # jax checks the bounds of a slice, also where a mask keeps it from being read.
+        beyond = [(0, 0), (0, rows - T * group), *[(0, 0)] * (x.ndim - 2)]
+        return jnp.pad(jnp.repeat(x, group, axis=1), beyond)
 
     return data._replace(
         q_positions=each(data.q_positions),
