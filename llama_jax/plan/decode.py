@@ -26,10 +26,10 @@ from llama_jax.kernels.backends import lines, recording
 from llama_jax.models.decoder import Decoder
 from llama_jax.plan import network
 from llama_jax.plan.candidates import fixed
-from llama_jax.plan.environment import quiet
+from llama_jax.plan.environment import optimizing, quiet
 from llama_jax.plan.hlo import collectives
 from llama_jax.plan.model import HALF, Shapes
-from llama_jax.plan.program import QUICK, Step, TooBig, changed, too_big
+from llama_jax.plan.program import FULL, QUICK, Step, TooBig, changed, too_big
 from llama_jax.plan.topology import Topology
 from llama_jax.train.flops import counted
 from llama_jax.weights.layers import one_by_one
@@ -247,10 +247,9 @@ def _programs(run: Run, step: Step, rows: int, slots: int, gpu: bool) -> tuple[l
     ends = jax.ShapeDtypeStruct((1,), jnp.int32)
     advance = engine._advance.lower(module, params, state, Sampling(), ends, count=STRIDE)
     extend = engine._extend.lower(module, params, ids, cache, valid, fresh=True)
-    effort: Any = {} if gpu else {"exec_time_optimization_effort": QUICK}
-    with quiet():
+    with quiet(), optimizing(FULL if gpu else QUICK):
         try:
-            programs = [x.compile(compiler_options=effort) for x in (advance, extend)]
+            programs = [x.compile() for x in (advance, extend)]
         except jax.errors.JaxRuntimeError as error:
             raise too_big(error) from None
     work = counted(

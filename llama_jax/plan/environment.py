@@ -59,6 +59,21 @@ def cuda_dir() -> pathlib.Path:
 
 
 @contextlib.contextmanager
+def optimizing(level: str) -> Iterator[None]:
+    """XLA's effort on what is compiled within: "O0" to "O3", or "UNKNOWN" for its own choice."""
+    import jax
+
+    # Not `compiler_options`: those take a number in jax 0.10 and a name in 0.11.
+    name = "jax_optimization_level"
+    before = getattr(jax.config, name)
+    jax.config.update(name, level)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
+@contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keeps what the compilers write on standard error (missing hosts, dumps) to itself.
 

@@ -22,7 +22,7 @@ from llama_jax.layers.linear import Lettered
 from llama_jax.layers.stack import Remat, Stack
 from llama_jax.models.decoder import Decoder
 from llama_jax.objectives.base import losses
-from llama_jax.plan.environment import quiet
+from llama_jax.plan.environment import optimizing, quiet
 from llama_jax.plan.hlo import Collective, collectives
 from llama_jax.train.fits import fields_named
 from llama_jax.train.flops import Work, counted, model_flops, work
@@ -32,9 +32,10 @@ from llama_jax.train.state import Plan, plan
 from llama_jax.train.step import bind, initializer, make_train_step
 
 REMATS: tuple[str, ...] = get_args(Remat)
-# XLA's scale from -1 (least work on a fast program) to 1. At -1 a step compiles in a third of the
-# time (60 CPU seconds, not 170), partitioned alike; its memory was 0.1 % off (8B on 256 v6e).
-QUICK, FULL = -1.0, 0.0
+# XLA's levels: the least work on a fast program, and its own choice. At O0 a step compiles in a
+# third of the time (60 CPU seconds, not 170), partitioned alike; its memory was 0.1 % off (8B on
+# 256 v6e).
+QUICK, FULL = "O0", "UNKNOWN"
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,7 @@ class Step:
         )
         return max(total - own, 0)
 
-    def compiled(self, effort: float = FULL) -> Compiled:
+    def compiled(self, effort: str = FULL) -> Compiled:
         """Compiles it.
 
         Raises:
@@ -250,12 +251,11 @@ class Step:
         step, batch = self._parts()
         state = self.layout.abstract
         tpu = self.mesh.devices.flat[0].platform == "tpu"
-        options: Any = {"exec_time_optimization_effort": effort} if tpu and effort else {}
         with using(self.mesh, self.run.rules), recording() as receipts:
             lowered = step.lower(state, batch)
             try:
-                with quiet():
-                    found = lowered.compile(compiler_options=options)
+                with quiet(), optimizing(effort if tpu else FULL):
+                    found = lowered.compile()
             except jax.errors.JaxRuntimeError as error:
                 raise too_big(error) from None
         stats = found.memory_analysis()

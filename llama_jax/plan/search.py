@@ -63,7 +63,7 @@ class Found:
 
 
 def evaluate(
-    topology: Topology, run: Run, devices: list[Any], shapes: Shapes, guess: Guess, effort: float
+    topology: Topology, run: Run, devices: list[Any], shapes: Shapes, guess: Guess, effort: str
 ) -> Plan:
     """Compiles a candidate, and prices what was compiled.
 
@@ -113,7 +113,7 @@ def search(
     mesh: dict[str, int] | None = None,
     remat: str | None = None,
     rows: int | None = None,
-    effort: float = QUICK,
+    effort: str = QUICK,
     say: Callable[[str], None] = lambda text: None,
 ) -> Found:
     """The best plans, what was asked for held fixed.

@@ -14,7 +14,7 @@ from llama_jax.errors import UserError
 from llama_jax.layers.stack import Stack
 from llama_jax.plan.candidates import fixed, guesses
 from llama_jax.plan.model import Shapes
-from llama_jax.plan.program import changed, stacks
+from llama_jax.plan.program import QUICK, changed, stacks
 from llama_jax.plan.report import as_json, launch, lines
 from llama_jax.plan.search import Found, evaluate, search
 from llama_jax.plan.topology import parse
@@ -39,7 +39,7 @@ def test_a_plan_is_what_the_compiler_says_and_near_what_shapes_say(run, name):
     topology = parse(name)
     devices, shapes = topology.devices(), Shapes.of(run, ("block",))
     guess = guesses(topology, shapes, devices, {"data": 1, "fsdp": 4}, "block", 8)[0]
-    plan = evaluate(topology, run, devices, shapes, guess, -1.0)
+    plan = evaluate(topology, run, devices, shapes, guess, QUICK)
     assert plan.compiled is not None
     parameters = sum(math.prod(w.shape) for w in shapes.weights)
     # Matrices are split over all chips, norms alone are not.
