@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import SingleDeviceSharding
 
+from llama_jax.axes import make_mesh
 from llama_jax.kernels.attention import triton, triton_decode
 from llama_jax.kernels.attention.flash import attend
 from llama_jax.kernels.attention.mask import Mask
@@ -64,7 +65,7 @@ def both_passes(device, H, make=MASKS["causal"], dtype=jnp.bfloat16, softcap=Non
 
     q, k = shapes(device, (B, length, N, H), (B, length, K, H), dtype=dtype)
     step = jax.jit(jax.grad(total, (0, 1, 2)))
-    found = kernels(step.lower(q, k, k, data(device, make)), arch(device))
+    found = kernels(lowered(step, device, q, k, k, data(device, make)), arch(device))
     uses = {use.name: use for use in found if use.name in KERNELS}
     assert set(uses) == KERNELS - {"attention_decode"}
     return list(uses.values())
@@ -77,8 +78,15 @@ def decoding(device, H, make, dtype=jnp.bfloat16, queries=1, softcap=None):
         return attend(triton_decode.DECODE, q, k, v, mask, scale=H**-0.5, softcap=softcap)
 
     q, k = shapes(device, (B, queries, N, H), (B, CACHE, K, H), dtype=dtype)
-    found = kernels(jax.jit(token).lower(q, k, k, data(device, make)), arch(device))
+    args = (q, k, k, data(device, make))
+    found = kernels(lowered(jax.jit(token), device, *args), arch(device))
     return [use for use in found if use.name in KERNELS]
+
+
+def lowered(program, device, *args):
+    """The program for a device, which jax 0.11 asks the mesh for."""
+    with jax.set_mesh(make_mesh(devices=[device])):
+        return program.lower(*args)
 
 
 def arch(device):
