@@ -22,8 +22,19 @@ torch := tests/weights/test_meta.py tests/weights/test_pickle.py
 # Memory in large pages (glibc >= 2.35): a train step on a CPU takes a fifth to a third less time.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
+NEWEST := .venv-newest
+pyenv := $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.1[23]*/bin/python3)
+define find_newer
+for python in $(or $(PYTHON),python3.13 python3.12 $(pyenv)); do \
+    $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 12))' 2>/dev/null \
+        && echo $$python && exit; \
+done; \
+echo "No Python >= 3.12 with the venv module; name one: make newest PYTHON=/path/to/python3" >&2; \
+exit 1
+endef
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo chat bench test kernels meshes chaos fuzz notebooks parity aot lint format clean
+.PHONY: help setup demo chat bench test kernels meshes chaos fuzz notebooks parity aot newest newer lint format clean
 .DELETE_ON_ERROR:
 # Two pips at once would spoil one environment.
 .NOTPARALLEL:
@@ -67,6 +78,19 @@ parity: $(call with,demo test parity) $(smollm2)  ## Compare with torch implemen
 aot: $(call with,demo test aot)  ## Compile for TPU and GPU without having either (5 minutes)
 	$(PYTEST) $(STEAL) -rP tests/aot
 
+# Where a release of jax decides: kernels, compiling for devices, old runs, a step, a token, a plan.
+rooms := tests/kernels tests/test_old_runs.py tests/releases tests/train/test_loop.py \
+         tests/train/test_step.py tests/generate/test_engine.py tests/plan
+newest: $(call with,demo test)  ## The newest jax, in .venv-newest, beside that of .venv (15 minutes)
+	@python=$$($(find_newer)) && \
+	    $(MAKE) --no-print-directory setup VENV=$(NEWEST) PYTHON="$$python" EXTRAS="demo test aot"
+	RELEASES="$(BIN)/python $(NEWEST)/bin/python" $(NEWEST)/bin/python -m pytest -q $(STEAL) $(rooms)
+	$(NEWEST)/bin/python -m pytest -q $(STEAL) tests/aot
+
+# Python 3.11 has no jax after 0.10. A version of pyenv that is not switched on will do.
+newer:
+	@$(find_newer)
+
 lint: $(call with,demo test)  ## Check format, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -77,7 +101,7 @@ format: $(call with,test)  ## Put the code into the house's format
 	$(BIN)/ruff check --fix .
 
 clean:  ## Remove .venv and caches, keep runs/
-	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NEWEST) .cache .pytest_cache .ruff_cache .hypothesis
 
 # `import ensurepip` fails where a system Python comes without its venv package.
 $(VENV)/.made:

@@ -1,4 +1,4 @@
-"""A run that one release of jax began goes on in another, from its checkpoint, with the same losses.
+"""A run of one release of jax goes on in another, from its checkpoint, with the same losses.
 
 `make newest` gives the interpreters of both as RELEASES="PYTHON OTHER".
 """
