@@ -17,7 +17,7 @@ os.environ["XLA_FLAGS"] = " ".join(
         # Tests compile much and compute little: without LLVM's optimizations they take half the
         # time, in one part and not in 32 for threads to share two thirds of that (the workers are
         # threads enough), and with the loops that were XLA's before its emitters of MLIR two thirds
-        # again. Since 0.12 products are YNN's, which may round a sum that zeros were added to; Eigen's
+        # again. Products of 0.12 are YNN's, which may round a sum that zeros were added to; Eigen's
         # do not at the sizes here. Releases do not know each other's last flags; XLA would end at
         # once.
         "--xla_backend_optimization_level=0",
