@@ -1,6 +1,7 @@
 """Every preset: its parameters by shapes alone, its round trip, and that its step can be traced."""
 
 import dataclasses
+import functools
 
 import jax
 import pytest
@@ -39,26 +40,27 @@ STEPS = [
 ]
 
 
-def laid_out(run):
-    """Its model, losses, batch fields by stream and the plan of its state, on one device."""
-    mesh = make_mesh(devices=jax.devices()[:1])
+@functools.cache
+def laid_out(name):
+    """A preset's run, model, losses, fields by stream and the plan of its state, on one device."""
+    run, mesh = presets.get(name), make_mesh(devices=jax.devices()[:1])
     with using(mesh, run.rules):
         model, total = build(run), losses(run.objectives)
         fields = {stream: s.fields(None) for stream, s in run.data.items()}
         init = initializer(model, total, fields)
-        return model, total, fields, plan(init, run.optimizer, run.steps, mesh, run.rules)
+        layout = plan(init, run.optimizer, run.steps, mesh, run.rules)
+    return run, model, total, fields, layout
 
 
 @pytest.mark.parametrize("name", presets.NAMES)
 def test_the_parameters_of_a_preset_are_known(name):
-    assert laid_out(presets.get(name))[-1].parameters == PARAMETERS[name]
+    assert laid_out(name)[-1].parameters == PARAMETERS[name]
 
 
 @pytest.mark.parametrize("name", STEPS)
 def test_the_step_of_a_preset_can_be_traced(name):
-    run = presets.get(name)
+    run, model, total, fields, layout = laid_out(name)
     with using(make_mesh(devices=jax.devices()[:1]), run.rules):
-        model, total, fields, layout = laid_out(run)
         rate = run.optimizer.rate_at(run.steps)
         step = make_train_step(layout, bind(model, total), rate, run.objectives)
         batch = {

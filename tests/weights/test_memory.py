@@ -12,8 +12,8 @@ from llama_jax.weights.read import OVERHEAD
 from tests.weights.small import BFLOAT16, save, weights
 
 ROOT = Path(__file__).parents[2]
-# 450 MB of float32 parameters, the largest of them 64 MB.
-SIZES = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 5}
+# 320 MB of float32 parameters, the largest of them 64 MB.
+SIZES = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 3}
 SIZES |= {"vocab_size": 16_384, "num_attention_heads": 16}
 SMALL = {"hidden_size": 64}
 
