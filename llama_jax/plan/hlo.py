@@ -30,6 +30,10 @@ _CALLED = re.compile(
     r"false_computation)=(\{[^}]*\}|%?[\w.\-]+)"
 )
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=]*)\]")
+_END = re.compile(r"\}(?: // .*)?\s*$")
+# What a plan counts: an instruction of these that is left unread would be time that is left out.
+COUNTED = (*COLLECTIVES, "dot", "convolution")
+_COUNTED = re.compile(rf"\s+(?:ROOT )?%?[\w.\-]+ = .*?\s(?:{'|'.join(COUNTED)})(?:-start)?\(")
 
 
 class Instruction(NamedTuple):
@@ -121,21 +125,33 @@ def _number(it: Instruction) -> bool:
 
 
 def read(text: str) -> Program:
-    """The computations of a module from its text."""
-    program, here = Program(), None
+    """The computations of a module from its text.
+
+    Raises:
+      ValueError: there is no entry, or a product or a collective of the text was not read.
+    """
+    program, here, said = Program(), None, 0
     for line in text.splitlines():
+        said += _COUNTED.match(line) is not None
         if line[:1] in ("%", "E") and line.rstrip().endswith("{"):
             found = _COMPUTATION.match(line)
             assert found is not None, line[:200]
             here = program.computations[found[1]] = []
             if line.startswith("ENTRY"):
                 program.entry = found[1]
-        elif line.startswith("}"):
+        elif _END.match(line):  # a kernel's attributes have lines that begin so and go on
             here = None
         elif here is not None and (named := _NAMED.match(line)):
             here.append(_instruction(named[1], line[named.end() :]))
     if not program.entry:
         raise ValueError("no ENTRY computation in the text of the program")
+    every = (it for inside in program.computations.values() for it in inside)
+    was_read = sum(it.op.removesuffix("-start") in COUNTED for it in every)
+    if was_read != said:
+        raise ValueError(
+            f"read {was_read} of {said} products and collectives of the program; XLA's text has "
+            "changed: please report it with your versions of jax and jaxlib"
+        )
     return program
 
 

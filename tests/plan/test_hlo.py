@@ -74,6 +74,24 @@ def test_collectives_count_as_often_as_their_loops_run():
     }
 
 
+# A kernel's attributes, which XLA of jax 0.12 writes on lines of their own.
+KERNEL = """  %kernel = f32[10]{0} custom-call(%y), custom_call_target="kernel", attributes={
+"grid": [4]
+}, metadata={op_name="kernel"}
+  %sum.1"""
+
+
+def test_a_kernel_of_several_lines_does_not_end_its_computation():
+    text = SAMPLE.replace("  %sum.1", KERNEL)
+    assert collectives(text, 4) == collectives(SAMPLE, 4)
+
+
+def test_a_collective_that_is_not_read_is_an_error():
+    text = SAMPLE.replace("  %sum.1", "}\n  %sum.1")
+    with pytest.raises(ValueError, match="read 3 of 6 products and collectives"):
+        collectives(text, 4)
+
+
 def test_a_loop_whose_end_is_not_known_is_an_error():
     text = SAMPLE.replace(', backend_config={"known_trip_count":{"n":"3"}}', "")
     with pytest.raises(ValueError, match=r"no trip count of while\.2"):
