@@ -9,6 +9,7 @@ from typing import Any
 from llama_jax.chips import CHIPS, Chip
 from llama_jax.errors import UserError, nearest
 from llama_jax.plan.environment import AOT, quiet
+from llama_jax.plan.gpus import GPUS
 
 # Slices that Google Cloud rents; libtpu knows more, these are the ones to name.
 KNOWN: dict[str, tuple[str, ...]] = {
@@ -18,44 +19,14 @@ KNOWN: dict[str, tuple[str, ...]] = {
         *("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16"),
         *("8x16x16", "16x16x16", "16x16x24"),
     ),
-    "h100": ("8", "2x8", "32x8"),
     "a100": ("8", "2x8"),
+    "h100": ("8", "2x8", "32x8"),
+    "h200": ("8", "2x8", "32x8"),
+    "b200": ("8", "2x8", "32x8"),
 }
 
 # Chips along each axis of a whole pod: the compiler ends the process when it is asked for more.
 PODS: dict[str, tuple[int, ...]] = {"v5e": (16, 16), "v6e": (16, 16), "v5p": (16, 20, 28)}
-
-# What XLA's compiler asks for in place of a device: SXM modules with 80 GB.
-H100 = """
-gpu_device_info {
-  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
-  shared_memory_per_core: 233472 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
-  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
-  memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
-  device_memory_size: 84978434048 shared_memory_per_block_optin: 232448
-  cuda_compute_capability { major: 9 } registers_per_core_limit: 65536
-  registers_per_block_limit: 65536
-}
-platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 8 }
-device_description_str: "NVIDIA H100 80GB HBM3"
-"""
-# Ampere has less shared memory and products of one warp.
-A100 = """
-gpu_device_info {
-  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
-  shared_memory_per_core: 167936 threads_per_core_limit: 2048 core_count: 108 fpus_per_core: 64
-  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
-  memory_bandwidth: 2039000000000 l2_cache_size: 41943040 clock_rate_ghz: 1.41
-  device_memory_size: 85174714368 shared_memory_per_block_optin: 166912
-  cuda_compute_capability { major: 8 } registers_per_core_limit: 65536
-  registers_per_block_limit: 65536
-}
-platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 8 }
-device_description_str: "NVIDIA A100-SXM4-80GB"
-"""
-DESCRIPTIONS = {"h100": H100, "a100": A100}
 
 
 @dataclass(frozen=True)
@@ -108,7 +79,7 @@ class Topology:
                 if self.chip.gpu:
                     text = "x".join(map(str, (1, *self.shape)))
                     found = topologies.get_topology_desc(
-                        platform="cuda", target_config=DESCRIPTIONS[self.chip.name], topology=text
+                        platform="cuda", target_config=GPUS[self.chip.name].text(), topology=text
                     )
                 else:
                     more: dict[str, Any] = {"num_slices": self.slices} if self.slices > 1 else {}

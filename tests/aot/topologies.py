@@ -12,9 +12,11 @@ what a device would say; no value can be computed.
 from typing import Any
 
 from llama_jax.plan.environment import cuda_dir, set_environment
-from llama_jax.plan.topology import A100, H100
+from llama_jax.plan.gpus import GPUS
 
 __all__ = ["A100", "H100", "a100", "cuda_dir", "h100", "memory", "set_environment", "tpu"]
+
+A100, H100 = GPUS["a100"].text(), GPUS["h100"].text()
 
 
 def tpu(name: str) -> list[Any]:

@@ -7,6 +7,7 @@ import pytest
 
 from llama_jax.chips import CHIPS
 from llama_jax.errors import UserError
+from llama_jax.plan.gpus import GPUS
 from llama_jax.plan.hlo import Collective
 from llama_jax.plan.network import Span, seconds, total
 from llama_jax.plan.topology import Topology, parse
@@ -22,11 +23,21 @@ from llama_jax.plan.topology import Topology, parse
         ("h100:8", 8, 1),
         ("h100:32x8", 256, 32),
         ("h100:2x4", 8, 2),
+        ("h200:8", 8, 1),
+        ("b200:2x8", 16, 2),
     ],
 )
 def test_a_name_says_the_chips_and_reads_back(text, chips, hosts):
     topology = parse(text)
     assert (topology.chips, topology.hosts, str(topology)) == (chips, hosts, text)
+
+
+def test_a_gpu_is_to_the_compiler_what_it_is_to_the_plan():
+    assert {name for name, chip in CHIPS.items() if chip.gpu} == set(GPUS)
+    for name, gpu in GPUS.items():
+        chip = CHIPS[name]
+        assert (chip.kind, chip.hbm) == (gpu.name, pytest.approx(0.92 * gpu.memory))
+        assert chip.bandwidth == pytest.approx(gpu.bandwidth, rel=1e-3)  # rounded to GB/s
 
 
 @pytest.mark.parametrize(
