@@ -12,7 +12,7 @@ Each is first compared with float64 at a small size, and not timed if it is wron
 
 A causal mask counts half of the scores: 2 B N T T H FLOPs forward and 2.5 times that backward (five
 products instead of two), whatever an implementation computes. The ceiling is a product of square
-matrices. Decoding reads all keys and values once; its ceiling is the bandwidth of a sum over 2 GB,
+matrices. Decoding reads all keys and values once; its ceiling is the bandwidth of a sum over 8 GB,
 and its steps run in one program, so that no launch from Python is counted.
 """
 
@@ -89,7 +89,9 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=8192, help="that a decoded token sees")
     parser.add_argument("--batch", type=int, default=8, help="rows decoded")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--gigabytes", type=float, default=2.0, help="read to measure bandwidth")
+    parser.add_argument(
+        "--gigabytes", type=float, default=2.0 if cpu else 8.0, help="read to measure bandwidth"
+    )
     parser.add_argument("--only", nargs="*", help="contestants; default: all")
     parser.add_argument("--json", action="store_true", help="print numbers, not tables")
     parser.add_argument("--out", type=Path, help="a folder for attention.md, .json and .png")
