@@ -60,7 +60,7 @@ def both_passes(device, H, make=MASKS["causal"], dtype=jnp.bfloat16, softcap=Non
     """The kernels of a forward and a backward pass."""
 
     def total(q, k, v, mask):
-        out = attend(triton.GPU, q, k, v, mask, scale=H**-0.5, softcap=softcap)
+        out, _ = attend(triton.GPU, q, k, v, mask, scale=H**-0.5, softcap=softcap)
         return jnp.sum(out.astype(jnp.float32))
 
     q, k = shapes(device, (B, length, N, H), (B, length, K, H), dtype=dtype)
@@ -75,7 +75,7 @@ def decoding(device, H, make, dtype=jnp.bfloat16, queries=1, softcap=None):
     """The kernel of a decoded token."""
 
     def token(q, k, v, mask):
-        return attend(triton_decode.DECODE, q, k, v, mask, scale=H**-0.5, softcap=softcap)
+        return attend(triton_decode.DECODE, q, k, v, mask, scale=H**-0.5, softcap=softcap)[0]
 
     q, k = shapes(device, (B, queries, N, H), (B, CACHE, K, H), dtype=dtype)
     args = (q, k, k, data(device, make))

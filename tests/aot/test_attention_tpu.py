@@ -41,7 +41,7 @@ def compiled(
 
     def forward(q, k, v, *data):
         assert platform() == "tpu"
-        return attend(kernel, q, k, v, mask(*data), scale=H**-0.5, softcap=softcap)
+        return attend(kernel, q, k, v, mask(*data), scale=H**-0.5, softcap=softcap)[0]
 
     def both(q, k, v, grad, *data):
         return jax.vjp(lambda *x: forward(*x, *data), q, k, v)[1](grad)
@@ -146,7 +146,7 @@ def test_tokens_are_decoded_in_a_loop_without_a_copy_of_the_cache(name, generati
             new = KV(*2 * [q_BTNH[:, :, :K]])
             slots = slots.write(new, index)
             mask = Mask(causal=True, q_positions=jnp.broadcast_to(index + jnp.arange(T), (B, T)))
-            out = attend(
+            out, _ = attend(
                 TPU_DECODE, q_BTNH, slots.kv.k, slots.kv.v, mask, scale=H**-0.5, softcap=None
             )
             return (out, slots, index + T), None
