@@ -37,14 +37,16 @@ def blamed(error: Exception, folders: Set[Path]) -> CodeError | None:
       folders: where the user's files are.
 
     Returns:
-      None if the last line that is no library's is not in these folders: the fault may be ours.
+      None if no line is in these folders, or one of ours came after it and raised anything but a
+      ValueError, by which our checks refuse what they are given: the fault may be ours.
     """
     walk = traceback.walk_tb(error.__traceback__)
     frames = [(Path(frame.f_code.co_filename), frame, line) for frame, line in walk]
     found = [f for f in frames if f[0].parent in folders or f[0].is_relative_to(OURS)]
-    if not found or found[-1][0].parent not in folders:
+    theirs = [f for f in found if f[0].parent in folders]
+    if not theirs or (found[-1] is not theirs[-1] and not isinstance(error, ValueError)):
         return None
-    _, frame, line = found[-1]
+    _, frame, line = theirs[-1]
     (summary,) = traceback.StackSummary.extract([(frame, line)])
     return _at(f"{frame.f_code.co_qualname} fails", error, summary)
 

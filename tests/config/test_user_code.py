@@ -226,11 +226,11 @@ from llama_jax.objectives import Objective
 
 @dataclasses.dataclass(frozen=True)
 class Goal(Objective):
-    ours: bool = False
+    gives: object = ()
     needs = ("tokens",)
 
     def __call__(self, acts):
-        return Rules((("?", "data"),), ()) if self.ours else jnp.ones(3) @ jnp.ones(4)
+        return Rules(self.gives, ()) if self.gives != () else jnp.ones(3) @ jnp.ones(4)
 
 class Net(nn.Module):
     def __call__(self, x):
@@ -248,7 +248,8 @@ class Empty:
 
 small = edit(edit(presets.get("tiny_decoder"), "model.vocab", 300), "tokenizer.vocab", 300)
 goal = edit(small, "objectives", {"lm": Goal(on="text")})
-ours = edit(small, "objectives", {"lm": Goal(on="text", ours=True)})
+letter = edit(small, "objectives", {"lm": Goal(on="text", gives=(("?", "data"),))})
+ours = edit(small, "objectives", {"lm": Goal(on="text", gives=3)})
 block = edit(small, "model.stack.pattern.0.ffn", Part())
 source = edit(small, "data.text.source", Empty())
 """
@@ -259,6 +260,8 @@ source = edit(small, "data.text.source", Empty())
     [
         ("goal", ["Goal.__call__ fails: TypeError: dot_general requires", "parts.py, line 16, in",
                   "return Rules("]),
+        ("letter", ["Goal.__call__ fails: ValueError: unknown axis letter", "parts.py, line 16, in",
+                    "return Rules("]),
         ("block", ["Net.__call__ fails: TracerBoolConversionError: Attempted", "parts.py, line 20",
                    "return x if"]),
         ("source", ["Empty.open.<locals>.<lambda> fails: KeyError: 0", "parts.py, line 30",
@@ -280,6 +283,6 @@ def test_code_that_fails_within_training_is_shown_in_three_lines(write, capsys, 
 def test_a_fault_of_ours_or_a_search_for_faults_shows_all(write, monkeypatch, name, debug):
     text = write("Lamb saw the sea.\n\n" * 60, "text.txt")
     monkeypatch.setenv("LLAMA_JAX_DEBUG", debug)
-    with pytest.raises((TypeError, ValueError), match="dot_general|unknown axis letter"):
+    with pytest.raises((TypeError, ValueError), match="dot_general|unsupported operand"):
         main(["train", f"{write(PARTS, 'parts.py')}:{name}", "--run-dir", "x", "--quiet",
               "--data.text.source", text])  # fmt: skip
