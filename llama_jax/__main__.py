@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from llama_jax.cli import about, convert, generate, plan, prepare, runs, train, verify
+from llama_jax.cli import about, convert, doctor, generate, plan, prepare, runs, train, verify
 from llama_jax.errors import CodeError, Stopped, UserError, nearest
+from llama_jax.files import cache_folder
 
 # Which extra brings a package that is not always there.
 EXTRAS = {
@@ -132,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run, parser=sub)
         return sub
 
-    for group in (train, prepare, runs, convert, generate, verify, plan, about):
+    for group in (train, prepare, runs, convert, generate, verify, plan, about, doctor):
         group.add(command)
     return parser
 
@@ -141,9 +142,7 @@ def _enable_compilation_cache(asked: Path | None) -> None:
     """A second start compiles nothing; jax reads these when it is imported."""
     if asked:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(asked.expanduser().absolute())
-    default = Path("~/.cache/llama_jax/xla").expanduser()
-    place = os.environ.get("LLAMA_JAX_CACHE", str(default))
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", place)
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache_folder())
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 

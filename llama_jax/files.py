@@ -6,7 +6,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+# Where the command line keeps compiled programs, unless LLAMA_JAX_CACHE names another folder.
+CACHE = "~/.cache/llama_jax/xla"
 DRAFT = ".unfinished"  # the end of the name of what is not all there yet
+
+
+def cache_folder() -> str:
+    """Where compiled programs are kept if jax is told of no other folder; "" is nowhere."""
+    return os.environ.get("LLAMA_JAX_CACHE", str(Path(CACHE).expanduser()))
 
 
 @contextlib.contextmanager

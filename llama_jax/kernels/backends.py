@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from llama_jax.errors import UserError, nearest
-from llama_jax.kernels.target import interpreting, platform
+from llama_jax.kernels.target import here, interpreting, platform
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Case(Protocol):
         ...
 
 
-def _nothing(case: Any) -> str | None:
+def _nothing(*case: Any) -> str | None:
     return None
 
 
@@ -48,18 +48,21 @@ class Backend(NamedTuple):
       platforms: what it is written for; empty means all.
       why_not: none for a case that it can take, else the reason why not, with numbers.
       worse: none for a case in which "auto" should take it, else what speaks for another.
+      proof: none if it is right on the accelerator of this process, else what is wrong; asked last,
+        and only for that one.
     """
 
     run: Callable[..., Any]
     platforms: tuple[str, ...] = ()
     why_not: Callable[[Any], str | None] = _nothing
     worse: Callable[[Any], str | None] = _nothing
+    proof: Callable[[], str | None] = _nothing
 
     def refusal(self, case: Case) -> str | None:
         """Why it cannot take a case; None if it can."""
         if self.platforms and case.platform not in self.platforms and not interpreting():
             return f"needs {' or '.join(self.platforms)}, target is {case.platform}"
-        return self.why_not(case)
+        return self.why_not(case) or (self.proof() if here() else None)
 
 
 class Receipt(NamedTuple):

@@ -23,19 +23,25 @@ def chip() -> str:
     return jax.devices()[0].device_kind if device is None else device.device_kind
 
 
+def here() -> bool:
+    """Whether code is traced for an accelerator of this process, and not to be interpreted."""
+    mine = jax.local_devices()[0]
+    return mine.platform != "cpu" and chip() == mine.device_kind and not interpreting()
+
+
 def _device() -> Any:
     mesh = jax.sharding.get_abstract_mesh()
     return None if mesh.empty else mesh.abstract_device
 
 
 @contextlib.contextmanager
-def interpreted() -> Iterator[None]:
+def interpreted(on: bool = True) -> Iterator[None]:
     """Within the block, code is traced with Pallas kernels that run on any platform, slowly.
 
     For tests: a kernel then computes block by block what it would on its device. Functions that
     were jitted before keep what they were traced with.
     """
-    token = _interpreted.set(True)
+    token = _interpreted.set(on)
     try:
         yield
     finally:

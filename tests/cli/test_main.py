@@ -310,13 +310,6 @@ def test_presets_are_listed_with_a_line_each(capsys):
     assert any(line.startswith("tiny_decoder  ") and len(line.split()) > 4 for line in lines)
 
 
-def test_the_doctor_names_versions_devices_and_data(capsys):
-    assert main(["doctor"]) == 0
-    out = capsys.readouterr().out
-    assert "jax 0." in out and "device 0: cpu" in out and "easy-vqa" in out
-    assert "large pages: " in out or sys.platform != "linux"
-
-
 def test_sigterm_in_the_middle_is_status_143_and_the_run_goes_on(tiny, tmp_path):
     place = tmp_path / "run"
     code = (

@@ -134,12 +134,18 @@ def _chunked(q, k, v, mask: Mask, *, bias: None, scale: float, softcap: float | 
     return flash.attend(kernel("xla_chunked"), q, k, v, mask, scale=scale, softcap=softcap)
 
 
+def _proved(name: str) -> str | None:
+    # By name, for it computes with the kernels above.
+    return importlib.import_module("llama_jax.kernels.attention.proof").verdict(name)
+
+
 def _pallas(name: str, platform: str, worse: Any = _few_scores) -> Backend:
     return Backend(
         functools.partial(_alone, name),
         (platform,),
         lambda case: _module(name).why_not(case),
         worse,
+        functools.partial(_proved, name),
     )
 
 
@@ -156,7 +162,7 @@ BACKENDS: dict[str, Backend] = {
 }
 # What may compute a step of a ring, however few its scores.
 STEPS: dict[str, Backend] = {
-    name: Backend(row.run, row.platforms, row.why_not)
+    name: Backend(row.run, row.platforms, row.why_not, proof=row.proof)
     for name, row in BACKENDS.items()
     if name in KERNELS and not name.endswith("decode")
 }
