@@ -79,8 +79,9 @@ def _remembered(name: str) -> str | None:
     except (OSError, ValueError, TypeError, KeyError) as error:
         log.warning("%s cannot be read (%s); %s is tried anew", place, error, name)
         reason = said(examine(name))
-    if reason:
-        log.warning("attention by %s: %s", name, reason)
+    else:
+        if reason:
+            log.warning("%s: %s; llama-jax doctor --kernels tries it anew", name, reason)
     return reason
 
 
@@ -96,7 +97,8 @@ def examine(name: str) -> list[Row]:
     rows = _in_child(name) if jax.default_backend() in SHARED else None
     rows = _in_thread(name) if rows is None else rows
     reason, seconds = said(rows), time.perf_counter() - begun
-    log.info("%s, tried on %s for %.1f s: %s", name, _kind(), seconds, reason or "right")
+    level = logging.WARNING if reason else logging.INFO
+    log.log(level, "%s, tried on %s for %.1f s: %s", name, _kind(), seconds, reason or "right")
     place = record(name)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -68,20 +68,20 @@ def _packed(B: int, T: int, S: int) -> Mask:
     ends = np.array([[0.2, 0.45, 0.8], [0.1, 0.5, 0.55]])[:B, None, :]
     q, kv = ((np.arange(n)[None, :, None] >= ends * n).sum(-1) for n in (T, S))
     return Mask(
-        q_segments=jnp.asarray(q),
-        kv_segments=jnp.asarray(kv),
-        kv_valid=jnp.asarray(np.arange(S) % 7 > 0)[None],
+        q_segments=q,
+        kv_segments=kv,
+        kv_valid=np.arange(S)[None] % 7 > 0,
     )
 
 
 def _last(B: int, T: int, S: int) -> Mask:
     """The last queries of a longer past, and a window."""
-    return Mask(causal=True, window=S // 3, q_positions=jnp.arange(S - T, S)[None])
+    return Mask(causal=True, window=S // 3, q_positions=np.arange(S - T, S)[None])
 
 
 def _filled(B: int, T: int, S: int) -> Mask:
     """A cache that one row has filled, and another to a third."""
-    return Mask(kv_valid=jnp.arange(S)[None] < jnp.array([[S], [S // 3]])[:B])
+    return Mask(kv_valid=np.arange(S)[None] < np.array([[S], [S // 3]])[:B])
 
 
 TRIALS = (
@@ -101,10 +101,11 @@ def trials(name: str, interpret: bool = False) -> tuple[Trial, ...]:
     every = DECODING if name.endswith("decode") else TRIALS
     if interpret:
         every = tuple(replace(t, T=-(-t.T // SHORTER), S=t.S // SHORTER) for t in every)
-    return tuple(trial for trial in every if api.BACKENDS[name].why_not(_case(trial)) is None)
+    return tuple(trial for trial in every if api.BACKENDS[name].why_not(case(trial)) is None)
 
 
-def _case(trial: Trial) -> api.Case:
+def case(trial: Trial) -> api.Case:
+    """What a backend looks at, the mask's arrays NumPy's."""
     B, T, S = trial.B, trial.T, trial.S
     q = jax.ShapeDtypeStruct((B, T, trial.N, trial.H), "bfloat16")
     k = jax.ShapeDtypeStruct((B, S, trial.K, trial.H), "bfloat16")
@@ -136,29 +137,34 @@ def prove(name: str, interpret: bool = False) -> Iterator[Row]:
 
 def _inputs(trial: Trial) -> tuple[Any, ...]:
     """q, k, v, the gradient of the result, and the mask."""
-    rng, case = np.random.default_rng(0), _case(trial)
-    shapes = (x.shape for x in (case.q, case.k, case.k, case.q))
+    rng, call = np.random.default_rng(0), case(trial)
+    shapes = (x.shape for x in (call.q, call.k, call.k, call.q))
     arrays = (jnp.asarray(rng.standard_normal(x, np.float32), "bfloat16") for x in shapes)
-    return *arrays, case.mask
+    return *arrays, jax.tree.map(jnp.asarray, call.mask)
 
 
 def _compiled(
     pool: ThreadPoolExecutor, name: str, trial: Trial, given: Any, interpret: bool
 ) -> Future:
-    """What compiles the kernel and the definition beside it; an error comes with its result."""
+    """What compiles a trial; an error comes with its result."""
+    try:
+        with interpreted(interpret):
+            return pool.submit(program(name, trial).lower(*given).compile)
+    except Exception as failure:
+        failed: Future = Future()
+        failed.set_exception(failure)
+        return failed
+
+
+def program(name: str, trial: Trial) -> Any:
+    """The kernel's results, and how far each is from that of the dense form."""
 
     def both(*given):
         found = _passes(api.kernel(name), trial.softcap, *given)
         wanted = _passes(None, trial.softcap, *given)
         return found, [_error(x, y) for x, y in zip(found, wanted, strict=True)]
 
-    try:
-        with interpreted(interpret):
-            return pool.submit(jax.jit(both).lower(*given).compile)
-    except Exception as failure:
-        failed: Future = Future()
-        failed.set_exception(failure)
-        return failed
+    return jax.jit(both)
 
 
 def _passes(kernel: Kernel | None, softcap: float | None, q, k, v, grad, mask: Mask):

@@ -80,7 +80,7 @@ def test_what_is_wrong_is_refused_with_the_reason(change, reason, stand_in, capl
     stand_in(change)
     assert proof.verdict("pallas_gpu") == FAILS + reason
     [line] = [r.message for r in caplog.records if r.levelno == logging.WARNING]
-    assert line == f"attention by pallas_gpu: {FAILS}{reason}"
+    assert line.startswith("pallas_gpu, tried on cpu for ") and line.endswith(FAILS + reason)
 
 
 def test_what_does_not_answer_in_time_is_refused(stand_in, monkeypatch):
@@ -119,7 +119,7 @@ def test_nothing_is_tried_for_a_device_that_is_not_here(stand_in, monkeypatch):
         assert not here()
 
 
-def test_a_second_start_reads_the_answer(stand_in, monkeypatch):
+def test_a_second_start_reads_the_answer(stand_in, monkeypatch, caplog):
     stand_in(stand_ins.doubled_dk)
     first = proof.verdict("pallas_gpu")
     monkeypatch.setattr(proof, "examine", None)
@@ -130,6 +130,9 @@ def test_a_second_start_reads_the_answer(stand_in, monkeypatch):
         assert proof.verdict("pallas_gpu") == first
         times.append(time.perf_counter() - began)
     assert min(times) < SECOND_START
+    assert caplog.records[-1].message == (
+        f"pallas_gpu: {first}; llama-jax doctor --kernels tries it anew"
+    )
 
 
 def test_another_device_or_another_text_of_the_kernels_has_another_record(stand_in, monkeypatch):
