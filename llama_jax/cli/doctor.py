@@ -21,17 +21,13 @@ def add(command: Add) -> None:
         "--kernels", action="store_true", help="try the attention kernels of the device anew"
     )
     doctor.add_argument("--json", action="store_true", help="with --kernels: JSON, not a table")
-    doctor.add_argument(
-        "--interpret", action="store_true", help="with --kernels: run them all in Python, slowly"
-    )
 
 
 def _doctor(args: argparse.Namespace) -> int:
     if args.kernels:
         return _kernels(args)
-    for name in ("json", "interpret"):
-        if getattr(args, name):
-            raise UserError(f"--{name} is for kernels; give --kernels too")
+    if args.json:
+        raise UserError("--json is for kernels; give --kernels too")
     _here()
     return 0
 
@@ -41,25 +37,20 @@ def _kernels(args: argparse.Namespace) -> int:
 
     from llama_jax.kernels.attention.api import BACKENDS, KERNELS
     from llama_jax.kernels.attention.proof import examine
-    from llama_jax.kernels.attention.trials import prove
     from llama_jax.kernels.target import platform
 
     device = jax.local_devices()[0].device_kind
-    if args.interpret:
-        names = [name for name in KERNELS if BACKENDS[name].platforms]
-        rows = [row for name in names for row in prove(name, interpret=True)]
-    else:
-        names = [name for name in KERNELS if platform() in BACKENDS[name].platforms]
-        if not names:
-            raise UserError(
-                f"no kernel is written for {device}: there is no GPU and no TPU here; --interpret "
-                "runs them in Python, which takes minutes and shows nothing of a device"
-            )
-        rows = [row for name in names for row in examine(name)]
+    names = [name for name in KERNELS if platform() in BACKENDS[name].platforms]
+    if not names:
+        raise UserError(
+            f"no kernel is written for {device}: there is no GPU and no TPU here; "
+            "in a checkout `make kernels` interprets them all"
+        )
+    rows = [row for name in names for row in examine(name)]
     if args.json:
         print(json.dumps({"device": device, "rows": [row._asdict() for row in rows]}))
     else:
-        print("\n".join([f"on {device}{', interpreted' * args.interpret}", *_table(rows)]))
+        print("\n".join([f"on {device}", *_table(rows)]))
     return int(any(row.reason for row in rows))
 
 

@@ -35,13 +35,13 @@ def _device() -> Any:
 
 
 @contextlib.contextmanager
-def interpreted(on: bool = True) -> Iterator[None]:
+def interpreted() -> Iterator[None]:
     """Within the block, code is traced with Pallas kernels that run on any platform, slowly.
 
     For tests: a kernel then computes block by block what it would on its device. Functions that
     were jitted before keep what they were traced with.
     """
-    token = _interpreted.set(on)
+    token = _interpreted.set(True)
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ import pytest
 
 from llama_jax.__main__ import main
 from llama_jax.kernels import target
-from llama_jax.kernels.attention import proof, trials
+from llama_jax.kernels.attention import proof
 from llama_jax.kernels.attention.trials import Row
 
 RIGHT = Row("pallas_gpu", "causal", 4.9e-3, 2e-2, 8.7, None)
@@ -53,22 +53,12 @@ def test_it_gives_json(gpu, capsys):
     assert said["device"] == "cpu" and said["rows"][-1] == WRONG._asdict()
 
 
-def test_without_an_accelerator_it_says_so_and_that_kernels_can_be_interpreted(capsys):
+def test_without_an_accelerator_it_says_so(capsys):
     assert main(["doctor", "--kernels"]) == 2
     error = capsys.readouterr().err
-    assert "there is no GPU and no TPU here; --interpret runs them in Python" in error
+    assert "no kernel is written for cpu: there is no GPU and no TPU here" in error
 
 
-def test_interpreted_kernels_are_those_of_every_device(monkeypatch, capsys):
-    monkeypatch.setattr(trials, "prove", lambda name, interpret: [RIGHT._replace(kernel=name)])
-    assert main(["doctor", "--kernels", "--interpret"]) == 0
-    first, _, *rows = capsys.readouterr().out.splitlines()
-    names = {row.split()[0] for row in rows}
-    assert first == "on cpu, interpreted" and {"mosaic_gpu", "pallas_tpu"} < names
-    assert "xla_chunked" not in names
-
-
-@pytest.mark.parametrize("option", ["--json", "--interpret"])
-def test_options_of_kernels_ask_for_kernels(option, capsys):
-    assert main(["doctor", option]) == 2
-    assert f"{option} is for kernels; give --kernels too" in capsys.readouterr().err
+def test_json_is_for_kernels(capsys):
+    assert main(["doctor", "--json"]) == 2
+    assert "--json is for kernels; give --kernels too" in capsys.readouterr().err

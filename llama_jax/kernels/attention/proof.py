@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,7 @@ from llama_jax.kernels.attention.trials import BOUND, Row, prove, trials
 
 log = logging.getLogger(__name__)
 
-# Seconds. To import and to compile takes up to half a minute on a busy host, to compute some tens
-# of milliseconds; what hangs does so for ever.
+# Seconds. To compile takes half a minute on a busy host; what hangs does so for ever.
 LIMIT = 120.0
 CHILD = "llama_jax.kernels.attention.proof"  # the module that a child runs
 SHARED = ("gpu",)  # platforms of which several processes use one device
@@ -42,11 +41,7 @@ _one = threading.Lock()  # several threads may trace
 
 
 def verdict(name: str) -> str | None:
-    """Why a kernel is not to be used on the device of this process; None if it is right.
-
-    Args:
-      name: a name of `api.KERNELS`.
-    """
+    """Why a kernel of `api.KERNELS` is not to be used on this device; None if it is right."""
     with _one:
         if name not in _known:
             _known[name] = _agreed(name, lambda: _remembered(name))
@@ -74,10 +69,9 @@ def _remembered(name: str) -> str | None:
         reason = json.loads(place.read_text(encoding="utf-8"))["reason"]
         if reason is not None and not isinstance(reason, str):
             raise TypeError(f"a reason is a text, not {reason!r:.80}")
-    except (FileNotFoundError, NotADirectoryError):
-        reason = said(examine(name))
     except (OSError, ValueError, TypeError, KeyError) as error:
-        log.warning("%s cannot be read (%s); %s is tried anew", place, error, name)
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            log.warning("%s cannot be read (%s); %s is tried anew", place, error, name)
         reason = said(examine(name))
     else:
         if reason:
@@ -94,18 +88,18 @@ def said(rows: list[Row]) -> str | None:
 def examine(name: str) -> list[Row]:
     """Tries a kernel, within a limit of time, and keeps the answer."""
     begun = time.perf_counter()
-    rows = _in_child(name) if jax.default_backend() in SHARED else None
-    rows = _in_thread(name) if rows is None else rows
+    rows = (_in_child(name) if jax.default_backend() in SHARED else None) or _in_thread(name)
     reason, seconds = said(rows), time.perf_counter() - begun
     level = logging.WARNING if reason else logging.INFO
     log.log(level, "%s, tried on %s for %.1f s: %s", name, _kind(), seconds, reason or "right")
+    if "RESOURCE_EXHAUSTED" in (reason or ""):
+        return rows  # another time there may be more memory
     place = record(name)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(place) as draft:
-            rows_json = [row._asdict() for row in rows]
-            text = json.dumps({**_key(name), "reason": reason, "rows": rows_json}, indent=1)
-            draft.write_text(text, encoding="utf-8")
+            kept = {**_key(name), "reason": reason, "rows": [row._asdict() for row in rows]}
+            draft.write_text(json.dumps(kept, indent=1), encoding="utf-8")
     except OSError as error:
         log.warning("%s cannot be written (%s); %s is tried again next time", place, error, name)
     return rows
@@ -113,17 +107,18 @@ def examine(name: str) -> list[Row]:
 
 def _in_child(name: str) -> list[Row] | None:
     """The rows that a child gives; None if it cannot use the device beside this process."""
-    path = os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PYTHONPATH": path}
-    command = [sys.executable, "-m", CHILD, name]
+    paths = [str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    more = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PYTHONPATH": os.pathsep.join(paths)}
+    # -P: nothing of the folder that it starts in.
+    env, words = os.environ | more, [sys.executable, "-P", "-m", CHILD, name]
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, timeout=LIMIT)
+        done = subprocess.run(words, env=env, input=b"", capture_output=True, timeout=LIMIT)
         output, ended = done.stdout, f"the process that tried it ended with {done.returncode}"
     except subprocess.TimeoutExpired as late:
         output, ended = late.stdout or b"", f"no answer within {LIMIT:.0f} s"
     except OSError:  # no more processes
         return None
-    answers = list(_answers(output))
+    answers = _answers(output)
     rows = [Row(**answer) for answer in answers if "kernel" in answer]
     full = any("RESOURCE_EXHAUSTED" in (row.reason or "") for row in rows)
     if {"device": _kind()} not in answers or full:  # another device, or this process has its memory
@@ -131,12 +126,13 @@ def _in_child(name: str) -> list[Row] | None:
     return _completed(name, rows, ended)
 
 
-def _answers(output: bytes) -> Iterator[dict[str, Any]]:
-    """The lines of JSON; others write there too, and the last may be cut."""
+def _answers(output: bytes) -> list[Any]:
+    """What stands in lines of JSON; others write there too, and the last may be cut."""
+    found = []
     for line in output.splitlines():
         with contextlib.suppress(ValueError):
-            if isinstance(answer := json.loads(line), dict):
-                yield answer
+            found += [answer] if isinstance(answer := json.loads(line), dict) else []
+    return found
 
 
 def _in_thread(name: str) -> list[Row]:
@@ -152,22 +148,20 @@ def _in_thread(name: str) -> list[Row]:
     thread = threading.Thread(target=run, name=f"proof of {name}", daemon=True)
     thread.start()
     thread.join(LIMIT)
-    late = f"no answer within {LIMIT:.0f} s" if thread.is_alive() else "the thread ended"
-    return _completed(name, rows[:], late)
+    ended = f"no answer within {LIMIT:.0f} s" if thread.is_alive() else "the thread ended"
+    return _completed(name, rows[:], ended)
 
 
 def _completed(name: str, rows: list[Row], ended: str) -> list[Row]:
     """With a row for the first trial that did not answer."""
-    if missing := trials(name)[len(rows) :]:
-        case = missing[0].name
-        rows.append(Row(name, case, None, BOUND, LIMIT, f"{ended} in {case!r}"))
-    return rows
+    missing = [trial.name for trial in trials(name)[len(rows) :]][:1]
+    return rows + [Row(name, c, None, BOUND, LIMIT, f"{ended} in {c!r}") for c in missing]
 
 
 def record(name: str) -> Path:
     """The file that keeps the answer for a kernel on this device."""
-    digest = hashlib.sha256(json.dumps(_key(name)).encode()).hexdigest()
-    return folder() / f"{name}-{digest[:16]}.json"
+    digest = hashlib.sha256(json.dumps(_key(name)).encode()).hexdigest()[:16]
+    return folder() / f"{name}-{digest}.json"
 
 
 def folder() -> Path:

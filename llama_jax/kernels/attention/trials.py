@@ -8,7 +8,7 @@ ragged, and heads are grouped. Twenty runs must give the same bits: what moves i
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -18,14 +18,13 @@ import numpy as np
 from llama_jax.kernels.attention import api, flash, reference
 from llama_jax.kernels.attention.flash import Kernel
 from llama_jax.kernels.attention.mask import Mask
-from llama_jax.kernels.target import interpreted
 
 RESULTS = ("out", "lse", "dq", "dk", "dv")
 # Of the largest magnitude of each result. Probabilities, results and gradients are rounded to
 # bfloat16, 4e-3 each; a block that is left out, or read before it is there, shows as tenths.
 BOUND = 2e-2
 REPEATS = 20
-SHORTER = 16  # times shorter are sequences for the interpreter, which is as much slower or more
+host: Any = np  # masks are described while something else is traced, which arrays of jax would join
 
 
 @dataclass(frozen=True)
@@ -65,23 +64,19 @@ class Row(NamedTuple):
 
 def _packed(B: int, T: int, S: int) -> Mask:
     """Documents that end elsewhere in every row, and keys that do not exist."""
-    ends = np.array([[0.2, 0.45, 0.8], [0.1, 0.5, 0.55]])[:B, None, :]
-    q, kv = ((np.arange(n)[None, :, None] >= ends * n).sum(-1) for n in (T, S))
-    return Mask(
-        q_segments=q,
-        kv_segments=kv,
-        kv_valid=np.arange(S)[None] % 7 > 0,
-    )
+    ends = host.array([[0.2, 0.45, 0.8], [0.1, 0.5, 0.55]])[:B, None, :]
+    q, kv = ((host.arange(n)[None, :, None] >= ends * n).sum(-1) for n in (T, S))
+    return Mask(q_segments=q, kv_segments=kv, kv_valid=host.arange(S)[None] % 7 > 0)
 
 
 def _last(B: int, T: int, S: int) -> Mask:
     """The last queries of a longer past, and a window."""
-    return Mask(causal=True, window=S // 3, q_positions=np.arange(S - T, S)[None])
+    return Mask(causal=True, window=S // 3, q_positions=host.arange(S - T, S)[None])
 
 
 def _filled(B: int, T: int, S: int) -> Mask:
     """A cache that one row has filled, and another to a third."""
-    return Mask(kv_valid=np.arange(S)[None] < np.array([[S], [S // 3]])[:B])
+    return Mask(kv_valid=host.arange(S)[None] < host.array([[S], [S // 3]])[:B])
 
 
 TRIALS = (
@@ -96,11 +91,9 @@ DECODING = (
 )
 
 
-def trials(name: str, interpret: bool = False) -> tuple[Trial, ...]:
+def trials(name: str) -> tuple[Trial, ...]:
     """Those that a kernel is tried on: what it takes on this device."""
     every = DECODING if name.endswith("decode") else TRIALS
-    if interpret:
-        every = tuple(replace(t, T=-(-t.T // SHORTER), S=t.S // SHORTER) for t in every)
     return tuple(trial for trial in every if api.BACKENDS[name].why_not(case(trial)) is None)
 
 
@@ -112,17 +105,16 @@ def case(trial: Trial) -> api.Case:
     return api.case_of(q, k, trial.mask(B, T, S), False, trial.softcap)
 
 
-def prove(name: str, interpret: bool = False) -> Iterator[Row]:
+def prove(name: str) -> Iterator[Row]:
     """A kernel's trials, computed in this process one after the other.
 
     Args:
       name: a name of `api.KERNELS`.
-      interpret: run it in Python, on short sequences; that shows nothing of a device.
     """
     begun = time.perf_counter()
-    every = {trial: _inputs(trial) for trial in trials(name, interpret)}
+    every = {trial: _inputs(trial) for trial in trials(name)}
     with ThreadPoolExecutor(len(every) or 1) as pool:  # compilers let go of Python's lock
-        compiled = [_compiled(pool, name, t, given, interpret) for t, given in every.items()]
+        compiled = [_compiled(pool, name, t, given) for t, given in every.items()]
         for (trial, given), future in zip(every.items(), compiled, strict=True):
             try:
                 error, reason = _judged(future.result(), given)
@@ -143,13 +135,10 @@ def _inputs(trial: Trial) -> tuple[Any, ...]:
     return *arrays, jax.tree.map(jnp.asarray, call.mask)
 
 
-def _compiled(
-    pool: ThreadPoolExecutor, name: str, trial: Trial, given: Any, interpret: bool
-) -> Future:
+def _compiled(pool: ThreadPoolExecutor, name: str, trial: Trial, given: Any) -> Future:
     """What compiles a trial; an error comes with its result."""
     try:
-        with interpreted(interpret):
-            return pool.submit(program(name, trial).lower(*given).compile)
+        return pool.submit(program(name, trial).lower(*given).compile)
     except Exception as failure:
         failed: Future = Future()
         failed.set_exception(failure)
