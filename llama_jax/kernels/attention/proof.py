@@ -90,8 +90,8 @@ def examine(name: str) -> list[Row]:
     begun = time.perf_counter()
     rows = (_in_child(name) if jax.default_backend() in SHARED else None) or _in_thread(name)
     reason, seconds = said(rows), time.perf_counter() - begun
-    level = logging.WARNING if reason else logging.INFO
-    log.log(level, "%s, tried on %s for %.1f s: %s", name, _kind(), seconds, reason or "right")
+    say = log.warning if reason else log.info
+    say("%s, tried on %s for %.1f s: %s", name, _kind(), seconds, reason or "right")
     if "RESOURCE_EXHAUSTED" in (reason or ""):
         return rows  # another time there may be more memory
     place = record(name)
@@ -109,8 +109,7 @@ def _in_child(name: str) -> list[Row] | None:
     """The rows that a child gives; None if it cannot use the device beside this process."""
     paths = [str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
     more = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PYTHONPATH": os.pathsep.join(paths)}
-    # -P: nothing of the folder that it starts in.
-    env, words = os.environ | more, [sys.executable, "-P", "-m", CHILD, name]
+    env, words = os.environ | more, [sys.executable, "-P", "-m", CHILD, name]  # -P: not from here
     try:
         done = subprocess.run(words, env=env, input=b"", capture_output=True, timeout=LIMIT)
         output, ended = done.stdout, f"the process that tried it ended with {done.returncode}"

@@ -39,6 +39,19 @@ def right(kernel):
     return kernel
 
 
+def hasty(kernel):
+    """A slot of a ring is read before its block of 64 keys is there."""
+
+    def stale(x):
+        start = 2 * x.shape[1] // 3
+        return x.at[:, start : start + 64].set(x[:, start - 64 : start])
+
+    def forward(q, k, v, *given):
+        return kernel.forward(q, stale(k), stale(v), *given)
+
+    return kernel._replace(forward=forward)
+
+
 def doubled_dk(kernel):
     def backward(*given):
         dq, dk, dv = kernel.backward(*given)

@@ -83,6 +83,17 @@ def test_what_is_wrong_is_refused_with_the_reason(change, reason, stand_in, capl
     assert line.startswith("pallas_gpu, tried on cpu for ") and line.endswith(FAILS + reason)
 
 
+@pytest.mark.parametrize(
+    ("name", "case"), [("pallas_gpu", trials.TRIALS[-1]), ("pallas_gpu_decode", trials.DECODING[1])]
+)
+def test_one_stale_block_of_keys_shows(name, case, stand_in, monkeypatch):
+    stand_in(stand_ins.hasty)
+    monkeypatch.setattr(trials, "TRIALS", (case,))
+    monkeypatch.setattr(trials, "DECODING", (case,))
+    [row] = trials.prove(name)
+    assert row.error > 10 * row.bound
+
+
 def test_what_does_not_answer_in_time_is_refused(stand_in, monkeypatch):
     stand_in(stand_ins.endless)
     monkeypatch.setattr(proof, "LIMIT", 1.0)
