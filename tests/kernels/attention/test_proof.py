@@ -105,8 +105,16 @@ def test_what_does_not_answer_in_time_is_refused(stand_in, monkeypatch):
 def test_auto_goes_on_and_the_receipt_tells_why_and_strict_raises(stand_in, monkeypatch):
     stand_in(stand_ins.doubled_dk)
     monkeypatch.setattr(backends, "here", lambda: True)
-    with recording() as found:  # while something is traced, as ever
-        jax.eval_shape(lambda: choose("attention", BACKENDS, case()) == "xla_chunked" or 1 / 0)
+    chosen = []
+
+    @jax.jit
+    def traced(x):
+        chosen.append(choose("attention", BACKENDS, case()))
+        return x
+
+    with recording() as found:
+        traced(1.0)
+    assert chosen == ["xla_chunked"]
     reason = f"pallas_gpu: {FAILS}dk differs by 1.0e+00 in 'small 0'"
     [line] = lines(found)
     assert "xla_chunked, a fallback" in line and reason in line
