@@ -68,7 +68,7 @@ class Visit:
     words: list[str]
     out: Path
     budget: float
-    worker: str = "experiments.visit_worker"
+    worker: str = "experiments.visit.worker"
     start: float = START
     case: dict[str, Any] | None = None
     done: list[str] = field(default_factory=list)

@@ -5,7 +5,7 @@ import os
 import time
 from pathlib import Path
 
-from experiments.visit_worker import Case, Notes, Ready, Wrong, work
+from experiments.visit.worker import Case, Notes, Ready, Wrong, work
 
 
 def wrong(compiled):

@@ -100,7 +100,7 @@ def work(groups: list[list[Case]], skip: set[str], notes: Notes) -> None:
 
 def main() -> None:
     """Does the cases of a part."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.visit_worker")
+    parser = argparse.ArgumentParser(prog="python -m experiments.visit.worker")
     parser.add_argument("--part", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--semantics")
@@ -117,13 +117,13 @@ def main() -> None:
         from llama_jax.kernels.attention import mosaic_gpu_parts
 
         mosaic_gpu_parts.SEMANTICS = plgpu.LoweringSemantics[args.semantics]
-    from experiments import visit_cases
+    from experiments.visit import cases
 
-    work(visit_cases.groups(args.part, args.dry), set(args.skip), Notes(args.out / "results.jsonl"))
+    work(cases.groups(args.part, args.dry), set(args.skip), Notes(args.out / "results.jsonl"))
 
 
 if __name__ == "__main__":
     # Cases import this file by its name: of `Wrong` there must be one.
-    from experiments import visit_worker
+    from experiments.visit import worker
 
-    visit_worker.main()
+    worker.main()

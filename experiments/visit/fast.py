@@ -13,7 +13,7 @@ import jax
 
 from experiments import bench_attention
 from experiments.bench_attention import Shape
-from experiments.visit_worker import Case, Ready
+from experiments.visit.worker import Case, Ready
 from llama_jax.kernels.attention import mosaic_gpu
 from llama_jax.kernels.attention.mosaic_gpu_parts import Sizes
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from experiments import accelerator
 from experiments.steps import steps_of
-from experiments.visit_fast import blocks, decoding, three, timed
-from experiments.visit_right import correct
-from experiments.visit_worker import Case, Ready, Wrong
+from experiments.visit.fast import blocks, decoding, three, timed
+from experiments.visit.right import correct
+from experiments.visit.worker import Case, Ready, Wrong
 from llama_jax import presets
 from llama_jax.config import edit
 

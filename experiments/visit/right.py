@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.bench_attention import Shape
-from experiments.visit_worker import Case, Ready, Wrong
+from experiments.visit.worker import Case, Ready, Wrong
 from llama_jax.kernels.attention.api import attention
 from llama_jax.kernels.attention.mask import Mask
 from llama_jax.kernels.target import interpreted
