@@ -23,7 +23,8 @@ torch := tests/weights/test_meta.py tests/weights/test_pickle.py
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 NEWEST := .venv-newest
-pyenv := $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.1[23]*/bin/python3)
+versions := $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions
+pyenv := $(wildcard $(versions)/3.13*/bin/python3) $(wildcard $(versions)/3.12*/bin/python3)
 define find_newer
 for python in $(or $(PYTHON),python3.13 python3.12 $(pyenv)); do \
     $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 12))' 2>/dev/null \
