@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llama_jax import presets
+from llama_jax.chips import peak
 from llama_jax.errors import UserError
 from llama_jax.families.sizes import sizes
 from llama_jax.generate.engine import Engine
@@ -27,11 +28,6 @@ from llama_jax.trees import nested
 from llama_jax.weights.layers import one_by_one
 from llama_jax.weights.read import abstract
 
-# Dense bfloat16 FLOP/s a chip, from the vendors' data sheets.
-PEAKS = {
-    "H100": 989e12, "H200": 989e12, "A100": 312e12,
-    "v4": 275e12, "v5 lite": 197e12, "v5p": 459e12, "v6 lite": 918e12,
-}  # fmt: skip
 PRESETS = ("llama3_2_1b", "llama3_1_8b")
 
 
@@ -47,7 +43,7 @@ def main() -> None:
     device = jax.devices()[0]
     print(f"{device.device_kind}, {args.dtype}, prefill of {args.prefill}, {args.tokens} tokens")
     read, gemm = bandwidth(args.gigabytes), products(args.dtype)
-    peak = next((v for k, v in PEAKS.items() if k in device.device_kind), None)
+    most = peak(device.device_kind)
     print(f"measured: {read / 1e9:.0f} GB/s, {gemm / 1e12:.1f} TFLOP/s in products")
     print(
         "| model | batch | decode tokens/s | of bandwidth | prefill tokens/s | MFU | of products |"
@@ -65,7 +61,7 @@ def main() -> None:
             if batch == 1:
                 seconds = prefill(engine, args.prefill)
                 done = flops(model, args.prefill) / seconds
-                mfu = f"{done / peak:.0%}" if peak else "unknown peak"
+                mfu = f"{done / most:.0%}" if most else "unknown peak"
                 row += f" {args.prefill / seconds:.0f} | {mfu} | {done / gemm:.0%} |"
             print(row if batch == 1 else f"{row} | | |", flush=True)
         del engine
