@@ -98,6 +98,7 @@ def test_a_model_starts_and_runs_as_every_flax_module():
     model = SCANNED.build()
     params = model.init(jax.random.key(0), ids(2, 3))["params"]
     assert model.apply({"params": params}, ids(2, 3)).shape == (2, 3, V)
+    assert "Total Parameters" in model.tabulate(jax.random.key(0), ids(2, 3))
 
 
 def test_a_loss_sown_in_a_block_comes_out_with_its_gradient(form):
