@@ -11,9 +11,10 @@ from pathlib import Path
 
 import jax
 
-from llama_jax.config import Run, to_json
+from llama_jax.config import Run, edit, to_json
 from llama_jax.errors import UserError
 from llama_jax.kernels.backends import lines, summary
+from llama_jax.messages import short
 from llama_jax.train.accumulate import joined
 from llama_jax.train.log import Late, Log
 from llama_jax.train.processes import check_divided
@@ -75,7 +76,9 @@ def train(
     Raises:
       UserError: anything that the user can mend; nothing saved before is lost.
     """
-    run = run if steps is None else dataclasses.replace(run, steps=steps)
+    if not isinstance(run, Run):
+        raise UserError(f"run={short(run)}: a Run was expected, e.g. presets.get('tiny_decoder')")
+    run = run if steps is None else edit(run, "steps", steps)
     try:
         with RunDir(run_dir) as place, contextlib.ExitStack() as at_exit:
             more = (lambda: WandB(wandb, place.path, to_json(run))) if wandb else None
