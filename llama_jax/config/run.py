@@ -10,6 +10,7 @@ from llama_jax.axes import FSDP_TENSOR, Rules, make_mesh
 from llama_jax.errors import UserError, nearest
 from llama_jax.messages import short
 from llama_jax.optim.optimizer import AdamW, Optimizer
+from llama_jax.seeds import check_seed
 
 DTYPES = ("float32", "bfloat16")
 
@@ -165,6 +166,7 @@ class Run:
         }.items():
             if getattr(self, name) < least:
                 raise UserError(f"{name}={getattr(self, name)}: give {least} or more")
+        check_seed(self.seed)
         if self.dtype not in DTYPES:
             raise UserError(f"dtype={self.dtype!r}: give {' or '.join(DTYPES)}")
         stages = [*self.batch_schedule]

@@ -20,6 +20,7 @@ from llama_jax.errors import UserError
 from llama_jax.generate.engine import Engine, Rows
 from llama_jax.generate.sample import Sampling
 from llama_jax.generate.stopping import Stop, Writer
+from llama_jax.seeds import check_seed
 from llama_jax.text.chat import chat_ids
 from llama_jax.text.messages import Message
 from llama_jax.text.pretrained import Pretrained
@@ -216,8 +217,7 @@ class Batch:
                 f"unknown setting {sorted(unknown)[0]!r}; there are seed, stop, "
                 f"{', '.join(Sampling.__dataclass_fields__)}"
             )
-        if not 0 <= seed < 2**32:
-            raise UserError(f"seed={seed}: use a whole number from 0 to {2**32 - 1}")
+        check_seed(seed)
         self.lm, self.prompts, self.most, self.seed = lm, prompts, most, seed
         self.sampling = Sampling(**sampling)
         stops = Stop((stop,) if isinstance(stop, str) else tuple(stop))

@@ -18,6 +18,7 @@ from llama_jax.train.accumulate import joined
 from llama_jax.train.log import Late, Log
 from llama_jax.train.processes import check_divided
 from llama_jax.train.profile import Profile, Tracer
+from llama_jax.train.rates import rates_said
 from llama_jax.train.rows import put
 from llama_jax.train.rundir import RunDir
 from llama_jax.train.setup import Setup, set_up
@@ -194,5 +195,12 @@ def _announce(setup: Setup, start: int, place: RunDir, say: Callable[[str], None
         say(f"going on from step {start} in {place.path}")
     if run.dtype == "bfloat16" and mesh.devices.flat[0].platform == "cpu":
         say("a CPU has no bfloat16 products and is slower with them; try --dtype float32")
+    for line in rates_said(run, start, setup.length):
+        say(line)
+    if run.eval_every and not run.evaluations:
+        say(
+            f"eval_every={run.eval_every}, and the run has no evaluations: nothing is evaluated; "
+            "give it some, such as evaluations={'scores': Scores()}"
+        )
     count = setup.layout.parameters
     say(f"{run.name}: {count:,} parameters, {mesh.size} device(s), {run.steps} steps")

@@ -148,12 +148,15 @@ class RunDir:
                 f"{free / 1e9:.1f} GB left; make room or give another --run-dir"
             )
 
-    def check_same(self, run: dict[str, Any], read: Callable[[str], Any] = json.loads) -> None:
+    def check_same(self, run: dict[str, Any], read: Callable[[str], Any] = json.loads) -> int:
         """Checks that `run` (as JSON) may go on from the checkpoints that are here.
 
         Args:
           run: what would train.
           read: text of run.json -> JSON, as it would be written now if it is of an older version.
+
+        Returns:
+          The steps that the run had until now, on which its rates depend.
 
         Raises:
           UserError: it differs from run.json in more than `FREE`; every difference is named.
@@ -171,6 +174,7 @@ class RunDir:
                 f"{f' and {len(found) - 5} more' if len(found) > 5 else ''}. "
                 "Give the same ones to go on, or another --run-dir"
             )
+        return before["steps"] if isinstance(before.get("steps"), int) else run["steps"]
 
     def write(self, name: str, content: str | bytes) -> None:
         """Writes a file whole or not at all; of several processes the first does."""
