@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import time
@@ -21,6 +22,7 @@ from llama_jax.train.processes import first, on_first, together
 
 # What may differ when a run goes on: how long, how often, on which devices. All else changes what
 # the later steps compute, and is refused by name. A user's file that has changed is told of.
+REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # gs://bucket/run
 FREE = (
     *("steps", "log_every", "eval_every", "save_every", "keep", "evaluations", "mesh", "rules"),
     "imports",
@@ -43,6 +45,17 @@ class RunDir:
     """
 
     def __init__(self, path: str | os.PathLike[str]):
+        """Names it; nothing is made yet.
+
+        Raises:
+          UserError: it is no path of a disk.
+        """
+        if REMOTE.match(os.fspath(path)):
+            raise UserError(
+                f"run_dir={os.fspath(path)!r}: a run directory lies on a disk that can lock and "
+                "rename files; mount the bucket there (gcsfuse for gs://, mount-s3 for s3://), or "
+                "train on a disk and copy it"
+            )
         self.path = Path(path).absolute()
         self._lock = None
         self._made: list[Path] = []  # the folders that were not there before, the innermost first
