@@ -15,6 +15,7 @@ from llama_jax.config import Run, to_json
 from llama_jax.errors import UserError
 from llama_jax.kernels.backends import lines, summary
 from llama_jax.train.accumulate import joined
+from llama_jax.train.best import NOTE, Best, improved
 from llama_jax.train.log import Late, Log
 from llama_jax.train.processes import check_divided
 from llama_jax.train.profile import Profile, Tracer
@@ -157,11 +158,14 @@ def _steps(
 
         setup.checkpoints.check()
         last, ending = step == run.steps, stop.after(step)
-        if last or step % run.save_every == 0:
+        saved = last or step % run.save_every == 0
+        if saved:
             late.report()  # first, for a resumed run writes only the lines after what is saved
             setup.save(step, state)
         if last or not ending:
-            evaluations |= _evaluations(setup, state, step, log)
+            found = _evaluations(setup, state, step, log)
+            _note_best(setup, place, late, step, state, found, saved)
+            evaluations |= found
         if ending or stop.after(step):
             if late.held:  # it is not saved yet
                 late.report()
@@ -181,6 +185,22 @@ def _evaluations(setup: Setup, state: TrainState, step: int, log: Log) -> Found:
                 found[name] = evaluation(setup.model, state.best, setup.tokenizer, run)
             log.evaluation(step, name, found[name])
     return found
+
+
+def _note_best(
+    setup: Setup, place: RunDir, late: Late, step: int, state: TrainState, found: Found, saved: bool
+) -> None:
+    """Notes the best step, and saves it if it is not."""
+    name = setup.run.keep_best
+    best = improved(name, step, found, Best.read(place.path)) if name else None
+    if best is None:
+        return
+    setup.checkpoints.best = step
+    if not saved:
+        late.report()
+        setup.save(step, state)
+    setup.checkpoints.finish()  # what is noted is there
+    place.write(NOTE, best.content())
 
 
 def _announce(setup: Setup, start: int, place: RunDir, say: Callable[[str], None]) -> None:

@@ -20,12 +20,12 @@ from llama_jax.files import whole_file
 from llama_jax.text.files import files_of
 from llama_jax.train.processes import first, on_first, together
 
+REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # gs://bucket/run
 # What may differ when a run goes on: how long, how often, on which devices. All else changes what
 # the later steps compute, and is refused by name. A user's file that has changed is told of.
-REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # gs://bucket/run
 FREE = (
     *("steps", "log_every", "eval_every", "save_every", "keep", "evaluations", "mesh", "rules"),
-    "imports",
+    *("imports", "keep_best"),
 )
 
 
@@ -35,6 +35,7 @@ class RunDir:
     run.json         the resolved Run
     tokenizer.json   what turned its text into ids (of others, perhaps with files beside it)
     metrics.jsonl    one JSON object a line
+    best.json        the best step, if the run has `keep_best`
     checkpoints/     one directory a step
     tensorboard/     the same metrics for TensorBoard
     heartbeats/      of several processes, the last step and time of each

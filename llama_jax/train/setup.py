@@ -18,6 +18,7 @@ from llama_jax.errors import UserError
 from llama_jax.objectives.base import losses
 from llama_jax.text.files import open_for_training
 from llama_jax.text.vocabulary import Vocabulary
+from llama_jax.train.best import Best
 from llama_jax.train.checkpoint import Checkpoints
 from llama_jax.train.fits import check_context
 from llama_jax.train.flops import of_step
@@ -137,6 +138,8 @@ def set_up(
     checkpoints = Checkpoints(place.checkpoints, run.keep, say)
     # The save that still runs is finished whatever ends the loop.
     at_exit.callback(checkpoints.finish)
+    best = Best.read(place.path)
+    checkpoints.best = best and best.step
     checkpoints.clean()
     digest = place.tokenizer_digest()
     state, reached = _begin(start, place, layout, checkpoints, digest, say)
