@@ -23,6 +23,7 @@ from llama_jax.generate.engine import Engine, Rows
 from llama_jax.generate.sample import Sampling
 from llama_jax.generate.stopping import Stop, Writer
 from llama_jax.messages import short
+from llama_jax.seeds import check_seed
 from llama_jax.text.chat import chat_ids
 from llama_jax.text.messages import Message
 from llama_jax.text.pretrained import Pretrained
@@ -241,8 +242,7 @@ class Batch:
                 f"unknown setting {sorted(unknown)[0]!r}; there are seed, stop, "
                 f"{', '.join(Sampling.__dataclass_fields__)}"
             )
-        if _no_whole(seed, 0) or seed >= 2**32:
-            raise UserError(f"seed={seed!r}: use a whole number from 0 to {2**32 - 1}")
+        check_seed(seed)
         self.lm, self.prompts, self.most, self.seed = lm, prompts, most, seed
         self.sampling = Sampling(**sampling)
         if not isinstance(stop, str | Sequence | None):
