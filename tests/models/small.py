@@ -17,6 +17,7 @@ from llama_jax.models.multimodal import Multimodal
 from llama_jax.models.stem import Patches
 from llama_jax.models.text_encoder import TextEncoder
 from llama_jax.models.vision import SpaceTime, VisionEncoder
+from tests.shapes import shapes
 
 V, D, F, H = 50, 16, 24, 8
 FFN = SwiGLU(F)
@@ -67,7 +68,7 @@ def start(fn, model, *args):
 
     Only shapes are traced, which is much faster than compiling the initializers.
     """
-    boxed = jax.eval_shape(nn.init(fn, model), jax.random.key(0), *args)
+    made = shapes(nn.init(fn, model), jax.random.key(0), *args)
     rng = np.random.default_rng(0)
     fill = lambda s: jnp.asarray(rng.normal(size=s.shape, scale=D**-0.5), s.dtype)  # noqa: E731
-    return jax.tree.map(fill, nn.meta.unbox(boxed)), jax.jit(nn.apply(fn, model))
+    return jax.tree.map(fill, made), jax.jit(nn.apply(fn, model))
