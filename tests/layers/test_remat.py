@@ -36,7 +36,9 @@ def built(stack):
     model = Decoder(61, 32, stack).build()
     made = shapes(lambda: model.init(jax.random.key(0), IDS[:1, :8], method="decode"))
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(0.2, 0.1, x.shape), x.dtype), made)
+    params = jax.tree.map(
+        lambda x: jax.device_put(rng.normal(0.2, 0.1, x.shape).astype(x.dtype)), made
+    )
     return model, params
 
 

@@ -57,7 +57,7 @@ class Case:
         made = shapes(initializer(self.model, total, self.fields), jax.random.key(0))
         # Not those of `init`: compiling it would take longer than the test.
         self.params = jax.tree.map(
-            lambda x: jnp.asarray(rng.normal(0.3, 0.2, x.shape), x.dtype), made
+            lambda x: jax.device_put(rng.normal(0.3, 0.2, x.shape).astype(x.dtype)), made
         )
         self.batch = {
             stream: {name: random(rng, name, *field) for name, field in fields.items()}
