@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
-import jax
 from jax.sharding import Mesh
 
 from llama_jax.axes import using
@@ -46,7 +45,6 @@ class Setup:
       part: the part of a batch's rows that this process reads, of how many.
       fields: (shape, dtype) of every field of a batch, by stream and name.
       model: the unbound module.
-      init: key -> boxed parameters.
       loss: a function of parameters, batch and key.
       layout: shapes and shardings of the state.
       checkpoints: what the run directory keeps of states.
@@ -64,7 +62,6 @@ class Setup:
     part: tuple[int, int]
     fields: dict[str, Any]
     model: nn.Module
-    init: Callable[[jax.Array], Any]
     loss: Bound
     layout: Plan
     checkpoints: Checkpoints
@@ -86,7 +83,7 @@ class Setup:
 
     @functools.cached_property
     def _flops(self) -> float | None:
-        return of_step(self.init, self.loss, self.fields)
+        return of_step(self.layout.abstract.params, self.loss, self.fields)
 
     def save(self, step: int, state: TrainState) -> None:
         """Begins to save a step; a meeting of all processes.
@@ -144,7 +141,7 @@ def set_up(
     digest = place.tokenizer_digest()
     state, reached = _begin(start, place, layout, checkpoints, digest, say)
     setup = Setup(
-        *(run, tokenizer, mesh, loader, reached, part, fields, model, init),
+        *(run, tokenizer, mesh, loader, reached, part, fields, model),
         *(bind(model, total), layout, checkpoints, digest, length, ready),
     )
     return setup, state

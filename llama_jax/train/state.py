@@ -110,9 +110,15 @@ def plan(
     Raises:
       UserError: an axis of a weight or an activation that the mesh cannot divide.
     """
+    # Traced once for all that follows; inlined, so that `init` is the program it would be without.
+    init_params = jax.jit(init_params, inline=True)
+
+    def keys(words_2):  # of the same type in every trace
+        return jax.random.split(seeds.key(words_2))
+
     try:
         # Traced, not run: the devices of an ahead-of-time mesh cannot make a key.
-        boxed_params = jax.eval_shape(lambda: init_params(jax.random.key(0)))
+        boxed_params = jax.eval_shape(lambda: init_params(keys(seeds.words(0))[0]))
     except ValueError as error:
         if "divisible" not in str(error):
             raise
@@ -120,7 +126,7 @@ def plan(
     transform = optimizer.build(steps, boxed_params)
 
     def init(words_2) -> TrainState:
-        k_params, k_steps = jax.random.split(seeds.key(words_2))
+        k_params, k_steps = keys(words_2)
         params = init_params(k_params)
         zero = jnp.zeros((), jnp.int32)
         # optax maps over the boxes, so that moments carry the letters of their weights.
