@@ -10,13 +10,13 @@ from jax.sharding import SingleDeviceSharding
 
 from llama_jax.axes import make_mesh
 from llama_jax.kernels.attention import trials
-from llama_jax.kernels.attention.api import BACKENDS, KERNELS
+from llama_jax.kernels.attention.api import BACKENDS, PALLAS
 from tests.aot.topologies import h100, tpu
 
 DEVICES = {"gpu": lambda: h100(1)[0], "tpu": lambda: tpu("v5e:2x2")[0]}
 
 
-@pytest.mark.parametrize("name", [name for name in KERNELS if BACKENDS[name].platforms])
+@pytest.mark.parametrize("name", PALLAS)
 def test_every_trial_is_lowered_for_its_device(name):
     device = DEVICES[BACKENDS[name].platforms[0]]()
     here = SingleDeviceSharding(device)

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 # Seconds. To compile takes half a minute on a busy host; what hangs does so for ever.
 LIMIT = 120.0
 CHILD = "llama_jax.kernels.attention.proof"  # the module that a child runs
+# Another time there may be more memory, or an assembler in PATH.
+PASSING = ("RESOURCE_EXHAUSTED", "No PTX compilation provider", "Failed to launch ptxas")
 SHARED = ("gpu",)  # platforms of which several processes use one device
 
 _known: dict[str, str | None] = {}
@@ -92,8 +94,8 @@ def examine(name: str) -> list[Row]:
     reason, seconds = said(rows), time.perf_counter() - begun
     say = log.warning if reason else log.info
     say("%s, tried on %s for %.1f s: %s", name, _kind(), seconds, reason or "right")
-    if "RESOURCE_EXHAUSTED" in (reason or ""):
-        return rows  # another time there may be more memory
+    if any(word in (reason or "") for word in PASSING):
+        return rows
     place = record(name)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
