@@ -37,6 +37,7 @@ def _kernels(args: argparse.Namespace) -> int:
 
     from llama_jax.kernels.attention.api import BACKENDS, PALLAS
     from llama_jax.kernels.attention.proof import examine
+    from llama_jax.kernels.attention.trials import BOUNDS
     from llama_jax.kernels.target import platform
 
     device = jax.local_devices()[0].device_kind
@@ -46,7 +47,7 @@ def _kernels(args: argparse.Namespace) -> int:
             f"no kernel is written for {device}: there is no GPU and no TPU here; "
             "in a checkout `make kernels` interprets them all"
         )
-    rows = [row for name in names for row in examine(name)]
+    rows = [row for name in names for kind in BOUNDS for row in examine(name, kind)]
     if args.json:
         print(json.dumps({"device": device, "rows": [row._asdict() for row in rows]}))
     else:

@@ -20,7 +20,11 @@ def gpu(monkeypatch):
 
     def shows(*rows):
         monkeypatch.setattr(target, "platform", lambda: "gpu")
-        monkeypatch.setattr(proof, "examine", lambda name: [r._replace(kernel=name) for r in rows])
+
+        def examine(name, kind):
+            return [r._replace(kernel=name) for r in rows] if kind == "bfloat16" else []
+
+        monkeypatch.setattr(proof, "examine", examine)
 
     return shows
 

@@ -141,9 +141,10 @@ def _inside(
     return flash.attend(kernel(name), q, k, v, mask, scale=scale, softcap=softcap)
 
 
-def _proved(name: str) -> str | None:
+def _proved(name: str, case: Case) -> str | None:
     # By name, for it computes with the kernels above.
-    return importlib.import_module("llama_jax.kernels.attention.proof").verdict(name)
+    proof = importlib.import_module("llama_jax.kernels.attention.proof")
+    return proof.verdict(name, np.dtype(case.q.dtype).name)
 
 
 def _gone(name: str) -> str | None:
