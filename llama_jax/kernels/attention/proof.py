@@ -46,7 +46,7 @@ def verdict(name: str, kind: str = "bfloat16") -> str | None:
     """Why a kernel of `api.PALLAS` is not to be used on this device; None if it is right.
 
     Args:
-      name: of the kernel.
+      name: a name of `api.PALLAS`.
       kind: the type of q, k and v.
     """
     of = name, kind

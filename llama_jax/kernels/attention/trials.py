@@ -152,8 +152,9 @@ def _inputs(trial: Trial) -> tuple[Any, ...]:
 
 def _wanted(trial: Trial, given: Any) -> on_host.Results:
     """What is right, from the rounded inputs."""
-    *arrays, _ = given
-    return on_host.both_passes(*arrays, case(trial).mask, trial.H**-0.5, trial.softcap)
+    q, k, v, grad, _ = given
+    mask = case(trial).mask
+    return on_host.both_passes(q, k, v, grad, mask, trial.H**-0.5, trial.softcap)
 
 
 def _compiled(pool: ThreadPoolExecutor, name: str, trial: Trial, given: Any) -> Future:
