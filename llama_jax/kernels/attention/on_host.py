@@ -39,7 +39,7 @@ def both_passes(
       k: [B, S, K, H].
       v: [B, S, K, H].
       grad: [B, T, N, H].
-      mask: its arrays NumPy's.
+      mask: who sees whom, in arrays of NumPy.
       scale: multiplies q k'.
       softcap: bound of the scores, if there is one.
     """
