@@ -8,10 +8,10 @@ scalar memory, where the kernel and the index maps of its pipeline read it:
 
 Blocks that the mask hides are not in the list, so nothing of them is fetched or computed. `first`
 and `last` mark the steps of one owner; an owner that sees nothing keeps one HIDDEN step, in which
-its zeros are written. For a mask without data the list is a constant and has its exact length.
-Otherwise it is
-made while running: the grid is as long as the longest list of the batch, and shorter lists repeat
-their last step as HIDDEN.
+its zeros are written. A kernel that sums for the others too writes those sums in steps of their
+own at the end, one FLUSH for each. For a mask without data the list is a constant and has its exact
+length. Otherwise it is made while running: the grid is as long as the longest list of the batch,
+and shorter lists repeat their last step, as HIDDEN or as one more FLUSH.
 """
 
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from llama_jax.kernels.attention.block_mask import HIDDEN, PARTLY, WHOLE, Operan
 from llama_jax.kernels.attention.mask import Mask
 
 MOST_OWNERS, MOST_OTHERS = 1 << 14, 1 << 13
+FLUSH = 3  # a code beside HIDDEN, PARTLY and WHOLE: nothing to compute, the other's sums are whole
 
 
 class Steps(NamedTuple):
@@ -34,12 +35,14 @@ class Steps(NamedTuple):
       length: steps of a row, known while tracing; at least as many as needed.
       count: how many steps any row needs; a number, or computed while running.
       kinds: the codes that may occur.
+      tiles: blocks of scores that a row computes, at most.
     """
 
     packed: np.ndarray | Int[Array, " L"]
     length: int
     count: Any
     kinds: frozenset[int]
+    tiles: int
 
     @property
     def stride(self) -> int:
@@ -81,10 +84,19 @@ def by_keys(structure: Mask, data: Operands, T: int, S: int, q_block: int, kv_bl
     return _steps(code.swapaxes(1, 2), most.swapaxes(1, 2))
 
 
+def both_ways(
+    structure: Mask, data: Operands, T: int, S: int, q_block: int, kv_block: int, queries: slice
+) -> Steps:
+    """Steps of `by_keys` over some of the blocks of queries, which are flushed at the end."""
+    code, most = _codes(structure, data, T, S, q_block, kv_block)
+    code, most = code[:, queries], most[:, queries]
+    return _steps(code.swapaxes(1, 2), most.swapaxes(1, 2), flush=True)
+
+
 def longest(structure: Mask, moved: bool, T: int, S: int, q_block: int, kv_block: int) -> int:
-    """The length of the longer of a row's two lists; `moved`: by positions or a prefix."""
+    """The length of the longest of a row's lists; `moved`: by positions or a prefix."""
     code = _most(structure, moved, T, S, q_block, kv_block)
-    return int(max(_kept(code).sum(), _kept(code.swapaxes(1, 2)).sum()))
+    return int(max(_kept(code).sum(), _kept(code.swapaxes(1, 2)).sum() + code.shape[1]))
 
 
 def _most(structure: Mask, moved: bool, *sizes: int) -> np.ndarray:
@@ -112,7 +124,7 @@ def _kept(code: Any) -> Any:
     return keep | (first & ~keep.any(axis=2, keepdims=True))
 
 
-def _steps(code: Any, most: np.ndarray) -> Steps:
+def _steps(code: Any, most: np.ndarray, flush: bool = False) -> Steps:
     B, owners, others = code.shape
     if owners > MOST_OWNERS or others > MOST_OTHERS:
         raise ValueError(
@@ -130,16 +142,26 @@ def _steps(code: Any, most: np.ndarray) -> Steps:
         | (first.astype(np.int32) << 1)
         | last.astype(np.int32)
     )
+    flushes = (np.arange(others if flush else 0, dtype=np.int32) << 4) | (FLUSH << 2)
+    flushes |= (owners - 1) << 17  # the one visited last stays where it is
+    kinds = {FLUSH} if flush else set()
+    tiles = int((most != HIDDEN).sum())
     if isinstance(code, np.ndarray):
-        steps = packed[keep]
-        return Steps(steps, steps.size, steps.size, frozenset(np.unique(code).tolist()))
-    length = int(_kept(most).sum())
+        steps = np.concatenate([packed[keep], flushes])
+        kinds |= set(np.unique(code).tolist())
+        return Steps(steps, steps.size, steps.size, frozenset(kinds), tiles)
+    length = int(_kept(most).sum()) + flushes.size
     # Each step's place: after those of the owners before it. The others go beyond the end: dropped.
     # (Sorting would do too; the TPU compiler takes half a minute for 65536 numbers.)
     stops = jnp.cumsum(nth[:, :, -1], axis=1)
     place = jnp.where(keep, (stops - nth[:, :, -1])[:, :, None] + nth - 1, length)
     idle = jnp.max(jnp.where(keep, packed, 0), axis=(1, 2)) & ~15
+    if flush:
+        idle = jnp.full((B,), flushes[-1])
     steps = jnp.broadcast_to(idle[:, None], (B, length))
     rows = jnp.arange(B)[:, None, None]
-    steps = steps.at[rows, place].set(packed, mode="drop").reshape(-1)
-    return Steps(steps, length, jnp.max(stops), frozenset({HIDDEN, PARTLY, WHOLE}))
+    steps = steps.at[rows, place].set(packed, mode="drop")
+    after = stops[:, -1:] + np.arange(flushes.size)
+    steps = steps.at[rows[:, :, 0], after].set(flushes, mode="drop").reshape(-1)
+    count = jnp.max(stops) + flushes.size
+    return Steps(steps, length, count, frozenset(kinds | {HIDDEN, PARTLY, WHOLE}), tiles)
