@@ -38,7 +38,12 @@ from llama_jax.kernels.attention.mosaic_tpu_call import (
     grown,
     prepare,
 )
-from llama_jax.kernels.attention.mosaic_tpu_steps import by_queries, longest
+from llama_jax.kernels.attention.mosaic_tpu_steps import (
+    MOST_OTHERS,
+    STEPS_BYTES,
+    by_queries,
+    longest,
+)
 from llama_jax.kernels.attention.mosaic_tpu_tile import (
     HIDDEN_SCORE,
     LANES,
@@ -50,8 +55,6 @@ from llama_jax.kernels.attention.mosaic_tpu_tile import (
     wide,
 )
 
-# Of 1 MiB scalar memory on every generation since v4; the rest is the compiler's.
-STEPS_BYTES = 768 * 1024
 MOST_HEAD_DIM = 256
 
 
@@ -73,6 +76,11 @@ def why_not(case: Any) -> str | None:
     moved = mask.q_positions is not None or mask.kv_positions is not None or mask.prefix is not None
     sizes = blocks(H, case.q.dtype)
     for block in (sizes.forward, sizes.dq, sizes.dkv):
+        most = max(-(-T // fit(T, block[0])), -(-S // fit(S, block[1])))
+        if most > MOST_OTHERS:
+            return f"{T} x {S} scores are {most} blocks of {block} a side, more than {MOST_OTHERS}"
+        if not jax.tree.leaves(mask):
+            continue  # no list where it would be too long
         needed = _list_bytes(mask.structure, moved, T, S, block)
         if needed > STEPS_BYTES:
             return f"{T} x {S} scores in blocks of {block} need {needed} bytes of scalar memory"
@@ -232,7 +240,9 @@ class Flash:
         q, k, v, grad = _turn(q), _turn(k), _turn(v), _turn(grad.astype(q.dtype))
         # A query that sees no key: exp(score - 1e30) is 0, as all its gradients are.
         lse = jnp.where(lse > -jnp.inf, lse, -HIDDEN_SCORE)
-        chosen = self.form or form(q, k, sizes)
+        moved = data.q_positions is not None or data.prefix is not None
+        steps = _list_bytes(static.structure, moved, q.shape[2], k.shape[2], sizes.dkv)
+        chosen = self.form or form(q, k, sizes, steps)
         given = Given(q, k, v, grad, lse, delta, data, static)
         dq, dk, dv = chosen.gradients(given, sizes)
         return _turn(dq), _turn(dk), _turn(dv)

@@ -34,7 +34,13 @@ from llama_jax.kernels.attention.mosaic_tpu_call import (
     grown,
     prepare,
 )
-from llama_jax.kernels.attention.mosaic_tpu_steps import FLUSH, both_ways, by_keys, by_queries
+from llama_jax.kernels.attention.mosaic_tpu_steps import (
+    FLUSH,
+    STEPS_BYTES,
+    both_ways,
+    by_keys,
+    by_queries,
+)
 from llama_jax.kernels.attention.mosaic_tpu_tile import (
     HIDDEN_SCORE,
     LANES,
@@ -105,14 +111,15 @@ class Form(Protocol):
         ...
 
 
-def form(q: Any, k: Any, sizes: Blocks) -> "Form":
+def form(q: Any, k: Any, sizes: Blocks, steps: int) -> "Form":
     """The form for q [B, N, T, H] and k [B, K, S, H]: one pass where its sums find room.
 
-    Half of what a core has beyond VMEM_BYTES may hold them; the other half is left to XLA, which
-    brings there what later operations read.
+    Its list of steps needs `steps` bytes of scalar memory. Half of what a core has beyond
+    VMEM_BYTES may hold the sums; the other half is left to XLA, which brings there what later
+    operations read.
     """
     (N, T), (K, S) = q.shape[1:3], k.shape[1:3]
-    room = max(_vmem() - VMEM_BYTES, 0) // 2
+    room = max(_vmem() - VMEM_BYTES, 0) // 2 if steps <= STEPS_BYTES else 0
     block = fit(T, sizes.dkv[0])
     blocks = -(-T // block)
     for segments in range(1, min(MOST_SEGMENTS, blocks) + 1):

@@ -235,6 +235,7 @@ def prepare(
         steps.stride,
         steps.kinds,
         start,
+        steps.shift,
     )
 
     def flat(x, block):

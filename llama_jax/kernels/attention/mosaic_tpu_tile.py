@@ -10,7 +10,7 @@ from jax.experimental import pallas as pl
 
 from llama_jax.kernels.attention.block_mask import PARTLY, WHOLE, Operands, seen
 from llama_jax.kernels.attention.flash import Static
-from llama_jax.kernels.attention.mosaic_tpu_steps import FLUSH, Step, unpack
+from llama_jax.kernels.attention.mosaic_tpu_steps import FLUSH, Step, unpack, within
 
 LANES = 128
 # Stands for -inf, with which a row that has seen nothing yet would compute -inf - -inf.
@@ -34,6 +34,7 @@ class Tile(NamedTuple):
       stride: between the steps of two rows of the batch.
       kinds: the codes that may occur.
       start: the first query's index, where there are some before it.
+      shift: as in `Steps`.
     """
 
     static: Static
@@ -48,6 +49,7 @@ class Tile(NamedTuple):
     stride: int
     kinds: frozenset[int]
     start: int = 0
+    shift: int | None = None
 
     @property
     def q_blocks(self) -> int:
@@ -62,6 +64,8 @@ class Tile(NamedTuple):
 
     def step(self, packed: Any, row: Any, step: Any) -> Step:
         """A step of a row of the batch."""
+        if self.shift is not None:
+            return within(packed, step, self.shift)
         return unpack(packed[row * self.stride + step])
 
     @property

@@ -103,10 +103,10 @@ def test_a_row_with_fewer_steps_flushes_its_last_block_again():
     assert other[-2:] == [(2, 0, FLUSH), (2, 1, FLUSH)]
 
 
-def form_of(monkeypatch, kind, T=8192, N=8, K=2, H=128, S=None, dtype=jnp.bfloat16):
+def form_of(monkeypatch, kind, T=8192, N=8, K=2, H=128, S=None, dtype=jnp.bfloat16, steps=0):
     monkeypatch.setattr(mosaic_tpu_backward, "chip", lambda: kind)
     q, k = (jax.ShapeDtypeStruct((1, n, L, H), dtype) for n, L in ((N, T), (K, S or T)))
-    return mosaic_tpu_backward.form(q, k, mosaic_tpu.blocks(H, dtype))
+    return mosaic_tpu_backward.form(q, k, mosaic_tpu.blocks(H, dtype), steps)
 
 
 def test_the_form_follows_from_the_shape_and_the_memory_of_the_chip(monkeypatch):
@@ -119,3 +119,4 @@ def test_the_form_follows_from_the_shape_and_the_memory_of_the_chip(monkeypatch)
     assert form_of(monkeypatch, "TPU v5") == OnePass(1)
     assert form_of(monkeypatch, "TPU v5", T=16384) == OnePass(2)
     assert form_of(monkeypatch, "TPU v4") == TwoKernels()
+    assert form_of(monkeypatch, "TPU v5", steps=1 << 20) == TwoKernels()
