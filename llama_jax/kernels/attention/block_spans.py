@@ -26,9 +26,9 @@ class Spans(NamedTuple):
 
     Attributes:
       low: [R, X]; the first block that is seen.
-      high: [R, X]; the one after the last that is seen.
+      high: [R, X]; the block after the last that is seen.
       first: [R, X]; the first block that is seen whole.
-      stop: [R, X]; the one after the last that is seen whole.
+      stop: [R, X]; the block after the last that is seen whole.
       others: blocks of the other side.
     """
 
@@ -40,14 +40,16 @@ class Spans(NamedTuple):
 
     def some(self, owners: slice) -> "Spans":
         """Those of some blocks of the owner."""
-        return Spans(*(x[:, owners] for x in self[:4]), self.others)
+        low, high, first, stop = (x[:, owners] for x in self[:4])
+        return Spans(low, high, first, stop, self.others)
 
     def turned(self) -> "Spans":
         """The same with the other side's blocks as owners."""
         y = np.arange(self.others, dtype=np.int32)
         # Seen are the x with low[x] <= y < high[x]: from the first with high > y on.
         ends = (self.high, self.low, self.stop, self.first)
-        return Spans(*(_places(x, y) for x in ends), self.low.shape[1])
+        low, high, first, stop = (_places(x, y) for x in ends)
+        return Spans(low, high, first, stop, self.low.shape[1])
 
     def ordered(self) -> "Spans":
         """With low <= first <= stop <= high."""
@@ -70,7 +72,7 @@ def spans(
 
     Args:
       structure: the static part of the mask.
-      prefix: that of each row, if there is one.
+      prefix: each row's, if there is one.
       T: queries.
       S: keys.
       q_block: queries of a block.
@@ -104,7 +106,8 @@ def spans(
     if padded:
         stop = xp.minimum(stop, len(kv1) - 1)
     rows = 1 if more is None else more[0].shape[0]
-    return Spans(*(xp.broadcast_to(x, (rows, len(q0))) for x in (low, high, first, stop)), len(kv0))
+    low, high, first, stop = (xp.broadcast_to(x, (rows, len(q0))) for x in (low, high, first, stop))
+    return Spans(low, high, first, stop, len(kv0))
 
 
 def _ends(length: int, block: int) -> tuple[np.ndarray, np.ndarray]:

@@ -190,8 +190,8 @@ class Flash:
     """Both passes.
 
     Attributes:
-      sizes: those of blocks; None takes those of `blocks`.
-      form: of the gradients; None takes that of `form`.
+      sizes: queries and keys of a block; None takes what `blocks` says.
+      form: how gradients are computed; None takes what `form` says.
     """
 
     sizes: Blocks | None = None

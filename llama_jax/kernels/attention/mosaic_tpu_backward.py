@@ -68,7 +68,7 @@ class Given(NamedTuple):
       q: [B, N, T, H].
       k: [B, K, S, H].
       v: [B, K, S, H].
-      grad: that of the result, [B, N, T, H], in q's type.
+      grad: the result's gradient, [B, N, T, H], in q's type.
       lse: [B, N, T]; -HIDDEN_SCORE where a query sees no key.
       delta: [B, N, T].
       data: the mask's arrays.
@@ -242,7 +242,7 @@ class OnePass:
         block, kv_block = fit(T, sizes.dkv[0]), fit(S, sizes.dkv[1])
         blocks = -(-T // block)
         some = -(-blocks // self.segments)
-        dqs, sums = [], ()
+        dqs, sums = [], []
         for first in range(0, blocks, some):
             last = min(first + some, blocks)
             steps = both_ways(

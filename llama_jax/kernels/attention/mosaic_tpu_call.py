@@ -31,9 +31,9 @@ class Blocks:
     """Queries and keys of a block.
 
     Attributes:
-      forward: of the first pass.
-      dq: of the gradient of queries by a kernel of its own.
-      dkv: of the gradients of keys and values, and of all three by one kernel.
+      forward: in the first pass.
+      dq: in the kernel for the gradient of queries.
+      dkv: in the kernel for the gradients of keys and values, or for all three.
     """
 
     forward: tuple[int, int]
@@ -127,14 +127,14 @@ class Call(NamedTuple):
         """Runs it.
 
         Args:
-          kernel: its body.
-          name: its name in a profile.
+          kernel: what a step does.
+          name: what a profile calls it.
           by_keys: whether blocks of keys own the steps.
           inputs: operands, q and k first.
-          in_specs: their blocks.
+          in_specs: blocks of the operands.
           out_shape: results.
-          out_specs: their blocks.
-          scratch: its vector memory from step to step.
+          out_specs: blocks of the results.
+          scratch: vector memory that is kept from step to step.
           products: matrix products of a tile.
           more_vmem: bytes beyond VMEM_BYTES that it may use.
           aliases: inputs whose memory becomes that of a result, by their places.

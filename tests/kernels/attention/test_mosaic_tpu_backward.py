@@ -4,8 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.pallas.mosaic.interpret import interpret_pallas_call
+from jax.experimental.pallas import tpu as pltpu
 
-from llama_jax.kernels.attention import mosaic_tpu, mosaic_tpu_backward, mosaic_tpu_steps
+from llama_jax.kernels.attention import (
+    mosaic_tpu,
+    mosaic_tpu_backward,
+    mosaic_tpu_call,
+    mosaic_tpu_steps,
+)
 from llama_jax.kernels.attention.block_mask import HIDDEN, PARTLY, operands
 from llama_jax.kernels.attention.flash import Static, delta
 from llama_jax.kernels.attention.mask import Mask
@@ -75,6 +82,17 @@ def test_lengths_and_head_dims_need_not_be_whole_blocks(T, S, H):
 def test_a_batch_whose_steps_are_too_many_goes_row_by_row_in_one_pass(monkeypatch):
     monkeypatch.setattr(mosaic_tpu, "STEPS_BYTES", 4)
     agree(MASKS["lengths"], segments=(2,))
+
+
+@pytest.mark.parametrize("heads", [2, 16])
+def test_sums_are_right_where_memory_begins_as_nan_and_blocks_are_written_when_they_change(
+    heads, monkeypatch
+):
+    # jax's simulator of a TPU: buffers and copies as on the chip, and a check for races.
+    simulated = pltpu.InterpretParams(uninitialized_memory="nan", detect_races=True)
+    monkeypatch.setattr(mosaic_tpu_call, "interpreting", lambda: simulated)
+    agree(MASKS["lengths"], segments=(2,), N=heads, K=1)
+    assert not interpret_pallas_call.get_races().races_found
 
 
 def steps_of(mask, queries, B=1, T=48):
