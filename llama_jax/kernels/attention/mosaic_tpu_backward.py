@@ -84,20 +84,6 @@ class Given(NamedTuple):
     data: Operands
     static: Static
 
-    def queries(self, start: int, stop: int) -> "Given":
-        """The part of some queries."""
-
-        def cut(x):
-            return None if x is None else x[:, start:stop]
-
-        data = self.data._replace(
-            q_positions=cut(self.data.q_positions),
-            q_segments=cut(self.data.q_segments),
-            allow=cut(self.data.allow),
-        )
-        q, grad, lse, delta = (x[:, :, start:stop] for x in (self.q, self.grad, *self[4:6]))
-        return self._replace(q=q, grad=grad, lse=lse, delta=delta, data=data)
-
 
 Gradients = tuple[jax.Array, jax.Array, jax.Array]  # of q, k and v
 
@@ -124,8 +110,11 @@ def form(q: Any, k: Any, sizes: Blocks, steps: int) -> "Form":
     blocks = -(-T // block)
     for segments in range(1, min(MOST_SEGMENTS, blocks) + 1):
         needed = sums_bytes(-(-blocks // segments), N // K, q.shape[3], block)
-        # dk and dv in float32, from segment to segment, are to be no more than dq would be.
-        if needed <= room and (segments == 1 or 2 * S * K <= T * N):
+        # All of dq is there at once, in q's type, and dk and dv go from segment to segment in
+        # float32: together no more than dq in float32.
+        size = jnp.dtype(q.dtype).itemsize
+        carried = 0 if segments == 1 or size == 4 else 4 * 2 * S * K
+        if needed <= room and carried <= (4 - size) * T * N:
             return OnePass(segments)
     return TwoKernels()
 
@@ -177,7 +166,7 @@ def _one_pass_kernel(
 
     @pl.when(step.first & (group == 0))
     def _():
-        for acc, carried in zip((dk_acc, dv_acc), before or (None, None), strict=True):
+        for acc, carried in zip((dk_acc, dv_acc), before[1:] or (None, None), strict=True):
             acc[...] = jnp.zeros_like(acc) if carried is None else carried[...]
         # With keys along the lanes the sums for dq come out with queries along the lanes, and no
         # tile of scores has to be turned for them.
@@ -215,13 +204,13 @@ def _one_pass_kernel(
 
 
 def _flushed(tile: Tile, H: int) -> pl.BlockSpec:
-    """Of dq [B, N, T, H]: the first block until it is flushed, then one after the other."""
+    """Of dq [B, N, T, H]: the part's first block until it is flushed, then one after the other."""
 
     def at(row, head, step, group, packed, prefix):
         now = tile.step(packed, row, step)
         flush = now.code == FLUSH
         heads = head * tile.groups + jnp.where(flush, group, 0)
-        return row, heads, jnp.where(flush, now.other, 0), 0
+        return row, heads, tile.first + jnp.where(flush, now.other, 0), 0
 
     return pl.BlockSpec((None, tile.heads, tile.q, H), at)
 
@@ -242,28 +231,30 @@ class OnePass:
         block, kv_block = fit(T, sizes.dkv[0]), fit(S, sizes.dkv[1])
         blocks = -(-T // block)
         some = -(-blocks // self.segments)
-        dqs, sums = [], []
+        found = ()
         for first in range(0, blocks, some):
-            last = min(first + some, blocks)
-            steps = both_ways(
-                *(given.static.structure, given.data, T, S, block, kv_block),
-                queries=slice(first, last),
-            )
-            start, stop = first * block, min(last * block, T)
-            part = given.queries(start, stop)
+            part = slice(first, min(first + some, blocks))
+            steps = both_ways(given.static.structure, given.data, T, S, block, kv_block, part)
             call = prepare(
-                part.q, part.k, part.data, part.static, (block, kv_block), steps, start=start
+                given.q, given.k, given.data, given.static, (block, kv_block), steps, part
             )
-            dq, *sums = self._segment(call, part, tuple(sums), final=last == blocks)
-            dqs.append(dq[:, :, : stop - start])
-        dk, dv = sums
-        return jnp.concatenate(dqs, axis=2), dk[:, :, :S], dv[:, :, :S]
+            found = self._segment(call, given, found, final=part.stop == blocks)
+        dq, dk, dv = found
+        return dq[:, :, :T], dk[:, :, :S], dv[:, :, :S]
 
     def _segment(self, call: Call, given: Given, before: tuple, final: bool) -> Any:
-        """dq of some queries, and dk and dv with theirs added to those of the queries before."""
+        """All three after one more part of the queries; `before` are those after the last.
+
+        The part's dq is written beside the others', and its dk and dv are added.
+        """
         tile, H = call.tile, given.q.shape[-1]
         inputs, specs = _inputs(call, given, by_keys=True)
         of_keys = specs[1]
+        # dq of the parts before stays where it is, and dk and dv have no second place either.
+        kept = (pl.BlockSpec(memory_space=pl.ANY), of_keys, of_keys) if before else ()
+        aliases = {6: 0} if before else {}
+        if before and not final:
+            aliases |= {7: 1, 8: 2}
         key_sums = tuple(
             jax.ShapeDtypeStruct(inputs[1].shape, x.dtype if final else jnp.float32)
             for x in (given.k, given.v)
@@ -274,7 +265,7 @@ class OnePass:
             "flash_backward",
             True,
             (*inputs, before),
-            (*specs, (of_keys,) * len(before)),
+            (*specs, kept),
             (jax.ShapeDtypeStruct(inputs[0].shape, given.q.dtype), *key_sums),
             (_flushed(tile, H), of_keys, of_keys),
             (
@@ -285,7 +276,7 @@ class OnePass:
             ),
             5,
             more_vmem=sums_bytes(tile.q_blocks, tile.groups * tile.heads, H, tile.q),
-            aliases={6: 1, 7: 2} if before and not final else None,
+            aliases=aliases,
         )
 
 

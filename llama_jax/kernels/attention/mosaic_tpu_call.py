@@ -212,11 +212,11 @@ def prepare(
     static: Static,
     sizes: tuple[int, int],
     steps: Steps,
-    start: int = 0,
+    part: slice | None = None,
 ) -> Call:
     """The tile, its steps and the mask's data for q [B, N, T, H] and k [B, K, S, H].
 
-    `start` is the index of the first query.
+    `part` are the blocks of queries that the steps are of, if not all.
     """
     (N, T), (K, S) = q.shape[1:3], k.shape[1:3]
     G = N // K
@@ -234,7 +234,7 @@ def prepare(
         has_prefix,
         steps.stride,
         steps.kinds,
-        start,
+        *(0, None) if part is None else (part.start, part.stop - part.start),
         steps.shift,
     )
 

@@ -132,8 +132,9 @@ def test_the_form_follows_from_the_shape_and_the_memory_of_the_chip(monkeypatch)
         assert form_of(monkeypatch, kind) == OnePass(1)
         assert form_of(monkeypatch, kind, T=32768) == OnePass(2)
         assert form_of(monkeypatch, kind, T=1 << 18) == TwoKernels()
-        # dk and dv in float32 would be twice dq.
-        assert form_of(monkeypatch, kind, T=1 << 17, N=2, S=1 << 17) == TwoKernels()
+        # dk and dv in float32 would be as large as dq in float32, and dq is there as well.
+        assert form_of(monkeypatch, kind, T=1 << 16, N=4) == TwoKernels()
+        assert form_of(monkeypatch, kind, T=1 << 16, N=4, dtype=jnp.float32) == OnePass(2)
     assert form_of(monkeypatch, "TPU v5") == OnePass(1)
     assert form_of(monkeypatch, "TPU v5", T=16384) == OnePass(2)
     assert form_of(monkeypatch, "TPU v4") == TwoKernels()
