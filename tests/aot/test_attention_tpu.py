@@ -155,6 +155,11 @@ def test_steps_of_long_rows_fit_the_scalar_memory_one_row_at_a_time():
     assert "while" in program.as_text()
 
 
+def test_steps_of_half_a_million_tokens_need_no_list():
+    # 0.5 to 1 Mi blocks of scores, 2 to 4 MiB as a list; scalar memory has one.
+    assert "flash_dkv" in compiled(1 << 19, N=2, K=1).as_text()
+
+
 def test_causal_attention_is_counted_as_half():
     flops = [
         compiled(32768, lambda causal=causal: Mask(causal=causal), backward=False)
