@@ -231,7 +231,7 @@ class OnePass:
         block, kv_block = fit(T, sizes.dkv[0]), fit(S, sizes.dkv[1])
         blocks = -(-T // block)
         some = -(-blocks // self.segments)
-        found = ()
+        found: Any = ()
         for first in range(0, blocks, some):
             part = slice(first, min(first + some, blocks))
             steps = both_ways(given.static.structure, given.data, T, S, block, kv_block, part)
