@@ -9,9 +9,11 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from llama_jax.axes import make_mesh
-from llama_jax.kernels.attention.flash import attend
+from llama_jax.kernels.attention.block_mask import Operands
+from llama_jax.kernels.attention.flash import Static, attend
 from llama_jax.kernels.attention.mask import Mask
-from llama_jax.kernels.attention.mosaic_tpu import TPU
+from llama_jax.kernels.attention.mosaic_tpu import TPU, kernel
+from llama_jax.kernels.attention.mosaic_tpu_backward import OnePass, TwoKernels
 from llama_jax.kernels.attention.mosaic_tpu_decode import TPU_DECODE
 from llama_jax.kernels.target import platform
 from llama_jax.layers.slots import KV, Contiguous
@@ -62,7 +64,8 @@ def test_temporary_memory_grows_with_the_length_not_its_square(generation):
         for T in LENGTHS:
             program = compiled(T, generation=generation, backward=backward)
             text = program.as_text()
-            assert "flash_forward" in text and ("flash_dkv" in text) == backward
+            assert "flash_forward" in text
+            assert ("flash_backward" in text or "flash_dkv" in text) == backward
             stats = program.memory_analysis()
             used[T] = stats.temp_size_in_bytes
             print(f"{T:>8} {'and back' if backward else 'forward':>8} {used[T] / MIB:8.2f}")
@@ -102,10 +105,46 @@ VARIANTS = {
 @pytest.mark.parametrize("name", VARIANTS)
 def test_forward_and_backward_compile(name):
     program = compiled(**{"T": L} | VARIANTS[name])
-    assert "flash_dkv" in program.as_text()
+    assert "flash_backward" in program.as_text()
     stats = program.memory_analysis()
     print(f"\n{name}: temporary {stats.temp_size_in_bytes / MIB:.2f} MiB")
     assert stats.temp_size_in_bytes < stats.argument_size_in_bytes + stats.output_size_in_bytes
+
+
+def gradients(form, generation="v5e", T=8192, N=8, K=2, H=128, dtype=jnp.bfloat16):
+    """The backward pass of causal attention alone, in a given form; None chooses by shape."""
+    mesh = mesh_of(generation)
+    here = NamedSharding(mesh, P())
+    q, k, sums = (
+        jax.ShapeDtypeStruct(shape, kind, sharding=here)
+        for shape, kind in (((1, T, N, H), dtype), ((1, T, K, H), dtype), ((1, N, T), jnp.float32))
+    )
+    static = Static(Mask(causal=True), H**-0.5, None)
+
+    def backward(q, k, v, lse, delta, grad):
+        return kernel(form=form).backward(q, k, v, Operands(), static, lse, delta, grad)
+
+    with jax.set_mesh(mesh):
+        return jax.jit(backward).lower(q, k, k, sums, sums, q).compile()
+
+
+@pytest.mark.parametrize("generation", TOPOLOGIES)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize("H", [64, 128, 256])
+def test_gradients_of_four_heads_of_8192_tokens_are_one_pass(generation, dtype, H):
+    text = gradients(None, generation, H=H, dtype=dtype).as_text()
+    assert "flash_backward" in text and "flash_dq" not in text and "flash_dkv" not in text
+
+
+@pytest.mark.parametrize(("segments", "T"), [(1, 8192), (2, 32768)])
+def test_one_pass_multiplies_five_times_where_two_kernels_do_seven_times(segments, T):
+    slow, fast = gradients(TwoKernels(), T=T), gradients(OnePass(segments), T=T)
+    flops = [program.cost_analysis()["flops"] for program in (fast, slow)]
+    # Nothing but the kernels multiplies, and both have blocks of 512 x 512.
+    assert flops[0] / flops[1] == pytest.approx(5 / 7, rel=1e-3)
+    one, two = (program.memory_analysis().temp_size_in_bytes for program in (fast, slow))
+    print(f"\n{segments} segments: temporary {one / MIB:.2f} MiB, two kernels {two / MIB:.2f}")
+    assert one <= two + T * 8 * 128 * 4 + MIB // 4  # dq in float32, and alignment
 
 
 def test_steps_of_long_rows_fit_the_scalar_memory_one_row_at_a_time():
@@ -114,6 +153,11 @@ def test_steps_of_long_rows_fit_the_scalar_memory_one_row_at_a_time():
         T, lambda x: Mask(causal=True, q_positions=x), [((B, T), jnp.int32)], B=B, N=4, K=1
     )
     assert "while" in program.as_text()
+
+
+def test_steps_of_half_a_million_tokens_need_no_list():
+    # 0.5 to 1 Mi blocks of scores, 2 to 4 MiB as a list; scalar memory has one.
+    assert "flash_dkv" in compiled(1 << 19, N=2, K=1).as_text()
 
 
 def test_causal_attention_is_counted_as_half():

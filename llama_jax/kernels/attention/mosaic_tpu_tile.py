@@ -10,7 +10,7 @@ from jax.experimental import pallas as pl
 
 from llama_jax.kernels.attention.block_mask import PARTLY, WHOLE, Operands, seen
 from llama_jax.kernels.attention.flash import Static
-from llama_jax.kernels.attention.mosaic_tpu_steps import Step, unpack
+from llama_jax.kernels.attention.mosaic_tpu_steps import FLUSH, Step, unpack, within
 
 LANES = 128
 # Stands for -inf, with which a row that has seen nothing yet would compute -inf - -inf.
@@ -33,6 +33,9 @@ class Tile(NamedTuple):
       prefix: whether the mask has one.
       stride: between the steps of two rows of the batch.
       kinds: the codes that may occur.
+      first: the block of queries to begin with, where steps name those of a part.
+      blocks: blocks of queries of the part; None for all.
+      shift: as in `Steps`.
     """
 
     static: Static
@@ -46,9 +49,25 @@ class Tile(NamedTuple):
     prefix: bool
     stride: int
     kinds: frozenset[int]
+    first: int = 0
+    blocks: int | None = None
+    shift: int | None = None
+
+    @property
+    def q_blocks(self) -> int:
+        """Blocks of queries that steps name."""
+        return -(-self.T // self.q) if self.blocks is None else self.blocks
+
+    def queries(self, step: Step) -> Any:
+        """The block of queries to have at hand where keys own the steps; flushing reads none."""
+        if FLUSH not in self.kinds:
+            return step.other
+        return self.first + jnp.where(step.code == FLUSH, self.q_blocks - 1, step.other)
 
     def step(self, packed: Any, row: Any, step: Any) -> Step:
         """A step of a row of the batch."""
+        if self.shift is not None:
+            return within(packed, step, self.shift)
         return unpack(packed[row * self.stride + step])
 
     @property
@@ -88,7 +107,7 @@ class Tile(NamedTuple):
         if by_keys:
             q_start, kv_start = step.other * self.q, step.owner * self.kv
         q_axis, kv_axis = (1, 0) if by_keys else (0, 1)
-        q_index = q_start + _count(self.q, q_axis)
+        q_index = self.first * self.q + q_start + _count(self.q, q_axis)
         kv_index = kv_start + _count(self.kv, kv_axis)
         q_positions, kv_positions = q_index, kv_index
 

@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llama_jax.kernels.attention import mosaic_tpu, mosaic_tpu_decode, mosaic_tpu_steps
+from llama_jax.kernels.attention import (
+    mosaic_tpu,
+    mosaic_tpu_backward,
+    mosaic_tpu_decode,
+    mosaic_tpu_steps,
+)
 from llama_jax.kernels.attention.api import Case
 from llama_jax.kernels.attention.block_mask import PARTLY, WHOLE, operands
 from llama_jax.kernels.attention.flash import Static, delta
@@ -200,6 +205,51 @@ def test_every_block_of_keys_has_a_step_for_its_zeros():
     assert [int(mosaic_tpu_steps.unpack(x).owner) for x in steps.packed] == [0, 1, 2]
 
 
+LONG = 1 << 20
+
+
+@pytest.mark.parametrize("mask", [Mask(causal=True), Mask(chunk=1 << 19), Mask()])
+def test_steps_of_a_million_tokens_are_linear_in_the_length(mask):
+    sizes = []
+    for T in (LONG // 2, LONG):
+        for order in (mosaic_tpu_steps.by_queries, mosaic_tpu_steps.by_keys):
+            steps = order(mask.structure, operands(mask, 1, T, T), T, T, 512, 512)
+            sizes.append(steps.packed.nbytes)
+    assert sizes == [8 * 1024] * 2 + [8 * 2048] * 2  # two int32 an owner
+
+
+@pytest.mark.parametrize("name", ["all", "causal", "window", "both sides of a window", "chunk"])
+@pytest.mark.parametrize("shape", [(40, 40), (24, 57), (57, 24), (9, 130)])
+def test_steps_without_a_list_visit_the_same_blocks_in_the_same_order(name, shape, monkeypatch):
+    mask = MASKS[name]
+    for order in (mosaic_tpu_steps.by_queries, mosaic_tpu_steps.by_keys):
+        given = mask.structure, operands(mask, 1, *shape), *shape, 8, 8
+        listed = order(*given)
+        with monkeypatch.context() as patch:
+            patch.setattr(mosaic_tpu_steps, "STEPS_BYTES", 0)
+            ruled = order(*given)
+        assert listed.shift is None and ruled.stride == 0
+        wanted = [tuple(map(int, mosaic_tpu_steps.unpack(x))) for x in listed.packed]
+        steps = [mosaic_tpu_steps.within(ruled.packed, n, ruled.shift) for n in range(ruled.length)]
+        steps = [tuple(map(int, step)) for step in steps]
+        # HIDDEN where the list has nothing: the block fetched last, neither first nor last.
+        idle = [step for step in steps if step[2] == 0 and step[3:] == (0, 0)]
+        found = [step for step in steps if step not in idle]
+        assert len(idle) == ruled.length - listed.length and ruled.tiles == listed.tiles
+        hidden = [step[0] for step in wanted if step[2] == 0]
+        assert [step[0] for step in found if step[2] == 0] == hidden
+        assert [s for s in found if s[2]] == [s for s in wanted if s[2]]
+
+
+def test_results_without_a_list_are_the_same_bit_for_bit(monkeypatch):
+    inputs, mask = arrays(T=32, S=32), Mask(causal=True, window=20)
+    kernel = mosaic_tpu.kernel(SMALL, mosaic_tpu_backward.TwoKernels())
+    wanted = computed(*inputs, mask, 0.3, kernel=kernel)
+    monkeypatch.setattr(mosaic_tpu_steps, "STEPS_BYTES", 0)
+    for x, y in zip(computed(*inputs, mask, 0.3, kernel=kernel), wanted, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
 DECODE = {
     "positions": Mask(causal=True, q_positions=jnp.asarray([[4], [39]])),
     "window": Mask(causal=True, window=9, q_positions=jnp.asarray([[4], [39]])),
@@ -256,15 +306,22 @@ def case(T=8192, S=8192, N=8, H=128, dtype=jnp.bfloat16, mask=None, bias=False):
     return Case("tpu", q, k, Mask(causal=True) if mask is None else mask, bias, None)
 
 
+def packed_mask(length):
+    segments = jax.ShapeDtypeStruct((1, length), jnp.int32)
+    return Mask(causal=True, q_segments=segments, kv_segments=segments)
+
+
 def test_refusals_say_what_came_and_what_is_taken():
     assert mosaic_tpu.why_not(case()) is None
     assert mosaic_tpu.why_not(case(T=1 << 18, S=1 << 18)) is None
+    assert mosaic_tpu.why_not(case(T=1 << 20, S=1 << 20)) is None
     for refused, words in (
         (case(bias=True), "bias"),
         (case(mask=Mask(parts=(4096, 4096))), "(4096, 4096)"),
         (case(dtype=jnp.float16), "float16"),
         (case(H=1024), "1024 is more than 256"),
-        (case(T=1 << 19, S=1 << 19), "scalar memory"),
+        (case(T=1 << 19, S=1 << 19, mask=packed_mask(1 << 19)), "scalar memory"),
+        (case(T=1 << 23, S=1 << 23), "more than 8192"),
     ):
         assert words in mosaic_tpu.why_not(refused)
     assert mosaic_tpu_decode.why_not(case(T=1)) is None
