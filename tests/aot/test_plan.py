@@ -13,9 +13,10 @@ from llama_jax.axes import MESH_AXES, make_mesh
 from llama_jax.errors import UserError
 from llama_jax.layers.stack import Stack
 from llama_jax.plan.candidates import fixed, guesses
+from llama_jax.plan.launch import launch
 from llama_jax.plan.model import Shapes
 from llama_jax.plan.program import QUICK, changed, stacks
-from llama_jax.plan.report import as_json, launch, lines
+from llama_jax.plan.report import as_json, lines
 from llama_jax.plan.search import Found, evaluate, search
 from llama_jax.plan.topology import parse
 from tests.demo import small
@@ -77,7 +78,7 @@ def test_decoding_keeps_one_cache(run, monkeypatch, capsys):
     arguments = ["plan", "decode", "small", "--topology", "v5e:2x2", "--sequence", "8192"]
     assert main([*arguments, "--batch", "64", "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    hbm = found["hbm_bytes_per_chip"]
+    hbm = found["hbm_bytes_per_device"]
     assert hbm["temporary"] < 0.2 * hbm["cache"]
     assert any("pallas_tpu_decode" in line for line in found["backends"])
 
@@ -96,7 +97,7 @@ def test_the_seeds_system_is_planned_with_the_batches_of_its_streams(monkeypatch
     found = json.loads(out.splitlines()[-1])
     assert found["streams"] == {name: stream.batch for name, stream in pretrain.data.items()}
     assert found["batch"] == sum(found["streams"].values()) and found["sequence"] is None
-    assert found["hbm_bytes_per_chip"]["temporary"] > 0 < found["tokens_per_second_per_chip"]
+    assert found["hbm_bytes_per_device"]["temporary"] > 0 < found["tokens_per_second_per_chip"]
     assert " MiB" in out and "rows of all chips: " in out
 
 
