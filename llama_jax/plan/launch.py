@@ -7,6 +7,7 @@ from typing import Any
 from llama_jax import presets
 from llama_jax.axes import FSDP_TENSOR_RESIDUAL
 from llama_jax.config import File, Run, children
+from llama_jax.config.user_code import names_code, run_of
 from llama_jax.plan.program import stacks
 from llama_jax.plan.topology import Topology
 from llama_jax.presets.meshes import laid_out
@@ -21,7 +22,7 @@ def launch(topology: Topology, preset: str, run: Run, given: Sequence[str] = ())
       run: the Run of the plan.
       given: fields that were set beside, each "path=value"; those of the plan come after them.
     """
-    before = presets.get(preset)
+    before = run_of(preset) if names_code(preset) else presets.get(preset)
     wide = run.rules == FSDP_TENSOR_RESIDUAL != before.rules
     was = laid_out(before, "residual").mesh if wide else before.mesh
     sets: dict[str, Any] = {
@@ -37,7 +38,7 @@ def launch(topology: Topology, preset: str, run: Run, given: Sequence[str] = ())
         sets[f"data.{stream}.batch"] = data.batch
         if hasattr(data.task, "length"):
             sets[f"data.{stream}.task.length"] = data.task.length
-    words = ["llama-jax", "train", preset, "--run-dir", f"runs/{preset}"]
+    words = ["llama-jax", "train", preset, "--run-dir", f"runs/{run.name}"]
     words += ["--mesh", "residual"] if wide else []
     words += ["--distributed"] if topology.hosts > 1 else []
     every = [*given, *(f"tokenizer={name}" for name in wanted(run))]

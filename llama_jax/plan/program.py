@@ -188,7 +188,8 @@ class Step:
         with using(mesh, run.rules):
             check_rows(fields, mesh, run.rules)
             init = initializer(build(run), losses(run.objectives), fields)
-            layout = plan(init, run.optimizer, run.steps, mesh, run.rules, run.ema is not None)
+            average, kept = run.ema is not None, run.param_dtype
+            layout = plan(init, run.optimizer, run.steps, mesh, run.rules, average, kept)
         return cls(run, mesh, layout, fields)
 
     def _parts(self) -> tuple[Any, Any]:

@@ -10,6 +10,7 @@ import pytest
 from llama_jax import presets
 from llama_jax.__main__ import main
 from llama_jax.axes import MESH_AXES, make_mesh
+from llama_jax.chips import Host
 from llama_jax.errors import UserError
 from llama_jax.layers.stack import Stack
 from llama_jax.plan.candidates import fixed, guesses
@@ -21,6 +22,13 @@ from llama_jax.plan.search import Found, evaluate, search
 from llama_jax.plan.topology import parse
 from tests.demo import small
 
+# v4's chips are whole, and TPU7x has two devices a chip.
+DEVICES = [
+    ("v4:2x2x1", 4, "TPU v4"),
+    ("tpu7x:2x2x1", 8, "TPU7x"),
+    ("tpu7x:2x2x1:2", 16, "TPU7x"),
+    ("gb200:2x72", 144, "NVIDIA GB200"),
+]
 # A gather of weights may be guessed wrong by this, for XLA keeps, repeats and splits some.
 NETWORK = 0.5
 
@@ -71,6 +79,35 @@ def test_a_topology_that_libtpu_does_not_know_is_told_the_known_ones():
 
 def test_a_remat_policy_is_set_in_every_stack(run):
     assert [s.remat for s in stacks(changed(run, remat="dots").model).values()] == ["dots"]
+
+
+@pytest.mark.parametrize(("name", "count", "kind"), DEVICES)
+def test_a_topology_has_the_devices_that_the_plan_counts(name, count, kind):
+    topology = parse(name)
+    devices = topology.devices()
+    assert len(devices) == topology.size == count
+    assert {device.device_kind for device in devices} == {topology.chip.kind} == {kind}
+
+
+def test_inputs_that_are_offloaded_are_priced_in_the_hosts_memory(run):
+    topology = parse("tpu7x:2x2x1")
+    devices, shapes = topology.devices(), Shapes.of(run, ("offload:input",))
+    guess = guesses(topology, shapes, devices, {"data": 1, "fsdp": 8}, "offload:input", 16)[0]
+    plan = evaluate(topology, run, devices, shapes, guess, QUICK)
+    inputs = 2 * 16 / 8 * 1024 * 512 * 2  # layers, a device's rows, tokens, width, bfloat16
+    assert plan.host["offloaded"] == pytest.approx(inputs, rel=0.2) and guess.host == plan.host
+    assert plan.cost.host == pytest.approx(2 * plan.host["offloaded"] / topology.chip.host_link)
+    said = lines(topology, "llama3_2_1b", Found([plan], {}, 1), 1.0)
+    assert any("4 chips (2 devices each)" in line for line in said)
+    assert any("remat=offload" in line and "host's memory" in line for line in said)
+    assert "model.stack.saved=('input',)" in said[-1]
+
+
+def test_what_the_hosts_memory_does_not_hold_is_refused(run):
+    chip = dataclasses.replace(parse("v5e:2x2").chip, host=Host(1e6, 4, 15e9))
+    topology = dataclasses.replace(parse("v5e:2x2"), chip=chip)
+    with pytest.raises(UserError, match=r"GiB of the host's memory \(offloaded .*, checkpoint"):
+        search(topology, run, topology.devices(), {"data": 1, "fsdp": 4}, "offload:input", 8)
 
 
 def test_decoding_keeps_one_cache(run, monkeypatch, capsys):
