@@ -169,32 +169,53 @@ HOSTS = {
 }
 
 
-def _tpu(name: str, kind: str, hbm: float, *rates: float, tile: int, sides: int, **more) -> Chip:
+class Rates(NamedTuple):
+    """Bytes a second: of HBM, of a link, and between slices or domains."""
+
+    hbm: float
+    link: float
+    dcn: float
+
+
+def _tpu(
+    name: str,
+    kind: str,
+    hbm: float,
+    rates: Rates,
+    efficiency: float,
+    tile: int,
+    sides: int,
+    devices: int = 1,
+) -> Chip:
     wraps = 4 if sides == 3 else 16
-    return Chip(name, kind, hbm * GIB, *rates, tile, wraps, sides, HOSTS[name], **more)
+    shape = tile, wraps, sides
+    return Chip(name, kind, hbm * GIB, *rates, efficiency, *shape, HOSTS[name], devices=devices)
 
 
-def _gpu(name: str, kind: str, memory: float, *rates: float, domain: int = 8) -> Chip:
+def _gpu(
+    name: str, kind: str, memory: float, rates: Rates, efficiency: float, domain: int = 8
+) -> Chip:
     # 92 % of the memory, as XLA_PYTHON_CLIENT_MEM_FRACTION in the launch line says.
-    return Chip(name, kind, 0.92 * memory, *rates, 1, 0, 2, HOSTS[name], domain)
+    return Chip(name, kind, 0.92 * memory, *rates, efficiency, 1, 0, 2, HOSTS[name], domain)
 
 
 # HBM that the compilers leave to a program, its bandwidth, the link, the network between slices or
-# domains, efficiency. No published figure of v4, TPU7x, H200, B200 and GB200 was compared: v4 and
-# TPU7x are taken to reach what v5p does of peak, the GPUs what H100 does of peak and of NVLink.
+# domains, efficiency, the matrix unit, sides of the torus, devices a chip; of GPUs the domain. No
+# published figure of v4, TPU7x, H200, B200 and GB200 was compared: v4 and TPU7x are taken to reach
+# what v5p does of peak, the GPUs what H100 does of peak and of NVLink.
 CHIPS: dict[str, Chip] = {
     chip.name: chip
     for chip in (
-        _tpu("v4", "TPU v4", 30.75, 1200e9, 45e9, 6.25e9, 0.74, tile=128, sides=3),
-        _tpu("v5e", "TPU v5 lite", 15.75, 819e9, 45e9, 6.25e9, 0.74, tile=128, sides=2),
-        _tpu("v5p", "TPU v5", 95.74, 2765e9, 90e9, 6.25e9, 0.74, tile=128, sides=3),
-        _tpu("v6e", "TPU v6 lite", 31.25, 1640e9, 90e9, 12.5e9, 0.56, tile=256, sides=2),
+        _tpu("v4", "TPU v4", 30.75, Rates(1200e9, 45e9, 6.25e9), 0.74, 128, 3),
+        _tpu("v5e", "TPU v5 lite", 15.75, Rates(819e9, 45e9, 6.25e9), 0.74, 128, 2),
+        _tpu("v5p", "TPU v5", 95.74, Rates(2765e9, 90e9, 6.25e9), 0.74, 128, 3),
+        _tpu("v6e", "TPU v6 lite", 31.25, Rates(1640e9, 90e9, 12.5e9), 0.56, 256, 2),
         # Half a chip: 192 GiB and 7,380 GB/s are a chip's.
-        _tpu("tpu7x", "TPU7x", 94.75, 3690e9, 90e9, 6.25e9, 0.74, tile=256, sides=3, devices=2),
-        _gpu("a100", "NVIDIA A100-SXM4-80GB", 85174714368, 2039e9, 240e9, 25e9, 0.50),
-        _gpu("h100", "NVIDIA H100 80GB HBM3", 84978434048, 3352e9, 370e9, 50e9, 0.45),
-        _gpu("h200", "NVIDIA H200", 151397597184, 4800e9, 370e9, 50e9, 0.45),
-        _gpu("b200", "NVIDIA B200", 191514411008, 7672e9, 740e9, 50e9, 0.45),
-        _gpu("gb200", "NVIDIA GB200", 197897748480, 7928e9, 740e9, 50e9, 0.45, domain=72),
+        _tpu("tpu7x", "TPU7x", 94.75, Rates(3690e9, 90e9, 6.25e9), 0.74, 256, 3, 2),
+        _gpu("a100", "NVIDIA A100-SXM4-80GB", 85174714368, Rates(2039e9, 240e9, 25e9), 0.50),
+        _gpu("h100", "NVIDIA H100 80GB HBM3", 84978434048, Rates(3352e9, 370e9, 50e9), 0.45),
+        _gpu("h200", "NVIDIA H200", 151397597184, Rates(4800e9, 370e9, 50e9), 0.45),
+        _gpu("b200", "NVIDIA B200", 191514411008, Rates(7672e9, 740e9, 50e9), 0.45),
+        _gpu("gb200", "NVIDIA GB200", 197897748480, Rates(7928e9, 740e9, 50e9), 0.45, 72),
     )
 }

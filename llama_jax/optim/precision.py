@@ -63,7 +63,7 @@ def squares_in(transform: optax.GradientTransformation, dtype: str) -> Any:
         updates, state = transform.update(updates, cast(state, jnp.float32), params)
         return updates, cast(state, dtype)
 
-    return optax.GradientTransformation(lambda p: cast(transform.init(p), dtype), update)
+    return optax.GradientTransformation(lambda params: cast(transform.init(params), dtype), update)
 
 
 def stepped(params: Any, updates: Any, key: jax.Array) -> Any:
