@@ -95,7 +95,8 @@ def test_inputs_that_are_offloaded_are_priced_in_the_hosts_memory(run):
     guess = guesses(topology, shapes, devices, {"data": 1, "fsdp": 8}, "offload:input", 16)[0]
     plan = evaluate(topology, run, devices, shapes, guess, QUICK)
     inputs = 2 * 16 / 8 * 1024 * 512 * 2  # layers, a device's rows, tokens, width, bfloat16
-    assert plan.host["offloaded"] == pytest.approx(inputs, rel=0.2) and guess.host == plan.host
+    assert plan.host["offloaded"] == pytest.approx(inputs, rel=0.01)
+    assert guess.host == pytest.approx(plan.host, rel=0.01)
     assert plan.cost.host == pytest.approx(2 * plan.host["offloaded"] / topology.chip.host_link)
     said = lines(topology, "llama3_2_1b", Found([plan], {}, 1), 1.0)
     assert any("4 chips (2 devices each)" in line for line in said)
