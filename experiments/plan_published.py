@@ -4,6 +4,10 @@ Command:  python -m experiments.plan_published              (from shapes, 2 minu
           python -m experiments.plan_published --compile  (the plans compiled, half a minute each)
           python -m experiments.plan_published --left-out (each row predicted from the others)
 
+The tables are of searches that did not offload and chose the rows of a chip themselves where
+MaxText's logs now say them (four rows of v6e; 405B on two slices is new). They wait to be made
+again: nothing below is claimed of the rows as they now are.
+
 From shapes (32 CPU seconds for all rows):
 
 | model | chips | published | planned | error | GiB | plan |
@@ -93,10 +97,14 @@ class Published(NamedTuple):
 
 
 FIGURES = (
-    Published("llama3_1_8b", "v6e:16x16", 8192, 7207, "MaxText"),
-    Published("llama3_1_70b", "v6e:16x16", 8192, 960, "MaxText"),
+    # Inputs, queries, keys, values offloaded; rows and rates of the logs of AI-Hypercomputer's
+    # tpu-recipes (training/trillium).
+    Published("llama3_1_8b", "v6e:16x16", 8192, 7207, "MaxText", 4 * 256),
+    Published("llama3_1_70b", "v6e:16x16", 8192, 960, "MaxText", 5 * 256),
+    # With the inputs of blocks offloaded.
+    Published("llama3_1_405b", "v6e:16x16:2", 8192, 149, "MaxText", 512),
     Published("llama3_1_405b", "v6e:16x16", 8192, 123, "MaxText"),
-    Published("llama2_70b", "v6e:16x16", 4096, 900, "MaxText"),
+    Published("llama2_70b", "v6e:16x16", 4096, 905, "MaxText", 2 * 256),
     Published("llama2_70b", "v5p:8x8x8", 4096, 692, "MaxText"),
     # 14.37 s a step of one row a chip.
     Published("llama2_70b", "v5e:16x16:4", 4096, 4096 / 14.37, "AXLearn", 1024),
@@ -141,8 +149,9 @@ def row(figure: Published, compiled: bool) -> str:
     from llama_jax import presets
     from llama_jax.chips import GIB
     from llama_jax.errors import UserError
-    from llama_jax.plan.candidates import TRIED, name
+    from llama_jax.plan.candidates import name
     from llama_jax.plan.model import Shapes
+    from llama_jax.plan.policies import tried
     from llama_jax.plan.program import TooBig, changed
     from llama_jax.plan.search import ranked, search
     from llama_jax.plan.topology import parse
@@ -150,13 +159,14 @@ def row(figure: Published, compiled: bool) -> str:
     jax.config.update("jax_enable_compilation_cache", False)
     began, topology = time.process_time(), parse(figure.topology)
     run = changed(presets.get(figure.preset), sequence=figure.sequence)
+    policies = tried(topology.chip.gpu, run)
     head = f"| {figure.preset} | {figure.topology} | {figure.rate:,.0f} |"
     try:
         if compiled:
             say = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
             best = search(topology, run, topology.devices(), rows=figure.rows, say=say).best[0]
         else:
-            best = ranked(topology, Shapes.of(run, TRIED), topology.devices(), figure.rows)[0]
+            best = ranked(topology, Shapes.of(run, policies), topology.devices(), figure.rows)[0]
     except (UserError, TooBig) as error:
         return f"{head} | | | {error} | | {figure.source} |"
     rate, seconds = best.cost.rate, time.process_time() - began
@@ -195,15 +205,16 @@ def left_out(figures: Sequence[Published]) -> Iterator[str]:
 def planned(figure: Published) -> Callable[[float], float]:
     """Tokens/s/chip of the best plan from shapes, as a function of the efficiency."""
     from llama_jax import presets
-    from llama_jax.plan.candidates import TRIED
     from llama_jax.plan.model import Shapes
+    from llama_jax.plan.policies import tried
     from llama_jax.plan.program import changed
     from llama_jax.plan.search import ranked
     from llama_jax.plan.topology import parse
 
     topology = parse(figure.topology)
     devices = topology.devices()
-    shapes = Shapes.of(changed(presets.get(figure.preset), sequence=figure.sequence), TRIED)
+    run = changed(presets.get(figure.preset), sequence=figure.sequence)
+    shapes = Shapes.of(run, tried(topology.chip.gpu, run))
 
     def rate(efficiency: float) -> float:
         chip = dataclasses.replace(topology.chip, efficiency=efficiency)

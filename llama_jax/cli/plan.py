@@ -28,7 +28,18 @@ def add(command: Add) -> None:
     plan.add_argument("--sequence", type=int, help="tokens of a row (decode: of the context)")
     plan.add_argument("--batch", type=int, help="rows a step of all chips together")
     plan.add_argument("--mesh", metavar="MESH", help=MESH)
-    plan.add_argument("--remat", help="what the backward pass computes again")
+    plan.add_argument(
+        "--remat",
+        help="what the backward pass finds stored: none, block, dots, named or offload; the last "
+        "two with names, as offload:input,q,k,v",
+    )
+    plan.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="a field of the run, as for train, such as tokenizer=PATH; the launch line has it too",
+    )
     plan.add_argument(
         "--search", action="store_true", help="choose what is not given (default without --mesh)"
     )
@@ -76,10 +87,19 @@ def _mesh(run: Any, text: str | None) -> tuple[Any, dict[str, int] | None]:
     return dataclasses.replace(run, rules=laid_out(run, text).rules), sizes_of(text)
 
 
+def _set(run: Any, given: list[str]) -> Any:
+    """The run with fields set, as `train` sets them."""
+    from llama_jax.cli.options import set_field
+
+    for text in given:
+        run = set_field(run, text)
+    return run
+
+
 def _decode(name: str, topology: "Topology", args: argparse.Namespace) -> None:
     from llama_jax.plan.decode import plan
 
-    run, sizes = _mesh(named_run(name), args.mesh)
+    run, sizes = _mesh(_set(named_run(name), args.set), args.mesh)
     made = plan(
         run,
         topology,
@@ -98,13 +118,14 @@ def _decoding(preset: str, topology: "Topology", made: "DecodePlan") -> list[str
     from llama_jax.chips import GIB
 
     best, found = made.best, made.found
-    hbm = found["hbm_bytes_per_chip"]
+    unit = topology.unit
+    hbm = found["hbm_bytes_per_device"]
     out = [
-        f"{preset} on {topology}: {found['mesh']['data']} replicas of {best.tensor} chips, "
+        f"{preset} on {topology}: {found['mesh']['data']} replicas of {best.tensor} {unit}s, "
         f"{found['batch']:,} rows of {found['slots']:,} tokens (at most {found['most_rows']:,} "
         "fit)",
         "",
-        "HBM of a chip, GiB",
+        f"HBM of a {unit}, GiB",
         *(f"  {part:10} {size / GIB:7.2f}" for part, size in hbm.items()),
         "",
         f"decode   {found['token_seconds'] * 1e3:.2f} ms a token, of which network "
@@ -113,7 +134,7 @@ def _decoding(preset: str, topology: "Topology", made: "DecodePlan") -> list[str
         f"prefill  {found['prefill_seconds_of_512'] * 1e3:,.0f} ms for 512 tokens of every row: "
         f"{found['prefill_tokens_per_second_per_chip']:,.0f} tokens/s a chip",
         "",
-        "chips a replica, rows, tokens/s a user and a chip (from shapes, without the network)",
+        f"{unit}s a replica, rows, tokens/s a user and a {unit} (from shapes, without the network)",
     ]
     for one in made.options:
         rate = f"{1 / one.seconds:8,.1f} {one.rows / one.seconds / one.tensor:10,.0f}"
@@ -128,7 +149,7 @@ def _train(preset: str, topology: "Topology", args: argparse.Namespace) -> None:
     from llama_jax.plan.report import as_json, lines
     from llama_jax.plan.search import search
 
-    run, sizes = _mesh(named_run(preset), args.mesh)
+    run, sizes = _mesh(_set(named_run(preset), args.set), args.mesh)
     run = changed(run, sequence=args.sequence, remat=args.remat)
     sizes = None if sizes is None else fixed(sizes, topology)
     began = time.perf_counter()
@@ -143,6 +164,6 @@ def _train(preset: str, topology: "Topology", args: argparse.Namespace) -> None:
         lambda text: print(text, file=sys.stderr, flush=True),
     )
     seconds = time.perf_counter() - began
-    print("\n".join(lines(topology, preset, found, seconds)))
+    print("\n".join(lines(topology, preset, found, seconds, args.set)))
     if args.json:
-        print(json.dumps(as_json(topology, preset, found.best[0], seconds)))
+        print(json.dumps(as_json(topology, preset, found.best[0], seconds, args.set)))

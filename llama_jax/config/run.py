@@ -115,7 +115,9 @@ class Run:
       mesh: the devices.
       rules: which mesh axis splits which letter.
       steps: optimizer steps in all (a resumed run counts those before).
-      dtype: what is computed in, "float32" or "bfloat16"; weights and losses are always float32.
+      dtype: what is computed in, "float32" or "bfloat16"; losses are always float32.
+      param_dtype: what matrices are kept in, "float32" or "bfloat16", which is half the memory;
+        steps are computed in float32 and rounded at random (`optim/precision.py`).
       seed: decides the weights, the order of the data, dropout and negatives.
       accumulate: micro-batches a step; the batch of every stream is split into so many.
       batch_schedule: ((step, times), ...): after so many steps, a step takes `times` batches of
@@ -146,6 +148,7 @@ class Run:
     rules: Rules = FSDP_TENSOR
     steps: int = 1000
     dtype: str = "float32"
+    param_dtype: str = "float32"
     seed: int = 0
     accumulate: int = 1
     batch_schedule: tuple[tuple[int, int], ...] = ()
@@ -170,8 +173,9 @@ class Run:
             if getattr(self, name) < least:
                 raise UserError(f"{name}={getattr(self, name)}: give {least} or more")
         check_seed(self.seed)
-        if self.dtype not in DTYPES:
-            raise UserError(f"dtype={self.dtype!r}: give {' or '.join(DTYPES)}")
+        for name in ("dtype", "param_dtype"):
+            if getattr(self, name) not in DTYPES:
+                raise UserError(f"{name}={getattr(self, name)!r}: give {' or '.join(DTYPES)}")
         stages = [*self.batch_schedule]
         if stages != sorted(set(stages)) or any(len(s) != 2 or min(s) < 1 for s in stages):
             raise UserError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from llama_jax.errors import positive
@@ -98,7 +99,7 @@ class AttentionModule(nn.Module):
             k_BSKH = self.k_norm(k_BSKH)
         if self.config.rope is not None:
             k_BSKH = rotate(k_BSKH, self.config.rope.angles(positions_BSA, self.config.head_dim))
-        return KV(k_BSKH, self.v(x_BSD))
+        return KV(checkpoint_name(k_BSKH, "k"), checkpoint_name(self.v(x_BSD), "v"))
 
     @nn.compact
     def __call__(
@@ -117,6 +118,7 @@ class AttentionModule(nn.Module):
             q_BTNH = self.q_norm(q_BTNH)
         if cfg.rope is not None:
             q_BTNH = rotate(q_BTNH, cfg.rope.angles(positions_BTA, cfg.head_dim))
+        q_BTNH = checkpoint_name(q_BTNH, "q")
         if beside is None:
             out_BTNH = attention(q_BTNH, kv.k, kv.v, mask, bias=bias_NTS, scale=cfg.scale)
         else:

@@ -28,6 +28,10 @@ from llama_jax.layers.slots import KV, Seen
 
 # What rematerialisation may be told to store (`Stack.saved`), and its shape in numbers a token.
 SAVED = {
+    "input": "what a block is given, [D] a token",
+    "q": "the queries as attention takes them, [N,H] a token",
+    "k": "the keys as attention takes them, [K,H] a token",
+    "v": "the values, [K,H] a token",
     "attention": "what attention gathered, [N,H] a token; with a flash kernel its sums too, [N]",
     "attn": "the output of self-attention, [D] a token",
     "cross": "the output of cross-attention, [D] a token",
@@ -118,6 +122,7 @@ class BlockModule(nn.Module):
         memory: Memory | None = None,
     ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
         cfg = self.config
+        x = checkpoint_name(x, "input")
         own, cross = (None, None) if cache is None else (cache.own, cache.cross)
         if cfg.attention is not None:
             attention = inner(cfg.attention)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import flax.linen as nn
 from einops import rearrange
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from llama_jax.kernels.attention.mask import Mask
@@ -51,6 +52,7 @@ class DividedBlockModule(nn.Module):
         memory: Memory | None = None,
     ) -> tuple[Float[Array, "B T D"], None]:
         cfg, frames = self.config, inputs.frames
+        x = checkpoint_name(x, "input")
         over_time, back = "B (T P) ... -> (B P) T ...", "(B P) T D -> B (T P) D"
         over_space, back_space = "B (T P) ... -> (B T) P ...", "(B T) P D -> B (T P) D"
         for name, attention, out, home in (

@@ -18,7 +18,6 @@ from jaxtyping import Array, Float
 
 from llama_jax import axes
 from llama_jax.errors import UserError, nearest, positive
-from llama_jax.kernels.target import platform
 from llama_jax.layers import pipeline
 from llama_jax.layers.block import SAVED, Block
 from llama_jax.layers.cache import Cache, LayerCache
@@ -79,19 +78,14 @@ class Stack:
     def policy(self) -> Callable[..., Any] | None:
         """What `jax.checkpoint` may store beside the input of a period.
 
-        Raises:
-          UserError: to offload from a CPU, whose memory is the host's.
+        A period whose "input" is offloaded leaves nothing of itself on the device. On a CPU, whose
+        memory is the host's, what is offloaded stays where it is.
         """
         if self.remat == "dots":
             return jax.checkpoint_policies.dots_with_no_batch_dims_saveable
         if self.remat == "named":
             return jax.checkpoint_policies.save_only_these_names(*self.saved)
         if self.remat == "offload":
-            if platform() == "cpu":
-                raise UserError(
-                    "remat='offload' moves activations from a device to the host's memory, and on "
-                    "a CPU they are there; take remat='named' or 'block'"
-                )
             return jax.checkpoint_policies.save_and_offload_only_these_names(
                 names_which_can_be_saved=[],
                 names_which_can_be_offloaded=list(self.saved),

@@ -22,6 +22,7 @@ from llama_jax.optim.parameters import (
     muon_axes,
     scale_by_group,
 )
+from llama_jax.optim.precision import DTYPES, LAST_BIT, in_float32, squares_in
 from llama_jax.optim.schedules import WSD, Constant, Cosine, Linear, Schedule, check_limits
 
 __all__ = [
@@ -87,13 +88,14 @@ class Optimizer:
           UserError: a group that takes no parameter.
         """
         groups = (scale_by_group(multipliers(self.groups, boxed)),) if self.groups else ()
-        return optax.chain(
+        chain = optax.chain(
             optax.identity() if self.clip is None else optax.clip_by_global_norm(self.clip),
             self.direction(boxed),
             optax.add_decayed_weights(self.weight_decay, decay_mask(boxed)),
             *groups,
             optax.scale_by_learning_rate(self.rate_at(steps)),
         )
+        return in_float32(chain)
 
 
 @dataclass(frozen=True)
@@ -104,15 +106,31 @@ class AdamW(Optimizer):
       b1: decay of the mean of gradients.
       b2: decay of the mean of squared gradients.
       eps: added to the root of the latter.
+      mu_dtype: what the mean is kept in, "float32" or "bfloat16".
+      nu_dtype: what the mean of squares is kept in; bfloat16 loses what a b2 near 1 adds.
     """
 
     b1: float = 0.9
     b2: float = 0.95
     eps: float = 1e-8
+    mu_dtype: str = "float32"
+    nu_dtype: str = "float32"
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("mu_dtype", "nu_dtype"):
+            if getattr(self, name) not in DTYPES:
+                raise UserError(f"{name}={getattr(self, name)!r}: give {' or '.join(DTYPES)}")
+        if self.nu_dtype == "bfloat16" and 1 - self.b2 < LAST_BIT:
+            raise UserError(
+                f"nu_dtype='bfloat16' with b2={self.b2}: a step changes the mean of squares by "
+                f"{1 - self.b2:.1%}, which eight bits round away; give b2=0.99 or less, or float32"
+            )
 
     def direction(self, boxed: Any) -> optax.GradientTransformation:
         """The mean over the root of the mean square."""
-        return optax.scale_by_adam(self.b1, self.b2, self.eps)
+        adam = optax.scale_by_adam(self.b1, self.b2, self.eps, mu_dtype=self.mu_dtype)
+        return adam if self.nu_dtype == "float32" else squares_in(adam, self.nu_dtype)
 
 
 @dataclass(frozen=True)
@@ -155,16 +173,18 @@ class Lion(Optimizer):
     Attributes:
       b1: weight of the mean against the new gradient, in the step.
       b2: the same, in the mean that is kept.
+      mu_dtype: what that is kept in, "float32" or "bfloat16".
     """
 
     rate: float = 1e-4
     weight_decay: float = 1.0
     b1: float = 0.9
     b2: float = 0.99
+    mu_dtype: str = "float32"
 
     def direction(self, boxed: Any) -> optax.GradientTransformation:
         """The sign."""
-        return optax.scale_by_lion(self.b1, self.b2)
+        return optax.scale_by_lion(self.b1, self.b2, mu_dtype=self.mu_dtype)
 
 
 @dataclass(frozen=True)

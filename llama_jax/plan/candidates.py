@@ -8,11 +8,9 @@ from llama_jax.axes import ACROSS_SLICES
 from llama_jax.config import Run
 from llama_jax.errors import UserError
 from llama_jax.plan.model import Guess, Layout, Shapes
-from llama_jax.plan.program import REMATS, changed
+from llama_jax.plan.program import changed
 from llama_jax.plan.topology import Topology
 
-# Policies tried unasked: what offloading costs depends on the link to the host, which no table has.
-TRIED = tuple(remat for remat in REMATS if remat != "offload")
 # Rows of a device that shares them with no other.
 ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64)
 # A guess of memory that is so much beyond what there is is not compiled.
@@ -29,16 +27,16 @@ def fixed(mesh: dict[str, int], topology: Topology) -> dict[str, int]:
     """
     sizes = {"data": 1} | mesh
     known = math.prod(n for n in sizes.values() if n > 0)
-    if list(sizes.values()).count(-1) == 1 and topology.chips % known == 0:
-        sizes = {a: topology.chips // known if n == -1 else n for a, n in sizes.items()}
+    if list(sizes.values()).count(-1) == 1 and topology.size % known == 0:
+        sizes = {a: topology.size // known if n == -1 else n for a, n in sizes.items()}
     product = math.prod(sizes.values())
-    if product != topology.chips or min(sizes.values()) < 1:
+    if product != topology.size or min(sizes.values()) < 1:
         asked = ",".join(f"{a}={n}" for a, n in mesh.items())
         free = list(mesh.values()).count(-1)
         makes = f"leaves {free} sizes open" if free > 1 else f"multiplies to {known}"
         makes += " and what is left" if free == 1 else ""
         raise UserError(
-            f"--mesh {asked} {makes}, {topology} has {topology.chips} chips; "
+            f"--mesh {asked} {makes}, {topology} has {topology.size} {topology.unit}s; "
             "give sizes whose product that is, or one -1"
         )
     if not crosses(sizes, topology):
@@ -57,7 +55,7 @@ def crosses(sizes: dict[str, int], topology: Topology) -> bool:
 
 def meshes(topology: Topology, run: Run, shapes: Shapes) -> Iterator[dict[str, int]]:
     """The meshes that the weights and the sequence can be split over."""
-    chips, islands = topology.chips, topology.islands
+    chips, islands = topology.size, topology.islands
     for tensor in _powers(min(chips, 16)):
         for context in _powers(min(chips // tensor, 8)):
             # A model of several sequences has no one length to split.

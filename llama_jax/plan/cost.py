@@ -4,7 +4,9 @@
                those of attention divided by the share of the matrix unit that heads fill too
     memory     weights, moments and activations that must pass through HBM / bandwidth
     network    every collective of the compiled program, alone on its links
-    step     = max(products, memory) + update + what of the network nothing hides
+    host       what waits in the host's memory, out in the forward pass and back in the backward
+               one, over the chip's own link to it
+    step     = max(products, memory) + update + what of the network and of host nothing hides
 
 Two constants (`chips.py`) are judgements and no measurements: the efficiency of a family of chips,
 chosen beside the published figures that `experiments/plan_published.py` compares with, so that its
@@ -18,9 +20,9 @@ from llama_jax.train.flops import Work
 
 # Mesh axes whose collectives carry weights and their gradients.
 OF_WEIGHTS = frozenset({"data", "fsdp", "stage"})
-# Bytes a parameter that an update moves: weight, two moments and gradient read, the first three
-# written, all float32.
-UPDATE = 4 * 7
+# The forward pass's share of products: the backward pass has two for each, and most policies
+# compute each again.
+FORWARD = 1 / 4
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Cost:
       memory: seconds of HBM traffic beside them, hidden if shorter.
       update: seconds of the optimizer's, which nothing hides.
       network: seconds of all collectives.
-      exposed: seconds of them that nothing hides.
+      host: seconds of copies to the host's memory and back.
+      exposed: seconds of both that nothing hides.
       work: FLOPs done.
       model: FLOPs of the model, for MFU.
       tokens: a chip's share of the tokens of a step.
@@ -58,6 +61,7 @@ class Cost:
     memory: float
     update: float
     network: float
+    host: float
     exposed: float
     work: float
     model: float
@@ -86,9 +90,10 @@ def of(
     head_dim: int,
     model: float,
     tokens: float,
-    parameters: float,
+    updated: float,
     moved: float,
     sent: Sent,
+    offloaded: float = 0.0,
 ) -> Cost:
     """The cost of a step; all figures are a chip's share.
 
@@ -98,16 +103,30 @@ def of(
       head_dim: H of attention's heads.
       model: FLOPs of the model.
       tokens: how many tokens a step has.
-      parameters: how many parameters it keeps and updates.
+      updated: bytes that the update of weights and moments moves.
       moved: bytes through HBM in the passes.
       sent: what it sends.
+      offloaded: bytes that it leaves in the host's memory and takes back.
     """
     idle = work.attention * (1 / chip.filled(head_dim) - 1)
     products = (work.total + idle) / (chip.flops * chip.efficiency)
     memory = moved / chip.bandwidth
-    update = UPDATE * parameters / chip.bandwidth
-    hidden = min(OVERLAP * sent.weights, max(products, memory))
-    network = sent.weights + sent.activations
+    update, passes = updated / chip.bandwidth, max(products, memory)
+    hidden = min(OVERLAP * sent.weights, passes)
+    network, copy = sent.weights + sent.activations, offloaded / chip.host_link
+    waits = (max(copy - OVERLAP * share * passes, 0.0) for share in (FORWARD, 1 - FORWARD))
+    exposed = network - hidden + sum(waits)
     return Cost(
-        products, memory, update, network, network - hidden, work.total, model, tokens, chip.flops
+        *(products, memory, update, network, 2 * copy, exposed),
+        *(work.total, model, tokens, chip.flops),
     )
+
+
+def updated(weights: float, moments: float) -> float:
+    """Bytes that an update moves: weights and moments twice, gradients as wide as weights once.
+
+    Args:
+      weights: bytes.
+      moments: bytes.
+    """
+    return 2 * (weights + moments) + weights

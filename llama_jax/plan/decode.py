@@ -112,13 +112,14 @@ def plan(
     if not fitting:
         least = min(options, key=lambda o: o.weights + o.row)
         raise UserError(
-            f"{name} does not fit on {topology}: with {least.tensor} chips a replica weights "
+            f"{name} does not fit on {topology}: with {least.tensor} {topology.unit}s a replica "
+            "weights "
             f"take {least.weights / GIB:.1f} GiB a chip and one row's cache of {slots} tokens "
             f"{least.row / GIB:.1f}, of {topology.chip.hbm / GIB:.1f}; take more chips or a "
             "shorter --sequence"
         )
     best = max(fitting, key=lambda o: o.rows / o.seconds / o.tensor)
-    replicas = topology.chips // best.tensor
+    replicas = topology.size // best.tensor
     rows = batch or best.rows * replicas
     _check_rows(rows, replicas, best)
     found = None
@@ -174,9 +175,9 @@ def _options(
     heads = min(block.attention.kv_heads for block in stack.pattern)
     powers = [2**i for i in range(heads.bit_length()) if heads % 2**i == 0]
     for tensor in [asked.get("tensor", 1)] if asked else powers:
-        sizes = {"data": topology.chips // tensor, "tensor": tensor}
+        sizes = {"data": topology.size // tensor, "tensor": tensor}
         ways = [weight.ways(sizes, run.rules) for weight in shapes.weights]
-        if topology.chips % tensor or not all(ways):
+        if topology.size % tensor or not all(ways):
             continue
         numbers = [math.prod(w.shape) for w in shapes.weights]
         weights = HALF * sum(float(n) / way for n, way in zip(numbers, ways, strict=True))
@@ -186,7 +187,9 @@ def _options(
         read = weights + rows * row / tensor / 2
         found.append(Option(tensor, rows, weights, row / tensor, read / chip.bandwidth / READ))
     if not found:
-        raise UserError(f"no replica of {run.name} divides the {topology.chips} chips evenly")
+        raise UserError(
+            f"no replica of {run.name} divides the {topology.size} {topology.unit}s evenly"
+        )
     return found
 
 
@@ -196,7 +199,7 @@ def _compiled(run: Run, topology: Topology, best: Option, rows: int, slots: int)
     Raises:
       TooBig: they need more memory than a chip has.
     """
-    chip, replicas = topology.chip, topology.chips // best.tensor
+    chip, replicas = topology.chip, topology.size // best.tensor
     run = changed(run, mesh={"data": replicas, "tensor": best.tensor}, batch=replicas)
     step = Step.of(changed(run, sequence=512), topology.devices())
     slots = -(-slots // engine.SLOTS) * engine.SLOTS
@@ -212,7 +215,7 @@ def _compiled(run: Run, topology: Topology, best: Option, rows: int, slots: int)
     temporary = max(stats.peak_memory_in_bytes - best.weights - held, 0)
     read = (best.weights + held / 2) / chip.bandwidth / READ
     token = read + sent[0] / STRIDE
-    products = work / topology.chips / chip.flops / chip.efficiency
+    products = work / topology.size / chip.flops / chip.efficiency
     fill = max(products, best.weights / chip.bandwidth / READ) + sent[1]
     return {
         "tokens_per_second_per_chip": rows / token / topology.chips,
@@ -221,7 +224,7 @@ def _compiled(run: Run, topology: Topology, best: Option, rows: int, slots: int)
         "network_seconds": sent[0] / STRIDE,
         "prefill_tokens_per_second_per_chip": rows * engine.CHUNKS[0] / fill / topology.chips,
         "prefill_seconds_of_512": fill,
-        "hbm_bytes_per_chip": {
+        "hbm_bytes_per_device": {
             "weights": best.weights,
             "cache": held,
             "temporary": temporary,

@@ -7,19 +7,20 @@ traced step leaves for the backward pass. Compiled memory is what counts in the 
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import numpy as np
 
 from llama_jax.axes import Rules, weight_sharding, weight_spec
-from llama_jax.config import Run, children
+from llama_jax.config import Run
 from llama_jax.errors import UserError
-from llama_jax.layers.attention import Attention
 from llama_jax.models.decoder import Decoder
 from llama_jax.plan import network
-from llama_jax.plan.cost import Cost, Sent, of
+from llama_jax.plan.activations import elements, head_dim, model_width, stored
+from llama_jax.plan.cost import Cost, Sent, of, updated
+from llama_jax.plan.policies import parsed
 from llama_jax.plan.program import (
     Step,
     changed,
@@ -34,6 +35,7 @@ from llama_jax.train.flops import Work
 from llama_jax.trees import path_name
 
 HALF, WHOLE = 2, 4  # bytes of bfloat16 and float32
+_BOUNDS = ("none", "block")  # all that a pass makes, and the least that it leaves
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Weight:
 
     letters: str
     shape: tuple[int, ...]
+    width: int = WHOLE  # bytes a number
 
     def ways(self, sizes: dict[str, int], rules: Rules, but: frozenset[str] = frozenset()) -> int:
         """Into how many parts a mesh splits it, not counting some axes; 0 if it cannot."""
@@ -70,7 +73,7 @@ class Shapes:
       least: the fewest rows of a batch.
       leading: sizes, for these rows, of all fields that rows are split by.
       stored: bytes that a row leaves under each policy, if it is no language model; "none" is all
-        that a pass makes.
+        that a pass makes, "block" what "offload" leaves on the device.
     """
 
     run: Run
@@ -95,12 +98,14 @@ class Shapes:
         row = {r: Work((all - update) / n, part / n) for r, (all, part) in work.items()}
         stored = {}
         if not isinstance(run.model, Decoder):
-            whole = dataclasses.replace(step, run=changed(one, remat="none"))
-            stored = {r: other.residuals() / n for r, other in (steps | {"none": whole}).items()}
+            more = {r: dataclasses.replace(step, run=changed(one, remat=r)) for r in _BOUNDS}
+            stored = {r: other.residuals() / n for r, other in (steps | more).items()}
         leading = frozenset(f[0][0] for named in step.fields.values() for f in named.values())
         layout = step.layout
         leaves = jax.tree_util.tree_flatten_with_path(layout.abstract.params)[0]
-        weights = [Weight(layout.letters[path_name(p)], x.shape) for p, x in leaves]
+        weights = [
+            Weight(layout.letters[path_name(p)], x.shape, x.dtype.itemsize) for p, x in leaves
+        ]
         held = [
             sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
             for tree in (layout.abstract.params, (layout.abstract.opt_state, layout.abstract.ema))
@@ -129,6 +134,7 @@ class Guess:
       rows: rows of all devices together.
       hbm: bytes by part.
       cost: seconds.
+      host: bytes in the host's memory by part.
     """
 
     mesh: dict[str, int]
@@ -136,11 +142,17 @@ class Guess:
     rows: int
     hbm: dict[str, float]
     cost: Cost
+    host: dict[str, float] = field(default_factory=dict)
 
     @property
     def peak(self) -> float:
         """Bytes."""
         return sum(self.hbm.values())
+
+    @property
+    def held(self) -> float:
+        """Bytes in the host's memory."""
+        return sum(self.host.values())
 
 
 class Layout:
@@ -151,7 +163,7 @@ class Layout:
         self.run = changed(shapes.run, mesh=sizes)
         self.copies = sizes.get("data", 1) * sizes.get("fsdp", 1) * sizes.get("stage", 1)
         rules, free = self.run.rules, frozenset({"fsdp"})
-        self.held = self.gathered = self.reduced = 0.0
+        self.held = self.gathered = 0.0  # bytes, and numbers that are gathered
         for weight in shapes.weights:
             size = math.prod(weight.shape)
             try:
@@ -159,8 +171,7 @@ class Layout:
             except ValueError as error:
                 raise UserError(f"a weight of {shapes.run.name}: {error}") from None
             split = weight.ways(sizes, rules)
-            self.held += size / split
-            self.reduced += size / split
+            self.held += weight.width * size / split
             if split != weight.ways(sizes, rules, free):
                 self.gathered += size / weight.ways(sizes, rules, free)
         self.spans = {axis: self._span(mesh, (axis,)) for axis in ("fsdp", "data", "tensor")}
@@ -186,41 +197,51 @@ class Layout:
 
     def guess(self, remat: str, rows: int) -> Guess:
         """Memory and time with this policy and so many rows of all devices."""
-        shapes, chips = self.shapes, self.topology.chips
+        shapes, chips = self.shapes, self.topology.size
         tensor, context = self.sizes.get("tensor", 1), self.sizes.get("context", 1)
         here = rows / self.copies * shapes.tokens / context  # tokens of a device's own
         every = list(stacks(shapes.run.model).values())
         layers = sum(len(stack.pattern) * stack.repeats for stack in every)
         width = model_width(shapes.run.model)
-        keys = 0.0
+        keys = offloaded = 0.0
+        policy, names = parsed(remat)
         if shapes.stored:
             activations = shapes.stored[remat] * rows / self.copies
             made = shapes.stored["none"] * rows / self.copies
+            if policy == "offload":
+                stays = shapes.stored["block"] * rows / self.copies
+                activations, offloaded = stays, max(activations - stays, 0.0)
         else:
             # Of what passes between blocks, a device holds this much of D.
             stack, own = every[0], width / self._ways("D")
             blocks = [elements(block, own, tensor) for block in stack.pattern]
-            saved = sum(stored(each, own, remat, stack.saved) for each in blocks)
+            names = stack.saved if names is None else names
+            saved = sum(stored(each, own, policy, names) for each in blocks)
+            if policy == "offload":
+                away = sum(each[name] for each in blocks for name in names)
+                offloaded = stack.repeats * away * here * HALF
+                # What the layers before and after hand to the link while one computes.
+                saved += 2 * away / stack.repeats
             widest = max(each["all"] for each in blocks)
             keys = stack.repeats * sum(each["keys"] for each in blocks)
             activations = (stack.repeats * saved + widest * len(blocks)) * here * HALF
             activations += here * width * (WHOLE + WHOLE + HALF)  # the logits' chunks
             made = layers * widest * here * HALF
         hbm = {
-            "weights": WHOLE * self.held,
-            "optimizer": WHOLE * self.held * shapes.moments,
-            "gradients": WHOLE * self.held,
+            "weights": self.held,
+            "optimizer": self.held * shapes.moments,
+            "gradients": self.held,
             "activations": activations,
             "gathered": HALF * self.gathered / max(layers, 1),
         }
-        again = 1 if remat in ("none", "dots") else 2
+        again = 1 if policy in ("none", "dots") else 2
         total, part = shapes.row[remat]
         work = Work((total * rows + shapes.update) / chips, part * rows / chips)
         # Weights are gathered for each pass over a layer, gradients summed once.
         passes = (1 + again) * HALF * self.gathered
         weights = self.seconds("all-gather", passes, "fsdp")
         weights += self.seconds("reduce-scatter", HALF * self.gathered, "fsdp")
-        weights += self.seconds("all-reduce", WHOLE * self.reduced, "data")
+        weights += self.seconds("all-reduce", self.held, "data")
         sums = layers * 2 * (1 + again) * here * width * HALF
         activations = self.seconds("all-reduce", sums, "tensor")
         # A ring hands keys and values on in the forward pass, with their gradients in the backward.
@@ -234,59 +255,20 @@ class Layout:
             head_dim(shapes.run.model),
             shapes.model * rows / chips,
             shapes.tokens * rows / chips,
-            self.held,
+            updated(self.held, self.held * shapes.moments),
             moved,
             Sent(weights, activations, passes + HALF * self.gathered + 2 * sums),
+            offloaded,
         )
-        return Guess(self.sizes, remat, rows, hbm, cost)
+        host = in_host(self.held * (1 + shapes.moments), offloaded)
+        return Guess(self.sizes, remat, rows, hbm, cost, host)
 
 
-def model_width(model: Any) -> int:
-    """The width D of a model, which all its parts share."""
-    parts = [model, *children(model).values()]
-    return next(part.width for part in parts if hasattr(part, "width"))
-
-
-def head_dim(model: Any) -> int:
-    """The smallest H of its attention."""
-    blocks = [block for stack in stacks(model).values() for block in stack.pattern]
-    parts = [part for block in blocks for part in children(block).values()]
-    return min(part.head_dim for part in parts if isinstance(part, Attention))
-
-
-def elements(block: Any, width: float, tensor: int) -> dict[str, float]:
-    """Numbers a token that a block makes on a device that has `width` of D.
-
-    Returns:
-      "all", those that are results of "products", "keys" with values, and those that
-      rematerialisation may name (`block.SAVED`).
-    """
-    attention, hidden = block.attention, block.ffn.hidden
-    q = attention.heads * attention.head_dim / tensor
-    k = attention.kv_heads * attention.head_dim / tensor
-    gates = 2 if "SwiGLU" in type(block.ffn).__name__ else 1
-    products = q + 2 * k + gates * hidden / tensor + 2 * width
-    return {
-        "keys": 2 * k,
-        "products": products,
-        "all": products + 3 * width + 2 * q + k + 4 * hidden / tensor,
-        "attention": q,
-        "attn": width,
-        "cross": width,
-        "hidden": hidden / tensor,
-        "ffn": width,
-    }
-
-
-def stored(each: dict[str, float], width: float, remat: str, names: tuple[str, ...]) -> float:
-    """Numbers a token that a block leaves on the device for its backward pass.
+def in_host(state: float, offloaded: float) -> dict[str, float]:
+    """Bytes of the host's memory that a device takes, by part.
 
     Args:
-      each: from `elements`.
-      width: the part of D that the device has.
-      remat: policy.
-      names: what "named" stores; with "offload" that lies in the memory of the host.
+      state: bytes of weights and moments, which a checkpoint copies there while it is written.
+      offloaded: bytes of activations.
     """
-    if remat in ("none", "dots"):
-        return each["all" if remat == "none" else "products"]
-    return width + (sum(each[name] for name in names) if remat == "named" else 0)
+    return {"offloaded": offloaded, "checkpoint": state}

@@ -4,6 +4,9 @@ A gather of V bytes over n chips (a reduce-scatter alike; an all-reduce is one o
 chip V (n - 1) / n bytes. On a torus they come over every axis that the group spans, from both sides
 where the axis is closed to a ring ("How to Scale Your Model", chapter 3). What crosses slices or
 nodes goes over adapters of their own, after (or before) the part inside.
+
+The two devices of a TPU7x chip share its links: each brings a half of what both need, and they hand
+each other the halves inside the chip.
 """
 
 import math
@@ -13,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from llama_jax.chips import DIE_TO_DIE
 from llama_jax.plan.hlo import Collective
 from llama_jax.plan.topology import Topology
 
@@ -25,11 +29,13 @@ class Span:
       extents: chips along each axis of the torus (of GPUs: of a node).
       slices: slices (nodes) over which it goes.
       axes: the axes of the mesh along which its members differ.
+      each: devices of it on a chip.
     """
 
     extents: tuple[int, ...]
     slices: int
     axes: frozenset[str]
+    each: int = 1
 
     @property
     def inside(self) -> int:
@@ -52,13 +58,15 @@ def span(topology: Topology, devices: Sequence[Any], mesh: dict[str, int], group
     if topology.chip.gpu:
         nodes = {chip.id // topology.shape[1] for chip in chips}
         return Span((len(chips) // len(nodes),), len(nodes), axes)
-    slices = {getattr(chip, "slice_index", 0) or 0 for chip in chips}
+    at_slice = [getattr(chip, "slice_index", 0) or 0 for chip in chips]
+    slices = set(at_slice)
     coords = np.array([chip.coords for chip in chips])
     seen = [len(set(column.tolist())) for column in coords.T[: len(topology.shape)]]
-    inside = len(chips) // len(slices)
+    each = len(chips) // len({(s, *at) for s, at in zip(at_slice, coords.tolist(), strict=True)})
+    inside = len(chips) // len(slices) // each
     if math.prod(seen) != inside:  # no box: as if it were a line through its chips
         seen = [inside]
-    return Span(tuple(seen), len(slices), axes)
+    return Span(tuple(seen), len(slices), axes, each)
 
 
 def seconds(topology: Topology, kind: str, sent: float, there: Span) -> float:
@@ -72,17 +80,20 @@ def seconds(topology: Topology, kind: str, sent: float, there: Span) -> float:
     """
     chip, inside = topology.chip, there.inside
     if kind == "collective-permute":  # to a neighbour
-        return sent / (chip.dcn if there.slices > 1 else chip.link)
+        return sent / (chip.dcn if there.slices > 1 else chip.link / chip.devices)
     if kind in ("all-to-all", "ragged-all-to-all"):
         return _everyone(topology, sent, there)
     passes = 2 if kind == "all-reduce" else 1
-    rate = sum(chip.link * _sides(topology, n) for n in there.extents if n > 1)
-    within = sent * (inside - 1) / inside / rate if rate else 0.0
-    # Each chip of a slice takes its own part across.
-    across = sent / inside * (there.slices - 1) / there.slices / chip.dcn
+    # What of a chip's links a device has to itself, and what of the bytes it brings over them.
+    link, part = chip.link / chip.devices, sent / there.each
+    rate = sum(link * _sides(topology, n) for n in there.extents if n > 1)
+    within = part * (inside - 1) / inside / rate if rate else 0.0
+    handed = (sent - part) / (DIE_TO_DIE * chip.link)
+    # Each device of a slice takes its own part across.
+    across = part / inside * (there.slices - 1) / there.slices / chip.dcn
     if chip.gpu:  # NVLink and the adapters work at once
         return passes * max(within, across)
-    return passes * (within + across)
+    return passes * (within + handed + across)
 
 
 def _sides(topology: Topology, extent: int) -> int:
@@ -98,12 +109,12 @@ def _sides(topology: Topology, extent: int) -> int:
 
 def _everyone(topology: Topology, sent: float, there: Span) -> float:
     """An all-to-all: over a ring of n a byte travels n / 4 hops, over a line up to n / 2."""
-    chip, total = topology.chip, there.inside * there.slices
+    chip, total = topology.chip, there.inside * there.slices * there.each
     if chip.gpu:
         outside = sent * (there.slices - 1) / there.slices / chip.dcn
         return max(sent * (total - 1) / total / chip.link, outside)
     hops = [n / (8 if _sides(topology, n) == 2 else 4) for n in there.extents if n > 1]
-    within = sent * max(hops, default=0.0) / chip.link
+    within = sent * max(hops, default=0.0) / (chip.link / chip.devices)
     return within + sent * (there.slices - 1) / there.slices / chip.dcn
 
 

@@ -9,21 +9,22 @@ import math
 import re
 import time
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding
 
 from llama_jax.axes import FSDP_TENSOR, FSDP_TENSOR_RESIDUAL, activation_spec, using
 from llama_jax.config import Run, children, edit
-from llama_jax.errors import UserError, nearest
+from llama_jax.errors import UserError
 from llama_jax.kernels.backends import lines, recording
 from llama_jax.layers.linear import Lettered
-from llama_jax.layers.stack import Remat, Stack
+from llama_jax.layers.stack import Stack
 from llama_jax.models.decoder import Decoder
 from llama_jax.objectives.base import losses
 from llama_jax.plan.environment import optimizing, quiet
 from llama_jax.plan.hlo import Collective, collectives
+from llama_jax.plan.policies import with_policy
 from llama_jax.train.fits import fields_named
 from llama_jax.train.flops import Work, counted, model_flops, work
 from llama_jax.train.load import build
@@ -31,7 +32,6 @@ from llama_jax.train.rows import check_rows
 from llama_jax.train.state import Plan, plan
 from llama_jax.train.step import bind, initializer, make_train_step
 
-REMATS: tuple[str, ...] = get_args(Remat)
 # XLA's levels: the least work on a fast program, and its own choice. At O0 a step compiles in a
 # third of the time (60 CPU seconds, not 170), partitioned alike; its memory was 0.1 % off (8B on
 # 256 v6e).
@@ -108,12 +108,7 @@ def changed(
             split = mesh.get("tensor", 1) > 1
             run = dataclasses.replace(run, rules=FSDP_TENSOR_RESIDUAL if split else FSDP_TENSOR)
     if remat is not None:
-        if remat not in REMATS:
-            raise UserError(
-                f"no remat policy {remat!r}; there are {', '.join(REMATS)}" + nearest(remat, REMATS)
-            )
-        for path in stacks(run.model):
-            run = edit(run, f"{path}.remat", remat)
+        run = with_policy(run, stacks(run.model), remat)
     if batch is not None:
         for stream, share in shared(run, batch).items():
             run = edit(run, f"data.{stream}.batch", share)
@@ -193,7 +188,8 @@ class Step:
         with using(mesh, run.rules):
             check_rows(fields, mesh, run.rules)
             init = initializer(build(run), losses(run.objectives), fields)
-            layout = plan(init, run.optimizer, run.steps, mesh, run.rules, run.ema is not None)
+            average, kept = run.ema is not None, run.param_dtype
+            layout = plan(init, run.optimizer, run.steps, mesh, run.rules, average, kept)
         return cls(run, mesh, layout, fields)
 
     def _parts(self) -> tuple[Any, Any]:

@@ -3,10 +3,11 @@
 import math
 from typing import Any
 
-from llama_jax.chips import GIB
+from llama_jax.chips import GIB, Chip
 from llama_jax.config import Run
-from llama_jax.plan.candidates import SURELY, TRIED, axes, guesses, name
+from llama_jax.plan.candidates import SURELY, axes, guesses, name
 from llama_jax.plan.model import Guess, Shapes
+from llama_jax.plan.policies import tried
 from llama_jax.plan.topology import Topology
 
 
@@ -16,6 +17,15 @@ def biggest(parts: dict[str, float], peak: float, hbm: float) -> str:
     return (
         f"{peak / GIB:.1f} of {hbm / GIB:.1f} GiB a chip, {part} {parts[part] / GIB:.1f} GiB "
         "the largest"
+    )
+
+
+def no_room(host: dict[str, float], chip: Chip) -> str:
+    """What is needed of the host's memory of what there is."""
+    parts = ", ".join(f"{part} {size / GIB:.1f}" for part, size in host.items())
+    return (
+        f"{sum(host.values()) / GIB:.1f} of {chip.host_memory / GIB:.1f} GiB of the host's memory "
+        f"({parts})"
     )
 
 
@@ -40,10 +50,14 @@ def instead(
     more = f"take more chips than {topology.chips} or a shorter --sequence"
     if not (mesh or remat or rows):
         return more
-    shapes = Shapes.of(run, TRIED)
+    shapes = Shapes.of(run, tried(topology.chip.gpu, run))
     every = guesses(topology, shapes, devices, mesh) if mesh else []
     every += guesses(topology, shapes, devices)
-    fitting = [g for g in every if g.peak * SURELY <= topology.chip.hbm]
+    fitting = [
+        g
+        for g in every
+        if g.peak * SURELY <= topology.chip.hbm and g.held <= topology.chip.host_memory
+    ]
     if not fitting:
         return more
     nearest = max(fitting, key=lambda g: (likeness(g, mesh, remat, rows), g.cost.rate))
@@ -76,5 +90,9 @@ def nothing(topology: Topology, shapes: Shapes, mesh: Any, rows: int | None) -> 
             f"rows of their own; give a multiple of {even}, e.g. --batch {-(-rows // even) * even}"
         )
     if rows:
-        return f"--batch {rows} rows cannot be shared by any mesh of {topology.chips} chips"
-    return f"no mesh of the {topology.chips} chips of {topology} divides {shapes.run.name}"
+        return (
+            f"--batch {rows} rows cannot be shared by any mesh of {topology.size} {topology.unit}s"
+        )
+    return (
+        f"no mesh of the {topology.size} {topology.unit}s of {topology} divides {shapes.run.name}"
+    )

@@ -8,11 +8,13 @@ from llama_jax.chips import GIB
 from llama_jax.config import Run
 from llama_jax.errors import UserError
 from llama_jax.plan import network
-from llama_jax.plan.candidates import SURELY, TRIED, frugal, guesses, name
-from llama_jax.plan.cost import OF_WEIGHTS, Cost, Sent, of
-from llama_jax.plan.model import Guess, Shapes, head_dim
+from llama_jax.plan.activations import head_dim
+from llama_jax.plan.candidates import SURELY, frugal, guesses, name
+from llama_jax.plan.cost import OF_WEIGHTS, Cost, Sent, of, updated
+from llama_jax.plan.model import Guess, Shapes, in_host
+from llama_jax.plan.policies import tried
 from llama_jax.plan.program import QUICK, Compiled, Step, TooBig, changed, shared
-from llama_jax.plan.refusals import biggest, instead, nothing, too_big
+from llama_jax.plan.refusals import biggest, instead, no_room, nothing, too_big
 from llama_jax.plan.topology import Topology
 from llama_jax.train.flops import Work
 
@@ -31,6 +33,7 @@ class Plan:
       compiled: what the compiler says; None if this is a guess from shapes.
       hbm: bytes a device by part.
       cost: seconds.
+      host: bytes of its host's memory by part.
     """
 
     run: Run
@@ -40,6 +43,7 @@ class Plan:
     compiled: Compiled | None
     hbm: dict[str, float]
     cost: Cost
+    host: dict[str, float]
 
     @property
     def peak(self) -> float:
@@ -84,12 +88,16 @@ def evaluate(
         raise TooBig(reason, compiled.peak)
     sent = weigh(topology, step.mesh, compiled)
     old = guess.cost
-    moved, held = old.memory * topology.chip.bandwidth, compiled.weights / 4
+    moved, away = old.memory * topology.chip.bandwidth, float(compiled.host)
+    host = in_host(compiled.weights + compiled.optimizer, away)
+    if sum(host.values()) > topology.chip.host_memory:
+        raise TooBig(no_room(host, topology.chip), compiled.peak)
+    moments = updated(compiled.weights, compiled.optimizer)
     total, part = step.work()
-    work = Work(total / topology.chips, part / topology.chips)
+    work = Work(total / topology.size, part / topology.size)
     heads = head_dim(run.model)
-    cost = of(topology.chip, work, heads, old.model, old.tokens, held, moved, sent)
-    return Plan(run, guess.mesh, guess.remat, guess.rows, compiled, hbm, cost)
+    cost = of(topology.chip, work, heads, old.model, old.tokens, moments, moved, sent, away)
+    return Plan(run, guess.mesh, guess.remat, guess.rows, compiled, hbm, cost, host)
 
 
 def weigh(topology: Topology, mesh: Any, compiled: Compiled) -> Sent:
@@ -133,7 +141,7 @@ def search(
     """
     if rows:
         shared(run, rows)  # refuses rows that the streams cannot have
-    shapes = Shapes.of(run, (remat,) if remat else TRIED)
+    shapes = Shapes.of(run, (remat,) if remat else tried(topology.chip.gpu, run))
     every = guesses(topology, shapes, devices, mesh, remat, rows)
     try:
         likely = _likely(topology, shapes, every, mesh, rows)
@@ -164,7 +172,9 @@ def search(
     others = [g for g in likely if name(g) not in failed and name(g) != name(best[0])]
     for guess in others[:4]:
         one = changed(run, mesh=guess.mesh, remat=guess.remat, batch=guess.rows)
-        best.append(Plan(one, guess.mesh, guess.remat, guess.rows, None, guess.hbm, guess.cost))
+        best.append(
+            Plan(one, guess.mesh, guess.remat, guess.rows, None, guess.hbm, guess.cost, guess.host)
+        )
     return Found(best, failed, len(every))
 
 
@@ -187,7 +197,12 @@ def _likely(
     """Those that may fit, one for each mesh and policy."""
     if not every:
         raise UserError(nothing(topology, shapes, mesh, rows))
-    found = [g for g in every if g.peak <= topology.chip.hbm * SURELY]
+    chip = topology.chip
+    found = [g for g in every if g.peak <= chip.hbm * SURELY]
+    if found and not any(g.held <= chip.host_memory for g in found):
+        least = min(found, key=lambda g: g.held)
+        raise TooBig(f"{name(least)}: {no_room(least.host, chip)}", least.peak)
+    found = [g for g in found if g.held <= chip.host_memory]
     if not found:
         least = min(every, key=lambda g: g.peak)
         raise TooBig(too_big(topology, least, every), least.peak)

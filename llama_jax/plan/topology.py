@@ -1,4 +1,8 @@
-"""Topologies by name: "v6e:16x16", "v5p:8x8x8", "h100:8", "h100:32x8", "v6e:16x16:4" (4 slices)."""
+"""Topologies by name: "v6e:16x16", "v5p:8x8x8", "h100:8", "h100:32x8", "v6e:16x16:4" (4 slices).
+
+A chip of TPU7x is two devices to jax, and what is planned is of a device. Chips of v4 are planned
+whole, as jax sees them; what libtpu makes of their plain name is halves.
+"""
 
 import importlib.util
 import math
@@ -19,14 +23,23 @@ KNOWN: dict[str, tuple[str, ...]] = {
         *("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16"),
         *("8x16x16", "16x16x16", "16x16x24"),
     ),
+    "v4": ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16"),
+    "tpu7x": ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16"),
     "a100": ("8", "2x8"),
     "h100": ("8", "2x8", "32x8"),
     "h200": ("8", "2x8", "32x8"),
     "b200": ("8", "2x8", "32x8"),
+    "gb200": ("8", "72", "4x72"),
 }
 
 # Chips along each axis of a whole pod: the compiler ends the process when it is asked for more.
-PODS: dict[str, tuple[int, ...]] = {"v5e": (16, 16), "v6e": (16, 16), "v5p": (16, 20, 28)}
+PODS: dict[str, tuple[int, ...]] = {
+    "v4": (16, 16, 16),
+    "v5e": (16, 16),
+    "v6e": (16, 16),
+    "v5p": (16, 20, 28),
+    "tpu7x": (16, 24, 24),
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +48,8 @@ class Topology:
 
     Attributes:
       chip: the one kind of chip.
-      shape: sides of the torus, (16, 16); for GPUs, nodes and GPUs a node, (32, 8).
+      shape: chips along the sides of the torus, (16, 16); for GPUs, domains of NVLink (nodes, or
+        racks of GB200) and GPUs of one, (32, 8).
       slices: such tori, joined by the data-centre network.
     """
 
@@ -54,9 +68,21 @@ class Topology:
         return math.prod(self.shape) * self.slices
 
     @property
+    def size(self) -> int:
+        """Devices as jax counts them, those of a mesh."""
+        return self.chips * self.chip.devices
+
+    @property
+    def unit(self) -> str:
+        """What a plan's figures are of."""
+        return "chip" if self.chip.devices == 1 else "device"
+
+    @property
     def hosts(self) -> int:
         """Machines, each of which runs a process."""
-        return self.shape[0] if self.chip.gpu else max(self.chips // self.chip.local, 1)
+        if self.chip.gpu:
+            return self.shape[0] * -(-self.shape[1] // self.chip.host.chips)
+        return max(self.chips // self.chip.host.chips, 1)
 
     @property
     def islands(self) -> int:
@@ -85,6 +111,8 @@ class Topology:
                     more: dict[str, Any] = {"num_slices": self.slices} if self.slices > 1 else {}
                     if self.shape == (1, 1):
                         more["chips_per_host_bounds"] = (1, 1, 1)
+                    if self.chip.name == "v4":
+                        more["chip_config_name"] = "megacore"
                     name = f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
                     found = topologies.get_topology_desc(platform="tpu", topology_name=name, **more)
         except Exception as error:  # jax's own error class depends on the plugin
@@ -125,11 +153,11 @@ def parse(text: str) -> Topology:
     chip, slices = CHIPS[name], int(found[3] or 1)
     if chip.gpu:
         shape = (1, *shape) if len(shape) == 1 else shape
-        wrong = len(shape) != 2 or shape[1] > chip.local or slices > 1
-        expected = f"GPUs, or nodes x GPUs with at most {chip.local} a node"
+        wrong = len(shape) != 2 or shape[1] > chip.domain or slices > 1
+        expected = f"GPUs, or nodes x GPUs with at most {chip.domain} a node"
     else:
-        wrong = len(shape) != (3 if name == "v5p" else 2)
-        expected = "three sizes" if name == "v5p" else "two sizes"
+        wrong = len(shape) != chip.sides
+        expected = "three sizes" if chip.sides == 3 else "two sizes"
     if wrong or not all(shape) or not slices:
         raise UserError(
             f"topology {text!r}: expected {expected}, such as "

@@ -24,6 +24,7 @@ import numpy as np
 from llama_jax.axes import activation_spec, row_ways
 from llama_jax.errors import UserError
 from llama_jax.objectives.base import Acts, applied, check, evaluated
+from llama_jax.optim.precision import whole
 
 Batch = dict[str, dict[str, Any]]
 Sums = dict[str, tuple[jax.Array, jax.Array]]
@@ -151,7 +152,7 @@ def _cached(model: nn.Module, compared: dict[str, Any], others: dict[str, Any], 
 def _added(gradient: Callable, params: Any, pieces: Any, grads: Any = None):
     """The sum of `gradient(params, piece)`, ((total, sums), gradients), over the pieces.
 
-    `grads` is what the gradients are added to.
+    `grads` is what the gradients are added to. Gradients in bfloat16 are added up in float32.
     """
 
     def add(carry, piece):
@@ -159,7 +160,8 @@ def _added(gradient: Callable, params: Any, pieces: Any, grads: Any = None):
 
     shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], pieces))
     found, zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    return jax.lax.scan(add, (found, zeros if grads is None else grads), pieces)[0]
+    begin = whole(zeros if grads is None else grads)
+    return jax.lax.scan(add, (found, begin), pieces)[0]
 
 
 def _total(objectives: dict[str, Any], sums: Sums, counts: dict[str, jax.Array]) -> jax.Array:

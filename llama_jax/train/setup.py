@@ -129,7 +129,8 @@ def set_up(
     check_context(run, fields)
     total, model = losses(run.objectives), build(run)
     init = initializer(model, total, fields)
-    layout = plan(init, run.optimizer, run.steps, mesh, run.rules, ema=run.ema is not None)
+    average = run.ema is not None
+    layout = plan(init, run.optimizer, run.steps, mesh, run.rules, average, run.param_dtype)
     place.require_space(layout.bytes)
 
     checkpoints = Checkpoints(place.checkpoints, run.keep, say)

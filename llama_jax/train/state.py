@@ -16,6 +16,7 @@ from llama_jax.axes import LETTERS, Rules, weight_sharding
 from llama_jax.errors import UserError
 from llama_jax.layers.linear import Lettered
 from llama_jax.optim.optimizer import Optimizer
+from llama_jax.optim.precision import stored_as, whole
 from llama_jax.trees import path_name
 
 
@@ -26,7 +27,7 @@ class TrainState(struct.PyTreeNode):
       step: int32, steps done.
       skipped: int32, how many of them left the weights alone because something was not finite.
       skipped_in_row: int32, how many of the last steps did.
-      params: float32 weights, a nested dict.
+      params: weights, a nested dict; float32, or matrices bfloat16 (`Run.param_dtype`).
       opt_state: optax's; the moments are split over the mesh as their weights are.
       key: uint32[2], the data of the key from which step n takes `fold_in(key, n)`. It never
         changes, and as plain numbers it is saved like any array.
@@ -48,7 +49,8 @@ class TrainState(struct.PyTreeNode):
 
     def begun(self, params: Any) -> "TrainState":
         """The state with other weights to begin from."""
-        ema = None if self.ema is None else jax.tree.map(jnp.copy, params)
+        ema = None if self.ema is None else jax.tree.map(jnp.copy, whole(params))
+        params = jax.tree.map(lambda new, old: new.astype(old.dtype), params, self.params)
         return self.replace(params=params, ema=ema)
 
 
@@ -96,6 +98,7 @@ def plan(
     mesh: Mesh,
     rules: Rules,
     ema: bool = False,
+    dtype: str = "float32",
 ) -> Plan:
     """Plans the state of a run; no array is made.
 
@@ -106,6 +109,7 @@ def plan(
       mesh: where the state will be.
       rules: which mesh axis splits which letter.
       ema: whether an average of the weights is kept.
+      dtype: what matrices are kept in.
 
     Raises:
       UserError: an axis of a weight or an activation that the mesh cannot divide.
@@ -127,11 +131,11 @@ def plan(
 
     def init(words_2) -> TrainState:
         k_params, k_steps = keys(words_2)
-        params = init_params(k_params)
+        params = stored_as(init_params(k_params), dtype)
         zero = jnp.zeros((), jnp.int32)
         # optax maps over the boxes, so that moments carry the letters of their weights.
         opt_state = transform.init(params)
-        average = jax.tree.map(jnp.copy, params) if ema else None
+        average = jax.tree.map(jnp.copy, whole(params)) if ema else None
         key = jax.random.key_data(k_steps)
         return TrainState(zero, zero, zero, params, opt_state, key, average)
 

@@ -13,8 +13,11 @@ import optax
 from llama_jax.config import Run
 from llama_jax.kernels.backends import Receipt, recording, strictly
 from llama_jax.objectives.base import applied
+from llama_jax.optim.precision import stepped, whole
 from llama_jax.train.accumulate import Batch, Loss, Sums, accumulated, sums_of
 from llama_jax.train.state import Plan, TrainState
+
+ROUNDING = 2**31 - 1  # of a step's keys the one that rounds weights; dropout's come from others
 
 
 def make_train_step(
@@ -48,9 +51,10 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         (total, sums), grads = gradient(state.params, batch, key)
+        grads = whole(grads)  # those of weights in bfloat16 come in it
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = plan.transform.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = stepped(state.params, updates, jax.random.fold_in(key, ROUNDING))
         average = state.ema
         if average is not None:
             average = averaged(average, params, ema or 0.0, state.step - state.skipped)

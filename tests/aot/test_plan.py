@@ -10,16 +10,25 @@ import pytest
 from llama_jax import presets
 from llama_jax.__main__ import main
 from llama_jax.axes import MESH_AXES, make_mesh
+from llama_jax.chips import Host
 from llama_jax.errors import UserError
 from llama_jax.layers.stack import Stack
 from llama_jax.plan.candidates import fixed, guesses
+from llama_jax.plan.launch import launch
 from llama_jax.plan.model import Shapes
 from llama_jax.plan.program import QUICK, changed, stacks
-from llama_jax.plan.report import as_json, launch, lines
+from llama_jax.plan.report import as_json, lines
 from llama_jax.plan.search import Found, evaluate, search
 from llama_jax.plan.topology import parse
 from tests.demo import small
 
+# v4's chips are whole, and TPU7x has two devices a chip.
+DEVICES = [
+    ("v4:2x2x1", 4, "TPU v4"),
+    ("tpu7x:2x2x1", 8, "TPU7x"),
+    ("tpu7x:2x2x1:2", 16, "TPU7x"),
+    ("gb200:2x72", 144, "NVIDIA GB200"),
+]
 # A gather of weights may be guessed wrong by this, for XLA keeps, repeats and splits some.
 NETWORK = 0.5
 
@@ -72,12 +81,42 @@ def test_a_remat_policy_is_set_in_every_stack(run):
     assert [s.remat for s in stacks(changed(run, remat="dots").model).values()] == ["dots"]
 
 
+@pytest.mark.parametrize(("name", "count", "kind"), DEVICES)
+def test_a_topology_has_the_devices_that_the_plan_counts(name, count, kind):
+    topology = parse(name)
+    devices = topology.devices()
+    assert len(devices) == topology.size == count
+    assert {device.device_kind for device in devices} == {topology.chip.kind} == {kind}
+
+
+def test_inputs_that_are_offloaded_are_priced_in_the_hosts_memory(run):
+    topology = parse("tpu7x:2x2x1")
+    devices, shapes = topology.devices(), Shapes.of(run, ("offload:input",))
+    guess = guesses(topology, shapes, devices, {"data": 1, "fsdp": 8}, "offload:input", 16)[0]
+    plan = evaluate(topology, run, devices, shapes, guess, QUICK)
+    inputs = 2 * 16 / 8 * 1024 * 512 * 2  # layers, a device's rows, tokens, width, bfloat16
+    assert plan.host["offloaded"] == pytest.approx(inputs, rel=0.01)
+    assert guess.host == pytest.approx(plan.host, rel=0.01)
+    assert plan.cost.host == pytest.approx(2 * plan.host["offloaded"] / topology.chip.host_link)
+    said = lines(topology, "llama3_2_1b", Found([plan], {}, 1), 1.0)
+    assert any("4 chips (2 devices each)" in line for line in said)
+    assert any("remat=offload" in line and "host's memory" in line for line in said)
+    assert "model.stack.saved=('input',)" in said[-1]
+
+
+def test_what_the_hosts_memory_does_not_hold_is_refused(run):
+    chip = dataclasses.replace(parse("v5e:2x2").chip, host=Host(1e6, 4, 15e9))
+    topology = dataclasses.replace(parse("v5e:2x2"), chip=chip)
+    with pytest.raises(UserError, match=r"GiB of the host's memory \(offloaded .*, checkpoint"):
+        search(topology, run, topology.devices(), {"data": 1, "fsdp": 4}, "offload:input", 8)
+
+
 def test_decoding_keeps_one_cache(run, monkeypatch, capsys):
     monkeypatch.setattr(presets, "get", lambda name: run)
     arguments = ["plan", "decode", "small", "--topology", "v5e:2x2", "--sequence", "8192"]
     assert main([*arguments, "--batch", "64", "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    hbm = found["hbm_bytes_per_chip"]
+    hbm = found["hbm_bytes_per_device"]
     assert hbm["temporary"] < 0.2 * hbm["cache"]
     assert any("on tpu: pallas_tpu_decode" in line for line in found["backends"])  # heads of 64
 
@@ -96,7 +135,7 @@ def test_the_seeds_system_is_planned_with_the_batches_of_its_streams(monkeypatch
     found = json.loads(out.splitlines()[-1])
     assert found["streams"] == {name: stream.batch for name, stream in pretrain.data.items()}
     assert found["batch"] == sum(found["streams"].values()) and found["sequence"] is None
-    assert found["hbm_bytes_per_chip"]["temporary"] > 0 < found["tokens_per_second_per_chip"]
+    assert found["hbm_bytes_per_device"]["temporary"] > 0 < found["tokens_per_second_per_chip"]
     assert " MiB" in out and "rows of all chips: " in out
 
 

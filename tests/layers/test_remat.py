@@ -28,6 +28,8 @@ WAYS = [
     ("named", ("attention",)),
     ("block", ()),
 ]
+# On a CPU there is nowhere to go, so what is offloaded takes what "named" takes.
+AWAY = [("input",), ("input", "q", "k", "v", "attention"), ("q", "hidden")]
 IDS = jnp.arange(4 * 64).reshape(4, 64) % 61
 
 
@@ -67,6 +69,25 @@ def test_every_way_gives_one_gradient_and_each_less_memory_than_the_one_before()
         )
 
 
+@pytest.mark.parametrize("saved", AWAY)
+def test_what_is_offloaded_gives_the_loss_and_the_gradient_of_block(saved):
+    block, params = gradient(dataclasses.replace(STACK, remat="block"))
+    away, _ = gradient(dataclasses.replace(STACK, remat="offload", saved=saved))
+    (loss, grads), (other, others) = block(params), away(params)
+    np.testing.assert_allclose(other, loss, atol=TOLERANCE)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=TOLERANCE), others, grads)
+
+
+def test_an_input_that_is_named_is_stored_once():
+    memory = [
+        gradient(dataclasses.replace(STACK, remat=remat, saved=("input",)))[0]
+        .memory_analysis()
+        .temp_size_in_bytes
+        for remat in ("block", "named")
+    ]
+    assert memory[1] == pytest.approx(memory[0], rel=0.05)  # not a second copy of every layer's
+
+
 def test_layers_one_by_one_can_be_computed_again_too():
     stack = dataclasses.replace(STACK, scan=False, repeats=2)
     whole, params = gradient(stack)
@@ -101,10 +122,8 @@ def test_all_stacks_of_a_model_are_edited_at_once():
     assert one.model.text.stack.remat == "dots" and one.model.decoder.stack.remat == "none"
 
 
-def test_mistakes_are_named_and_a_cpu_has_nowhere_to_offload_to():
+def test_mistakes_are_named():
     with pytest.raises(UserError, match="remat='blok' is not one of none, .*Did you mean 'block'"):
         dataclasses.replace(STACK, remat="blok")
     with pytest.raises(UserError, match="saved='atention'.*Did you mean 'attention'"):
         edit(presets.get("tiny_decoder"), "model.stack.saved", ("atention",))
-    with pytest.raises(UserError, match="on a CPU they are there; take remat='named'"):
-        gradient(dataclasses.replace(STACK, remat="offload"))

@@ -14,10 +14,11 @@ from llama_jax.optim.optimizer import Muon
 from llama_jax.plan import search as searching
 from llama_jax.plan.candidates import batches, fixed, frugal, guesses, meshes, name
 from llama_jax.plan.cost import Sent, of
+from llama_jax.plan.launch import launch
 from llama_jax.plan.model import Guess, Shapes
 from llama_jax.plan.program import changed, least, shared, total_rows
 from llama_jax.plan.refusals import likeness
-from llama_jax.plan.report import launch, told
+from llama_jax.plan.report import told
 from llama_jax.plan.search import Plan, search
 from llama_jax.plan.topology import parse
 from llama_jax.presets.meshes import sizes_of
@@ -78,7 +79,7 @@ def test_what_is_called_too_big_is_too_big(monkeypatch):
     topology, run = parse("h100:1"), presets.get("tiny_decoder")
 
     def compiled(topology, run, devices, shapes, guess, effort):
-        return Plan(run, guess.mesh, guess.remat, guess.rows, None, guess.hbm, guess.cost)
+        return Plan(run, guess.mesh, guess.remat, guess.rows, None, guess.hbm, guess.cost, {})
 
     monkeypatch.setattr(searching, "evaluate", compiled)
     assert search(topology, run, jax.devices()[:1]).failed == {}

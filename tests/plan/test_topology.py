@@ -5,11 +5,11 @@ import types
 import numpy as np
 import pytest
 
-from llama_jax.chips import CHIPS
+from llama_jax.chips import CHIPS, OF_HOST
 from llama_jax.errors import UserError
 from llama_jax.plan.gpus import GPUS
 from llama_jax.plan.hlo import Collective
-from llama_jax.plan.network import Span, seconds, total
+from llama_jax.plan.network import Span, seconds, span, total
 from llama_jax.plan.topology import Topology, parse
 
 
@@ -25,6 +25,11 @@ from llama_jax.plan.topology import Topology, parse
         ("h100:2x4", 8, 2),
         ("h200:8", 8, 1),
         ("b200:2x8", 16, 2),
+        ("v4:4x4x4", 64, 16),
+        ("tpu7x:2x2x1", 4, 1),
+        ("tpu7x:4x4x4:2", 128, 32),
+        ("gb200:72", 72, 18),
+        ("gb200:4x72", 288, 72),
     ],
 )
 def test_a_name_says_the_chips_and_reads_back(text, chips, hosts):
@@ -48,6 +53,8 @@ def test_a_gpu_is_to_the_compiler_what_it_is_to_the_plan():
         ("v6e:2x2x2", "expected two sizes"),
         ("v5p:8x8", "v5p:8x8x8"),
         ("h100:16", "at most 8 a node"),
+        ("gb200:2x73", "at most 72 a node"),
+        ("tpu7x:4x4", "expected three sizes"),
         ("v6e:0x4", "expected two sizes"),
         ("v5e:32x32", "a pod of v5e is 16x16 chips; .* v5e:16x16:2"),
         ("v5p:4x4x64", "a pod of v5p is 16x20x28 chips"),
@@ -96,6 +103,39 @@ def test_slices_add_the_slow_network_and_nodes_of_gpus_work_beside_it():
     gpu = Topology(CHIPS["h100"], (32, 8))
     across = seconds(gpu, "all-gather", 1e9, Span((8,), 32, frozenset()))
     assert across == pytest.approx(max(7 / 8 * 1e9 / 370e9, 1e9 / 8 * 31 / 32 / 50e9))
+
+
+def test_the_two_devices_of_a_chip_share_its_links_and_hand_each_other_their_halves():
+    tpu7x = Topology(CHIPS["tpu7x"], (4, 4, 4))
+    assert (tpu7x.chips, tpu7x.size, tpu7x.unit) == (64, 128, "device")
+    assert tpu7x.chip.flops == pytest.approx(2307e12 / 2)
+    along = frozenset({"fsdp"})
+    both = seconds(tpu7x, "all-gather", 128e6, Span((4, 4, 4), 1, along, each=2))
+    # A half over the half of six links of 90 GB/s, and a half from the other at six times a link.
+    assert both == pytest.approx(64e6 * 63 / 64 / (6 * 45e9) + 64e6 / (6 * 90e9))
+    alone = seconds(tpu7x, "all-gather", 128e6, Span((4, 4, 4), 1, along))
+    assert alone == pytest.approx(128e6 * 63 / 64 / (6 * 45e9))
+    handed = seconds(tpu7x, "all-reduce", 128e6, Span((1, 1, 1), 1, along, each=2))
+    assert handed == pytest.approx(2 * 64e6 / (6 * 90e9))
+
+
+def test_a_group_over_both_devices_of_a_chip_spans_the_chip_once():
+    class Device:
+        def __init__(self, at):
+            self.coords, self.core_on_chip = (at // 2 % 2, at // 4, 0), at % 2
+
+    tpu7x = Topology(CHIPS["tpu7x"], (2, 2, 1))
+    devices, sizes = [Device(at) for at in range(8)], {"fsdp": 4, "tensor": 2}
+    assert span(tpu7x, devices, sizes, (0, 1)) == Span((1, 1, 1), 1, frozenset({"tensor"}), 2)
+    assert span(tpu7x, devices, sizes, range(8)) == Span((2, 2, 1), 1, frozenset(sizes), 2)
+    assert span(tpu7x, devices, sizes, (0, 2, 4, 6)) == Span((2, 2, 1), 1, frozenset({"fsdp"}))
+
+
+def test_a_host_shares_its_memory_and_a_chip_its_link_among_devices():
+    whole, half = CHIPS["v6e"], CHIPS["tpu7x"]
+    assert whole.host_memory == pytest.approx(OF_HOST * 720e9 / 4)
+    assert half.host_memory == pytest.approx(OF_HOST * 960e9 / 8)
+    assert (whole.host_link, half.host_link) == (32e9, 16e9)
 
 
 def test_rings_in_both_directions_take_the_time_of_one():

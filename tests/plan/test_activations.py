@@ -4,7 +4,7 @@ import pytest
 
 from llama_jax import presets
 from llama_jax.layers.block import SAVED
-from llama_jax.plan.model import elements, stored
+from llama_jax.plan.activations import elements, stored
 
 BLOCK = presets.get("llama3_1_8b").model.stack.pattern[0]
 D, NH, KH, F = 4096, 32 * 128, 8 * 128, 14_336
@@ -32,3 +32,9 @@ def test_each_policy_stores_less_than_the_one_before():
     assert kept[2:] == [D + NH, D]
     assert stored(each, D, "named", ("attention", "hidden")) == D + NH + F
     assert stored(each, D, "offload", ("attention", "hidden")) == D
+
+
+def test_what_is_offloaded_leaves_the_device():
+    each = elements(BLOCK, D, 1)
+    assert stored(each, D, "offload", ("input",)) == 0
+    assert stored(each, D, "named", ("input", "q", "k", "v")) == D + NH + 2 * KH
