@@ -15,19 +15,22 @@ class Detokenizer:
         """Begins a text."""
         self._piece = tokenizer.piece
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        # SentencePiece puts a space before a text, which `decode` takes away.
-        self._prefixed = tokenizer.piece(tokenizer.encode("a")[0]).startswith(b" ")
+        self._front = tokenizer.front
 
     def push(self, token: int) -> str:
         """The characters that `token` completes."""
-        return self._front(self._decoder.decode(self._piece(token)))
+        piece = self._piece(token)
+        if piece and self._front == "blanks":
+            self._front = ""
+            piece = piece.replace(b" ", b"")
+        return self._begin(self._decoder.decode(piece))
 
     def end(self) -> str:
         """What is left: U+FFFD for half a character."""
-        return self._front(self._decoder.decode(b"", final=True))
+        return self._begin(self._decoder.decode(b"", final=True))
 
-    def _front(self, text: str) -> str:
-        if text and self._prefixed:
-            self._prefixed = False
+    def _begin(self, text: str) -> str:
+        if text and self._front == "space":
+            self._front = ""
             return text.removeprefix(" ")
         return text

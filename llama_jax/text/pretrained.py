@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from llama_jax.errors import FormatError
+from llama_jax.text.any_tokenizer import Front
 from llama_jax.text.limits import read_bytes
 from llama_jax.text.vocabulary import Vocabulary
 
@@ -15,8 +16,9 @@ from llama_jax.text.vocabulary import Vocabulary
 class Pretrained(Vocabulary, Protocol):
     """A tokenizer with control tokens, which plain text can never spell.
 
-    `encode` does not mark the beginning of a text: see `bos`. `decode` gives the same text back,
-    but for U+FFFD in the place of characters that a small vocabulary has no bytes for.
+    `encode` marks neither the beginning nor the end of a text: see `bos` and `closes`. `decode`
+    gives the same text back, but for what the file's own normalizer changes, characters that a
+    small vocabulary has no bytes for, and U+2581, which SentencePiece reads as a space.
     """
 
     @property
@@ -26,7 +28,27 @@ class Pretrained(Vocabulary, Protocol):
 
     @property
     def control(self) -> Mapping[str, int]:
-        """All special and added tokens by their text."""
+        """All special tokens by their text."""
+        ...
+
+    @property
+    def texts(self) -> Mapping[str, int]:
+        """Added tokens that are text: found in a text, and shown."""
+        ...
+
+    @property
+    def needed(self) -> int:
+        """How many embeddings a model has to have: added tokens may be beyond them."""
+        ...
+
+    @property
+    def closes(self) -> int | None:
+        """What ends every text that is read; None if nothing is added."""
+        ...
+
+    @property
+    def front(self) -> Front:
+        """What decoding takes away at the beginning of a text."""
         ...
 
     @property
@@ -37,6 +59,11 @@ class Pretrained(Vocabulary, Protocol):
     @property
     def template(self) -> str | None:
         """The file's Jinja chat template."""
+        ...
+
+    @property
+    def templates(self) -> Mapping[str, str]:
+        """Further chat templates of the file by their names, such as "tool_use"."""
         ...
 
     @property

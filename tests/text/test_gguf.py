@@ -80,7 +80,7 @@ def test_a_bos_is_there_where_the_file_or_else_its_kind_says_so():
 def test_all_tokens_that_end_generation_are_kept_or_refused(tmp_path):
     (tmp_path / "tokenizer.json").write_bytes(bpe_json())
     control = opened("bpe").control
-    think, start = control["<think>"], control["<|start_header_id|>"]
+    think, start = control["<|end_header_id|>"], control["<|start_header_id|>"]
     usual = opened("bpe").ends
 
     def ending_with(*ids):
