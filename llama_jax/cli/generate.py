@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_jax.cli.options import Add, own_code, read_text
+from llama_jax.cli.options import Add, links, own_code, read_text
 from llama_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def weights(parser: argparse.ArgumentParser) -> None:
         "--dtype", choices=("float32", "bfloat16"), help="default: float32 on a CPU, else bfloat16"
     )
     parser.add_argument("--allow-pickle", action="store_true", help="read Meta's .pth files")
+    links(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
     own_code(parser)
 

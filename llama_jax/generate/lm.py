@@ -128,14 +128,16 @@ class LM:
         return chat_ids(made, self.tokenizer)
 
     def ids(self, prompt: Prompt) -> list[int]:
-        """The ids of a prompt: a text's with what begins every text, ids as they are.
+        """The ids of a prompt: a text's with what begins and ends every text, ids as they are.
 
         Raises:
           UserError: ids outside the vocabulary, or none at all.
         """
         if isinstance(prompt, str):
-            bos = self.tokenizer.bos
-            ids = [*([] if bos is None else [bos]), *self.tokenizer.encode(prompt)]
+            borders = [
+                [] if i is None else [i] for i in (self.tokenizer.bos, self.tokenizer.closes)
+            ]
+            ids = [*borders[0], *self.tokenizer.encode(prompt), *borders[1]]
         else:
             ids = [int(i) for i in prompt]
         if not ids:
@@ -164,21 +166,33 @@ class LM:
         """The log-probability of every token of a text but its first, float32.
 
         Texts longer than a window are read in windows that overlap by half: each token is scored
-        with at least half a window before it.
+        with at least half a window before it. If the text begins with a BOS, every window does.
 
         Args:
           text: the text, or its ids.
-          window: tokens; the model's context, at most 2048, by default.
+          window: tokens read at once, two or more; the model's context, at most 2048, by default.
+
+        Raises:
+          UserError: a window of no such length.
         """
-        ids = self.ids(text)
-        window = window or min(self.engine.context or 2048, 2048)
+        ids, context = self.ids(text), self.engine.context
+        window = min(context or 2048, 2048) if window is None else window
+        if isinstance(window, bool) or not isinstance(window, int | np.integer) or window < 2:
+            raise UserError(f"window={window!r}: use at least 2 tokens, or None for the context")
+        if context is not None and min(window, len(ids)) > context:
+            raise UserError(f"window={window}: the model's context is {context} tokens")
+        # What begins every window; tokens of the text itself have the room behind it.
+        front = ids[:1] if ids[0] == self.tokenizer.bos else []
+        room = min(int(window), len(ids)) - len(front)
         scores: list[float] = []
         while len(scores) < len(ids) - 1:
-            start = max(0, min(len(scores) + 1 - window // 2, len(ids) - window))
-            piece = ids[start : start + window]
+            start = max(len(scores) + 1 - room // 2, len(front))
             # All windows are of one length, so one program serves all but a short text.
+            start = min(start, len(ids) - room)
+            piece = [*front, *ids[start : start + room]]
             found = np.asarray(self.engine.logprobs(np.array([piece])))[0]
-            scores.extend(found[len(scores) - start :].tolist())
+            first = start + 1 - len(front)  # the token whose score comes first
+            scores.extend(found[len(scores) + 1 - first :].tolist())
         return np.array(scores, np.float32)
 
     def perplexity(self, text: Prompt, window: int | None = None) -> float:
@@ -270,17 +284,19 @@ def load(
     dtype: Any = None,
     pickle: bool = False,
     progress: Callable[[Iterable], Iterable] = iter,
+    allow_links: bool = False,
 ) -> LM:
     """Opens a language model; arguments and errors as for `llama_jax.load`."""
+    from llama_jax.formats.links import following
     from llama_jax.weights.find import find
     from llama_jax.weights.opened import open_checkpoint
     from llama_jax.weights.tokenizer_files import tokenizer
 
-    checkpoint = open_checkpoint(find(path), pickle=pickle)
-    vocabulary = tokenizer(checkpoint)
-    return LM(
-        open_engine(checkpoint, mesh, rules, dtype, progress), vocabulary, str(checkpoint.place)
-    )
+    with following(allow_links):
+        checkpoint = open_checkpoint(find(path), pickle=pickle)
+        vocabulary = tokenizer(checkpoint)
+        engine = open_engine(checkpoint, mesh, rules, dtype, progress)
+    return LM(engine, vocabulary, str(checkpoint.place))
 
 
 def open_engine(

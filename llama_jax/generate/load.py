@@ -18,6 +18,7 @@ def load(
     pickle: bool = False,
     progress: Callable[[Iterable], Iterable] = iter,
     imports: str | Path | Iterable[str | Path] = (),
+    allow_links: bool = False,
 ) -> Any:
     """Opens weights of any format, or a run.
 
@@ -37,6 +38,7 @@ def load(
       pickle: whether Meta's .pth files may be opened.
       progress: wraps the tensors while they are read.
       imports: the files of the user's own classes in a run, such as "my_run.py"; they are run.
+      allow_links: whether links in a folder may lead out of it; see `formats.links`.
 
     Raises:
       UserError: nothing there, a file that is not what it should be (FormatError), or a run with
@@ -57,4 +59,4 @@ def load(
             return trained(place, mesh)
     from llama_jax.generate import lm
 
-    return lm.load(place, mesh, rules, dtype, pickle, progress)
+    return lm.load(place, mesh, rules, dtype, pickle, progress, allow_links)

@@ -1,5 +1,7 @@
 """A pretrained model in Python: strings in, strings out; ids and scores beside them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -72,6 +74,28 @@ def test_long_texts_are_scored_in_windows_each_token_once(lm):
             found[t - 1], lm.logprobs(ids[start : t + 1], 100)[-1], atol=TOLERANCE
         )
     assert lm.perplexity(ids, 16) == pytest.approx(np.exp(-found.mean()), rel=1e-6)
+
+
+@pytest.mark.parametrize("window", [2, 3, 16, 17])
+def test_every_window_of_a_text_that_begins_with_a_bos_begins_with_it(lm, window):
+    bos = 5
+    special = replace(lm.tokenizer.special, bos=bos)
+    lm = replace(lm, tokenizer=replace(lm.tokenizer, special=special))
+    ids = [bos, *np.random.default_rng(0).integers(0, 290, 40).tolist()]
+    found, expected, half = lm.logprobs(ids, window), [], (window - 1) // 2
+    for t in range(1, len(ids)):
+        # The window in which this token comes first: a BOS, and what stands before the token.
+        starts = [1]
+        while starts[-1] + window - 1 <= t:
+            starts.append(min(max(starts[-1] + window - 1 - half, 1), len(ids) - window + 1))
+        expected.append(lm.logprobs([bos, *ids[starts[-1] : t + 1]], 100)[-1])
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("window", [0, 1, -5, True, 2.5, "8"])
+def test_a_window_that_scores_nothing_is_refused(lm, window):
+    with pytest.raises(UserError, match=r"window=.*use at least 2 tokens"):
+        lm.perplexity("some text", window)
 
 
 @pytest.mark.parametrize(
