@@ -6,7 +6,7 @@ lm.chat("Why is the sky blue?")
 lm.logits([[1, 2, 3]])                                     # [B,T,V] float32
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,8 @@ from llama_jax.errors import UserError
 from llama_jax.generate.engine import Engine, Rows
 from llama_jax.generate.sample import Sampling
 from llama_jax.generate.stopping import Stop, Writer
-from llama_jax.text.chat import chat_ids
-from llama_jax.text.messages import Message
+from llama_jax.text.chat import Format, chat_ids
+from llama_jax.text.messages import Message, messages_of
 from llama_jax.text.pretrained import Pretrained
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from llama_jax.weights.opened import Checkpoint
 
 Prompt = str | Sequence[int]
+Messages = str | Message | Mapping[str, Any] | Sequence[Message | Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,14 @@ class LM:
       engine: the compiled model.
       tokenizer: what came with the weights.
       name: where they came from.
+      chat_format: how turns of a chat are written, or the name of that; by default as the
+        tokenizer's own template says.
     """
 
     engine: Engine
     tokenizer: Pretrained
     name: str
+    chat_format: Format | str | None = None
 
     @property
     def module(self) -> "Language":
@@ -111,21 +115,38 @@ class LM:
                 yield pieces[0]
 
     def chat(
-        self, messages: str | Sequence[Message | dict], max_new_tokens: int = 512, **settings
+        self,
+        messages: Messages,
+        max_new_tokens: int = 512,
+        format: Format | str | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **settings,
     ) -> str:
         """The answer to a message, or to a conversation that ends with one of the user's.
+
+        Args:
+          messages: a text of the user's, a message, or several: `Message`, or dicts as in OpenAI's
+            interface.
+          max_new_tokens: at most so many.
+          format: how turns are written; by default as `chat_format` says.
+          tools: what may be called, as JSON schemas, for a template that writes them.
+          **settings: see `generate`.
 
         Raises:
           UserError: see `generate`; or the model has no known chat format.
         """
-        return self.complete([self.chat_ids(messages)], max_new_tokens, **settings)[0].text
+        ids = self.chat_ids(messages, format, tools)
+        return self.complete([ids], max_new_tokens, **settings)[0].text
 
-    def chat_ids(self, messages: str | Sequence[Message | dict]) -> list[int]:
-        """The ids of a conversation up to where the answer begins."""
-        if isinstance(messages, str):
-            messages = [Message("user", messages)]
-        made = [m if isinstance(m, Message) else Message(**m) for m in messages]
-        return chat_ids(made, self.tokenizer)
+    def chat_ids(
+        self,
+        messages: Messages,
+        format: Format | str | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> list[int]:
+        """The ids of a conversation up to where the answer begins; arguments as for `chat`."""
+        format = self.chat_format if format is None else format
+        return chat_ids(messages_of(messages), self.tokenizer, format, tools=tools)
 
     def ids(self, prompt: Prompt) -> list[int]:
         """The ids of a prompt: a text's with what begins and ends every text, ids as they are.

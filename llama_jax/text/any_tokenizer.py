@@ -97,6 +97,7 @@ class Special:
     Attributes:
       control: special tokens by their text.
       named: roles of tokens in the file's own words, such as `{"bos_token": "<s>"}`.
+      words: texts of tokens by their role as templates may write them, control tokens or not.
       bos: what begins every text.
       closes: what ends every text that is read, such as a document; no prompt of a chat.
       ends: tokens that end generation, those of `ENDS` not included.
@@ -115,6 +116,7 @@ class Special:
     template: str | None = None
     templates: Mapping[str, str] = dataclasses.field(default_factory=dict)
     strips: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    words: Mapping[str, str] = dataclasses.field(default_factory=dict)
     texts: Mapping[str, "Text"] = dataclasses.field(default_factory=dict)
 
 
@@ -175,6 +177,11 @@ class Opened:
     def named(self) -> Mapping[str, str]:
         """Roles of tokens in the file's own words, such as `{"bos_token": "<s>"}`."""
         return self.special.named
+
+    @property
+    def words(self) -> Mapping[str, str]:
+        """Texts of tokens by their role as templates may write them, control tokens or not."""
+        return {**self.special.words, **self.named}
 
     @property
     def template(self) -> str | None:

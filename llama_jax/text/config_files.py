@@ -110,6 +110,7 @@ class ConfigFiles:
             self.template,
             self.templates,
             {t: sides for t in control if t in tokens and (sides := _sides(tokens[t].flags))},
+            self.named,
             {t: Text(token.id, token.flags) for t, token in tokens.items() if t not in control},
         )
 
@@ -166,12 +167,16 @@ def read(folder: Path | None) -> ConfigFiles:
         raise FormatError(f"{where}: the token id {str(check[0])[:40]!r} is no index")
     listed = names.get("extra_special_tokens") or names.get("additional_special_tokens") or []
     listed = list(listed.values()) if isinstance(listed, dict) else typed(listed, list, where)
+    # Models have tokens of their own, such as image_token.
+    more = [
+        n for n, v in names.items() if n.endswith("_token") and n not in NAMES if type(v) is str
+    ]
     template, templates = _templates(folder, config)
     kind = str(config.get("tokenizer_class", "")).removesuffix("Fast")
     return ConfigFiles(
-        named={n: _text(names[n], where) for n in NAMES if names.get(n) is not None},
+        named={n: _text(names[n], where) for n in (*NAMES, *more) if names.get(n) is not None},
         added=added,
-        listed=[_text(entry, where) for entry in listed],
+        listed=[*(_text(entry, where) for entry in listed), *(names[n] for n in more)],
         add_bos=_flag(config, "add_bos_token"),
         add_eos=_flag(config, "add_eos_token"),
         ends=ends_of(folder),

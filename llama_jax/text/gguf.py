@@ -177,8 +177,8 @@ def _special(
     # So may an end: configs that were never filled in say 2, which is "#" among bytes.
     named = [ids[key] for key in ("bos_token_id", *ENDS) if key in ids]
     control = control | {tokens[i]: i for i in named if len(tokens[i]) > 1}
-    named = {f"{role}_token": tokens[ids[key]] for role, key in ROLES.items() if key in ids}
-    named = {role: text for role, text in named.items() if text in control}
+    words = {f"{role}_token": tokens[ids[key]] for role, key in ROLES.items() if key in ids}
+    named = {role: text for role, text in words.items() if text in control}
     add_bos = bool(fields.get("tokenizer.ggml.add_bos_token", add_bos))
     template = fields.get("tokenizer.chat_template")
     if template is not None and not isinstance(template, str):
@@ -193,6 +193,7 @@ def _special(
         frozenset(ids[key] for key in ENDS if key in ids),
         template,
         _templates(fields),
+        words=words,
         texts={t: Text(i) for t, i in user_defined.items() if t not in control},
     )
 

@@ -57,7 +57,7 @@ class Library:
         return json.loads(self.content)
 
 
-def build(tree: Mapping[str, Any], hidden: Collection[int], source: str) -> Library:
+def build(tree: dict[str, Any], hidden: Collection[int], source: str) -> Library:
     """Makes a backend out of the content of a tokenizer.json.
 
     Args:
@@ -68,9 +68,10 @@ def build(tree: Mapping[str, Any], hidden: Collection[int], source: str) -> Libr
     Raises:
       FormatError: the parts do not fit together, or are not supported.
     """
-    tree = {key: tree.get(key) for key in ("normalizer", "pre_tokenizer", "decoder", "model")} | {
-        "added_tokens": [*(tree.get("added_tokens") or [])]
+    parts: dict[str, Any] = {
+        key: tree.get(key) for key in ("normalizer", "pre_tokenizer", "decoder")
     }
+    tree = parts | {"model": tree["model"], "added_tokens": [*tree["added_tokens"]]}
     spell = spelling.of(tree, source)
     texts = {entry["content"]: entry["id"] for entry in tree["added_tokens"]}
     model = tree["model"]

@@ -57,6 +57,11 @@ class Pretrained(Vocabulary, Protocol):
         ...
 
     @property
+    def words(self) -> Mapping[str, str]:
+        """Texts of tokens by their role as templates may write them, control tokens or not."""
+        ...
+
+    @property
     def template(self) -> str | None:
         """The file's Jinja chat template."""
         ...
