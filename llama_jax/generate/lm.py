@@ -308,12 +308,11 @@ def load(
     allow_links: bool = False,
 ) -> LM:
     """Opens a language model; arguments and errors as for `llama_jax.load`."""
-    from llama_jax.formats.links import following
     from llama_jax.weights.find import find
-    from llama_jax.weights.opened import open_checkpoint
+    from llama_jax.weights.opened import links_followed, open_checkpoint
     from llama_jax.weights.tokenizer_files import tokenizer
 
-    with following(allow_links):
+    with links_followed(allow_links):
         checkpoint = open_checkpoint(find(path), pickle=pickle)
         vocabulary = tokenizer(checkpoint)
         engine = open_engine(checkpoint, mesh, rules, dtype, progress)
