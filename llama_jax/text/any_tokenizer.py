@@ -233,11 +233,18 @@ class Opened:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, control tokens left out."""
-        pieces = [piece for piece in map(self.piece, ids) if piece]
-        if pieces and self.front == "blanks":
-            pieces[0] = pieces[0].replace(b" ", b"")
-        text = b"".join(pieces).decode("utf-8", "replace")
-        return text.removeprefix(" ") if self.front == "space" else text
+        said = [token for token in ids if self.piece(token)]
+        pieces = [*map(self.opening, said[:1]), *map(self.piece, said[1:])]
+        return b"".join(pieces).decode("utf-8", "replace")
+
+    def opening(self, token: int) -> bytes:
+        """The bytes of a token with which a text begins: without the space put in front of it."""
+        piece = self.piece(token)
+        if self.front == "space":
+            return piece.removeprefix(b" ")
+        if self.front == "blanks" and token not in self.texts.values():
+            return piece.replace(b" ", b"")
+        return piece
 
     def _plain(self, text: str, place: Place) -> list[int]:
         # A lone surrogate has no UTF-8 form; "?" takes its place.

@@ -13,24 +13,17 @@ class Detokenizer:
 
     def __init__(self, tokenizer: Pretrained):
         """Begins a text."""
-        self._piece = tokenizer.piece
+        self._tokenizer, self._begun = tokenizer, False
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._front = tokenizer.front
 
     def push(self, token: int) -> str:
         """The characters that `token` completes."""
-        piece = self._piece(token)
-        if piece and self._front == "blanks":
-            self._front = ""
-            piece = piece.replace(b" ", b"")
-        return self._begin(self._decoder.decode(piece))
+        piece = self._tokenizer.piece(token)
+        if piece and not self._begun:
+            self._begun = True
+            piece = self._tokenizer.opening(token)
+        return self._decoder.decode(piece)
 
     def end(self) -> str:
         """What is left: U+FFFD for half a character."""
-        return self._begin(self._decoder.decode(b"", final=True))
-
-    def _begin(self, text: str) -> str:
-        if text and self._front == "space":
-            self._front = ""
-            return text.removeprefix(" ")
-        return text
+        return self._decoder.decode(b"", final=True)

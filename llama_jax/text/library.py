@@ -141,7 +141,7 @@ def _pairs(
         merges=[(left, right) for left, right in merges],
         unk_token=None if unknown is None else name,
         fuse_unk=model.get("fuse_unk") is True,
-        byte_fallback=spell.byte_names and model.get("byte_fallback") is True,
+        byte_fallback=spell.byte_names,
         ignore_merges=model.get("ignore_merges") is True,
     )
     return _Model(made, plain, unknown, None)

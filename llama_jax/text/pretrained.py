@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from llama_jax.errors import FormatError
-from llama_jax.text.any_tokenizer import Front
 from llama_jax.text.limits import read_bytes
 from llama_jax.text.vocabulary import Vocabulary
 
@@ -44,11 +43,6 @@ class Pretrained(Vocabulary, Protocol):
     @property
     def closes(self) -> int | None:
         """What ends every text that is read; None if nothing is added."""
-        ...
-
-    @property
-    def front(self) -> Front:
-        """What decoding takes away at the beginning of a text."""
         ...
 
     @property
@@ -90,6 +84,10 @@ class Pretrained(Vocabulary, Protocol):
 
     def piece(self, token: int) -> bytes:
         """The bytes of one token; b"" for a control token and for an id without a token."""
+        ...
+
+    def opening(self, token: int) -> bytes:
+        """The bytes of a token with which a text begins: without the space put in front of it."""
         ...
 
 

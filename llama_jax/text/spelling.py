@@ -117,11 +117,11 @@ def of(tree: Mapping[str, Any], source: str) -> Spelling:
     # Metaspace puts no space before a text that has one, which is then taken away.
     lossless = plain and blanks and prefixed == bool(front)
     lossless &= not any(step["type"] == "Metaspace" and scheme(step) != "never" for step in pre)
-    fallback = bytes_ and tree["model"].get("byte_fallback") is True
+    fallback = tree["model"].get("byte_fallback") is True
     return Spelling(
         functools.partial(_spaced, blank=blank, bytes_=bytes_),
         front,
-        lossless and fallback,
+        lossless and fallback and bytes_,
         False,
         fallback,
         source,
@@ -205,11 +205,9 @@ def _keeps_words(step: dict[str, Any]) -> bool:
     match step:
         case {"type": "ByteLevel"}:
             return not step.get("add_prefix_space", True)
-        case {"type": "Split" | "Punctuation", "behavior": "Removed"}:
-            return False
-        case {"type": "Split" | "Punctuation" | "Digits" | "Metaspace" | "UnicodeScripts"}:
-            return True
-        case {"type": "FixedLength"}:
+        case {"type": "Split"}:
+            return step.get("behavior") != "Removed"
+        case {"type": "Digits" | "Metaspace"}:
             return True
     return False
 

@@ -27,7 +27,7 @@ TEXT = [
     AddedToken("<tool>", lstrip=True),
     AddedToken("[end]", rstrip=True),
     AddedToken("word", single_word=True),
-    AddedToken("    "),
+    AddedToken("    ", normalized=False),
 ]
 ROLES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
