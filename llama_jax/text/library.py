@@ -73,17 +73,21 @@ def build(tree: dict[str, Any], hidden: Collection[int], source: str) -> Library
     }
     tree = parts | {"model": tree["model"], "added_tokens": [*tree["added_tokens"]]}
     spell = spelling.of(tree, source)
-    texts = {entry["content"]: entry["id"] for entry in tree["added_tokens"]}
+    texts: dict[str, int] = {entry["content"]: entry["id"] for entry in tree["added_tokens"]}
     model = tree["model"]
     unigram = model.get("type") == "Unigram"
     with refusing(source):
         made = (_unigram if unigram else _pairs)(model, texts, hidden, spell, source)
         places = _places(tree, made)
-    if made.order is not None:
-        for text, i in texts.items():
-            found = places["start"].token_to_id(text)
-            assert found is not None and made.order[found] == i, text
-    pieces = {i: spell.piece(text) for text, i in {**made.plain, **texts}.items()}
+    pieces = {i: spell.piece(text) for text, i in made.plain.items()}
+    # Of an added token that is looked for in normalized text, the library shows that form.
+    start, numbers = places["start"], {i: n for n, i in enumerate(made.order or ())}
+    for text, i in texts.items():
+        found = numbers.get(i, i)
+        shown = start.id_to_token(found)
+        if shown is None or start.token_to_id(text) != found:
+            raise FormatError(f"{source}: the added token {text[:40]!r} has not the id {i}")
+        pieces[i] = spell.piece(shown)
     content = json.dumps(tree, ensure_ascii=False).encode("utf-8")
     lossless = spell.lossless and made.unknown is None
     return Library(places, pieces, content, texts, spell.front, made.unknown, lossless, made.order)

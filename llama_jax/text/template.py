@@ -26,6 +26,7 @@ MOST_CHARACTERS = 64 << 10
 TYPES = frozenset(
     "function object string integer number boolean array null text image tool code".split()
 )
+WORD = re.compile(r"[\w$.-]*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,8 +129,12 @@ class _Marks:
         if isinstance(value, list):
             return [self.tree(one) for one in value]
         if isinstance(value, dict):
-            return {key: self.tree(one) for key, one in value.items()}
+            return {self.key(key): self.tree(one) for key, one in value.items()}
         return value
+
+    def key(self, key: str) -> str:
+        """The name of a field: templates ask for those that are words, and others may be text."""
+        return key if WORD.fullmatch(key) else self.mark(key)
 
     def fill(self, rendered: str) -> tuple[list[str | int], str]:
         """The parts of a rendered text with messages in their places, and it as one."""
