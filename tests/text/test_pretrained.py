@@ -10,6 +10,7 @@ from llama_jax.errors import FormatError
 from llama_jax.text import Pretrained, open_tokenizer, patterns
 from llama_jax.text.any_tokenizer import Opened, Special
 from llama_jax.text.bpe import build
+from llama_jax.text.export import files
 from llama_jax.text.limits import LONGEST_RUN, MOST_CHARACTERS, portions
 from llama_jax.text.vocabulary import Vocabulary
 from tests.text.small import (
@@ -257,6 +258,39 @@ def test_tokens_that_another_file_adds_to_a_sentencepiece_model_are_control_toke
     ids = tokenizer.encode("over the lazy <pad>")
     assert tokenizer.control["▁the"] not in ids and tokenizer.control["<pad>"] not in ids
     assert tokenizer.decode(ids) == "over the lazy <pad>"
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "tiktoken"])
+def test_a_token_that_another_file_adds_without_calling_it_special_is_text(tmp_path, kind):
+    make = sentencepiece_model if kind == "sentencepiece" else tiktoken_file
+    (tmp_path / "tokenizer.model").write_bytes(make())
+    size = opened(kind).vocab
+    added = {"<think>": size, "<|pad|>": size + 1}
+    (tmp_path / "added_tokens.json").write_text(json.dumps(added))
+    (tmp_path / "tokenizer_config.json").write_text('{"pad_token": "<|pad|>"}')
+    tokenizer = open_tokenizer(tmp_path)
+    assert tokenizer.texts == {"<think>": size} and tokenizer.control["<|pad|>"] == size + 1
+    text = "the lazy <think>fox</think><|pad|>"
+    ids = tokenizer.encode(text)
+    assert size in ids and size + 1 not in ids and tokenizer.decode(ids) == text
+    assert tokenizer.needed <= size < tokenizer.vocab
+    for name, data in files(tokenizer).items():
+        (tmp_path / name).write_bytes(data)
+    again = open_tokenizer(tmp_path)
+    assert again.encode(text) == ids and again.texts == tokenizer.texts
+
+
+def test_user_defined_symbols_of_a_sentencepiece_model_are_read_as_the_library_reads_them(tmp_path):
+    import sentencepiece
+
+    data = sentencepiece_model(user_defined_symbols=["<user>", "quick"])
+    (tmp_path / "tokenizer.model").write_bytes(data)
+    theirs = sentencepiece.SentencePieceProcessor(model_proto=data)
+    ours = open_tokenizer(tmp_path)
+    assert ours.texts.keys() == {"<user>", "quick"}
+    for text in ("The quick brown", "<user>the", " a<user> ▁b", "quickquick"):
+        assert ours.encode(text) == theirs.Encode(text)
+        assert ours.decode(ours.encode(text)) == theirs.Decode(theirs.Encode(text))
 
 
 @pytest.mark.parametrize(
