@@ -27,6 +27,7 @@ PRE_TOKENIZERS = (
     "BertPreTokenizer ByteLevel CharDelimiterSplit Digits FixedLength Metaspace Punctuation Split "
     "UnicodeScripts Whitespace WhitespaceSplit"
 ).split()
+MOST_GROWTH, MOST_STEPS = 64, 32  # of texts by normalizers; of normalizers
 DECODERS = ("ByteFallback", "ByteLevel", "Fuse", "Metaspace", "Replace", "Strip")
 
 
@@ -98,6 +99,7 @@ def of(tree: Mapping[str, Any], source: str) -> Spelling:
     _check(decoders, DECODERS, "decoder", source)
     kinds = [step["type"] for step in decoders]
     byte_level = any(step["type"] == "ByteLevel" for step in (*normalizers, *pre))
+    _check_growth(normalizers, source)
     plain = all(map(_keeps_text, normalizers)) and all(map(_keeps_words, pre))
     if byte_level:
         if kinds not in ([], ["ByteLevel"]):
@@ -188,6 +190,27 @@ def _check(steps: list[dict[str, Any]], known: Any, what: str, source: str) -> N
                     f"{source}: the regular expression {text[:40]!r} {why}; expected one that "
                     "cannot take exponential time"
                 )
+        if kind == "FixedLength" and not 0 < typed(step.get("length", 5), int, source) < 1 << 20:
+            raise FormatError(
+                f"{source}: words of {step['length']} characters; expected at least 1"
+            )
+
+
+def _check_growth(normalizers: list[dict[str, Any]], source: str) -> None:
+    """Raises FormatError if texts could become too long to be worked on."""
+    growth, many = 1.0, len(normalizers) > MOST_STEPS
+    for step in normalizers:
+        name = "content" if step["type"] == "Replace" else "prepend"
+        content = typed(step.get(name, ""), str, source)
+        if step["type"] == "Replace":
+            # A regular expression may match nothing, between any two letters.
+            searched = (step.get("pattern") or {}).get("String", "")
+            growth *= max(1.0, len(content) / len(searched) if searched else 1 + len(content))
+        if many or growth > MOST_GROWTH or len(content) > MOST_GROWTH:
+            raise FormatError(
+                f"{source}: the normalizers may make a text more than {MOST_GROWTH} times as long, "
+                f"or are more than {MOST_STEPS}; expected fewer"
+            )
 
 
 def _keeps_text(step: dict[str, Any]) -> bool:

@@ -299,6 +299,20 @@ def test_user_defined_symbols_of_a_sentencepiece_model_are_read_as_the_library_r
         ({"model": {"type": "WordLevel", "vocab": []}}, "'WordLevel' model; expected 'BPE'"),
         ({"model": {"type": "Unigram", "vocab": [["a", 0.0], ["a", 0.0]]}}, "there twice"),
         ({"model": None}, "expected dict where 'None' stands"),
+        (
+            {
+                "normalizer": {
+                    "type": "Sequence",
+                    "normalizers": [
+                        {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+                    ]
+                    * 7,
+                }
+            },
+            "more than 64 times as long",
+        ),
+        ({"normalizer": {"type": "Prepend", "prepend": "x" * 65}}, "more than 64 times as long"),
+        ({"pre_tokenizer": {"type": "FixedLength", "length": 0}}, "words of 0 characters"),
         ({"normalizer": {"type": "Shuffle"}}, "the normalizer 'Shuffle' is not supported"),
         ({"pre_tokenizer": {"type": "Words"}}, "the pre-tokenizer 'Words' is not supported"),
         ({"pre_tokenizer": None}, "the decoder is ByteLevel"),
