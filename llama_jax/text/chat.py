@@ -29,7 +29,7 @@ class Format(Protocol):
         """The ids of a conversation.
 
         Args:
-          messages: its turns.
+          messages: the turns of the conversation.
           tokenizer: the tokenizer of the model.
           generation_prompt: whether to begin the assistant's turn.
           tools: what the assistant may call, as JSON schemas.

@@ -61,7 +61,7 @@ def build(tree: dict[str, Any], hidden: Collection[int], source: str) -> Library
     """Makes a backend out of the content of a tokenizer.json.
 
     Args:
-      tree: its model, normalizer, pre_tokenizer, decoder, and added_tokens that are text.
+      tree: model, normalizer, pre_tokenizer, decoder, and added_tokens that are text.
       hidden: ids of control tokens, which no text may give.
       source: the file, for messages.
 
