@@ -79,6 +79,7 @@ def build(tree: dict[str, Any], hidden: Collection[int], source: str) -> Library
     with refusing(source):
         made = (_unigram if unigram else _pairs)(model, texts, hidden, spell, source)
         places = _places(tree, made)
+        content = json.dumps(tree, ensure_ascii=False).encode("utf-8")  # refuses lone surrogates
     pieces = {i: spell.piece(text) for text, i in made.plain.items()}
     # Of an added token that is looked for in normalized text, the library shows that form.
     start, numbers = places["start"], {i: n for n, i in enumerate(made.order or ())}
@@ -88,7 +89,6 @@ def build(tree: dict[str, Any], hidden: Collection[int], source: str) -> Library
         if shown is None or start.token_to_id(text) != found:
             raise FormatError(f"{source}: the added token {text[:40]!r} has not the id {i}")
         pieces[i] = spell.piece(shown)
-    content = json.dumps(tree, ensure_ascii=False).encode("utf-8")
     lossless = spell.lossless and made.unknown is None
     return Library(places, pieces, content, texts, spell.front, made.unknown, lossless, made.order)
 
