@@ -175,8 +175,10 @@ def _special(
                 )
     # A padding token may be any token, "!" for one, and is then no control token.
     # So may an end: configs that were never filled in say 2, which is "#" among bytes.
-    named = [ids[key] for key in ("bos_token_id", *ENDS) if key in ids]
-    control = control | {tokens[i]: i for i in named if len(tokens[i]) > 1}
+    ends = [ids[key] for key in ENDS if key in ids]
+    control = control | {tokens[i]: i for i in ends if len(tokens[i]) > 1}
+    if (bos := ids.get("bos_token_id")) is not None:
+        control[tokens[bos]] = bos
     words = {f"{role}_token": tokens[ids[key]] for role, key in ROLES.items() if key in ids}
     named = {role: text for role, text in words.items() if text in control}
     add_bos = bool(fields.get("tokenizer.ggml.add_bos_token", add_bos))
