@@ -84,6 +84,11 @@ def _main(argv: list[str]) -> int:
         from llama_jax.config.user_code import use
 
         use(args.imports)
+    if getattr(args, "allow_links", False):
+        from llama_jax.formats.links import following
+
+        with following():
+            return args.run(args) or 0
     return args.run(args) or 0
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from llama_jax.cli.options import Add, own_code
+from llama_jax.cli.options import Add, links, own_code
 
 
 def add(command: Add) -> None:
@@ -17,6 +17,7 @@ def add(command: Add) -> None:
     convert.add_argument("--to", required=True, choices=["huggingface", "gguf", "orbax"])
     convert.add_argument("--dtype", help="float32, bfloat16, float16 or q8_0; else as they are")
     convert.add_argument("--allow-pickle", action="store_true", help="open Meta's .pth files")
+    links(convert)
     own_code(convert)
 
 

@@ -1,13 +1,14 @@
 """The commands of pretrained weights: generate, chat, perplexity."""
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_jax.cli.options import Add, own_code, read_text
+from llama_jax.cli.options import Add, links, own_code, read_text
 from llama_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,12 +26,14 @@ def add(command: Add) -> None:
         "--prompt", action="append", help="text to continue (again for more; default: stdin)"
     )
     _sampling(write, tokens=64)
+    _chat_format(write, "each prompt is a message of a chat, written so")
     write.add_argument("--stop", action="append", default=[], help="a string to end at")
     write.add_argument("--json", action="store_true", help="one JSON object a prompt")
 
     talk = command("chat", _chat, "talk with pretrained weights")
     weights(talk)
     talk.add_argument("--system", help="instructions that come before the conversation")
+    _chat_format(talk, "how turns are written (default: as the model's own template says)")
     _sampling(talk, tokens=512)
 
     score = command("perplexity", _perplexity, "how well pretrained weights predict a text")
@@ -51,8 +54,14 @@ def weights(parser: argparse.ArgumentParser) -> None:
         "--dtype", choices=("float32", "bfloat16"), help="default: float32 on a CPU, else bfloat16"
     )
     parser.add_argument("--allow-pickle", action="store_true", help="read Meta's .pth files")
+    links(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
     own_code(parser)
+
+
+def _chat_format(parser: argparse.ArgumentParser, help: str) -> None:
+    names = "llama2, llama3, llama4, or the name of one of the model's templates"
+    parser.add_argument("--chat-format", metavar="NAME", help=f"{help}: {names}")
 
 
 def _sampling(parser: argparse.ArgumentParser, tokens: int) -> None:
@@ -106,13 +115,14 @@ def _generate(args: argparse.Namespace) -> None:
     settings = _settings(args) | {"stop": args.stop}
     prompts = args.prompt or [sys.stdin.read()]
     lm = load(args)
+    given = [lm.chat_ids(p, args.chat_format) for p in prompts] if args.chat_format else prompts
     if len(prompts) == 1 and not args.json:
-        for piece in lm.stream(prompts[0], args.max_new_tokens, **settings):
+        for piece in lm.stream(given[0], args.max_new_tokens, **settings):
             print(shown(piece), end="", flush=True)
         print()
         return
     for prompt, done in zip(
-        prompts, lm.complete(prompts, args.max_new_tokens, **settings), strict=True
+        prompts, lm.complete(given, args.max_new_tokens, **settings), strict=True
     ):
         if args.json:
             print(json.dumps({"prompt": prompt} | vars(done), ensure_ascii=False))
@@ -124,7 +134,8 @@ def _chat(args: argparse.Namespace) -> None:
     settings = _settings(args)
     from llama_jax.generate.conversation import Conversation
 
-    talk = Conversation(load(args), args.system, **settings)
+    lm = dataclasses.replace(load(args), chat_format=args.chat_format)
+    talk = Conversation(lm, args.system, **settings)
     talk.lm.chat_ids("hello")  # says now if the model has no chat format
     say = print if sys.stdin.isatty() else lambda *_, **__: None
     say(f"{talk.lm.name}\n/reset forgets, /exit or Ctrl-D leaves, Ctrl-C stops an answer.")

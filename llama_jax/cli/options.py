@@ -39,6 +39,13 @@ def own_code(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def links(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that lets links lead out of a folder of weights; `main` heeds it."""
+    parser.add_argument(
+        "--allow-links", action="store_true", help="follow links that lead out of a folder"
+    )
+
+
 def read_text(path: Path) -> str:
     """The text of a file.
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from llama_jax.cli.options import Add, own_code, read_text
+from llama_jax.cli.options import Add, links, own_code, read_text
 from llama_jax.errors import UserError
 
 
@@ -23,6 +23,7 @@ def add(command: Add) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--allow-pickle", action="store_true", help="read Meta's .pth files")
+    links(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
     own_code(parser)
 

@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from llama_jax.errors import FormatError, nearest
+from llama_jax.formats.links import may_follow
 from llama_jax.formats.safetensors import Entry, read_header, read_tensor
 
+WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARD = re.compile(r"[A-Za-z0-9._-]{1,200}")
 INDEX_BYTES = 64 * 2**20  # a larger index is not one
@@ -125,10 +127,12 @@ def _shards(folder: Path, listed: dict[str, str] | None) -> list[Path]:
     if listed is not None:
         return [inside(folder, name) for name in sorted(set(listed.values()))]
     found = sorted(path.name for path in folder.glob("*.safetensors"))
+    if WHOLE in found:  # others beside it are the same in another form, or an adapter
+        found = [WHOLE]
     if len(found) != 1:
         raise FormatError(
-            f"{folder} has {len(found)} .safetensors files and no {INDEX}; one file, or an index "
-            "that names several, was expected"
+            f"{folder} has {len(found)} .safetensors files, none of them {WHOLE}, and no {INDEX}; "
+            "one file, or an index that names several, was expected"
         )
     return [inside(folder, found[0])]
 
@@ -148,21 +152,21 @@ def _check_index(index: Path, listed: dict[str, str], tensors: dict[str, Tensor]
 def inside(folder: Path, name: str) -> Path:
     """The file called `name` in a folder, for names that a file of the folder gives.
 
-    A link is followed only if it ends in the folder or, as in the caches of Hugging Face, in the
-    `blobs` beside the snapshots.
+    Links are followed as `formats.links` says.
 
     Raises:
-      FormatError: another folder, or no such file.
+      FormatError: another folder, no such file, or a link that is not followed.
     """
     if not SHARD.fullmatch(name) or name in (".", ".."):
         raise FormatError(f"{folder}: {name[:80]!r} is no name of a file in this folder")
     path = folder / name
     if not path.is_file():
         raise FormatError(f"{path} is named by the checkpoint and is not there; download it again")
-    real, root = path.resolve(), folder.resolve()
-    allowed = [root, *(p / "blobs" for p in root.parents if p.name.startswith("models--"))]
-    if not any(real.is_relative_to(place) for place in allowed):
-        raise FormatError(f"{path} is a link that leads out of the checkpoint's folder")
+    if not may_follow(path):
+        raise FormatError(
+            f"{path} is a link that leads out of the checkpoint's folder; if it is yours, allow "
+            "links (--allow-links; allow_links=True in Python)"
+        )
     return path
 
 

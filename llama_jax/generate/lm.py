@@ -24,8 +24,8 @@ from llama_jax.generate.sample import Sampling
 from llama_jax.generate.stopping import Stop, Writer
 from llama_jax.messages import short
 from llama_jax.seeds import check_seed
-from llama_jax.text.chat import chat_ids
-from llama_jax.text.messages import Message
+from llama_jax.text.chat import Format, chat_ids
+from llama_jax.text.messages import Message, messages_of
 from llama_jax.text.pretrained import Pretrained
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from llama_jax.weights.opened import Checkpoint
 
 Prompt = str | Sequence[int]
+Messages = str | Message | Mapping[str, Any] | Sequence[Message | Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,14 @@ class LM:
       engine: the compiled model.
       tokenizer: what came with the weights.
       name: where they came from.
+      chat_format: how turns of a chat are written, or the name of that; by default as the
+        tokenizer's own template says.
     """
 
     engine: Engine
     tokenizer: Pretrained
     name: str
+    chat_format: Format | str | None = None
 
     @property
     def module(self) -> "Language":
@@ -114,37 +118,50 @@ class LM:
                 yield pieces[0]
 
     def chat(
-        self, messages: str | Sequence[Message | dict], max_new_tokens: int = 512, **settings
+        self,
+        messages: Messages,
+        max_new_tokens: int = 512,
+        format: Format | str | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **settings,
     ) -> str:
         """The answer to a message, or to a conversation that ends with one of the user's.
+
+        Args:
+          messages: a text of the user's, a message, or several: `Message`, or dicts as in OpenAI's
+            interface.
+          max_new_tokens: at most so many.
+          format: how turns are written; by default as `chat_format` says.
+          tools: what may be called, as JSON schemas, for a template that writes them.
+          **settings: see `generate`.
 
         Raises:
           UserError: see `generate`; or the model has no known chat format.
         """
-        return self.complete([self.chat_ids(messages)], max_new_tokens, **settings)[0].text
+        ids = self.chat_ids(messages, format, tools)
+        return self.complete([ids], max_new_tokens, **settings)[0].text
 
-    def chat_ids(self, messages: str | Sequence[Message | dict]) -> list[int]:
-        """The ids of a conversation up to where the answer begins."""
-        if isinstance(messages, str):
-            messages = [Message("user", messages)]
-        try:
-            made = [m if isinstance(m, Message) else Message(**m) for m in messages]
-        except TypeError:
-            raise UserError(
-                f"{short(messages)} is no conversation; a text, or messages such as "
-                "{'role': 'user', 'content': 'Hello'} were expected"
-            ) from None
-        return chat_ids(made, self.tokenizer)
+    def chat_ids(
+        self,
+        messages: Messages,
+        format: Format | str | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> list[int]:
+        """The ids of a conversation up to where the answer begins; arguments as for `chat`."""
+        format = self.chat_format if format is None else format
+        return chat_ids(messages_of(messages), self.tokenizer, format, tools=tools)
 
     def ids(self, prompt: Prompt) -> list[int]:
-        """The ids of a prompt: a text's with what begins every text, ids as they are.
+        """The ids of a prompt: a text's with what begins and ends every text, ids as they are.
 
         Raises:
           UserError: no text and no ids, ids outside the vocabulary, or none at all.
         """
         if isinstance(prompt, str):
-            bos = self.tokenizer.bos
-            ids = [*([] if bos is None else [bos]), *self.tokenizer.encode(prompt)]
+            borders = [
+                [] if i is None else [i] for i in (self.tokenizer.bos, self.tokenizer.closes)
+            ]
+            ids = [*borders[0], *self.tokenizer.encode(prompt), *borders[1]]
         else:
             ids = _whole(prompt)
         if not ids:
@@ -184,27 +201,33 @@ class LM:
         """The log-probability of every token of a text but its first, float32.
 
         Texts longer than a window are read in windows that overlap by half: each token is scored
-        with at least half a window before it.
+        with at least half a window before it. If the text begins with a BOS, every window does.
 
         Args:
           text: the text, or its ids.
-          window: tokens; the model's context, at most 2048, by default.
+          window: tokens read at once, two or more; the model's context, at most 2048, by default.
 
         Raises:
-          UserError: a window of fewer than two tokens; see `ids`.
+          UserError: a window of no such length; see `ids`.
         """
-        ids = self.ids(text)
-        if window is None:
-            window = min(self.engine.context or 2048, 2048)
+        ids, context = self.ids(text), self.engine.context
+        window = min(context or 2048, 2048) if window is None else window
         if _no_whole(window, 2):
-            raise UserError(f"window={window!r}: use at least 2 tokens")
+            raise UserError(f"window={window!r}: use at least 2 tokens, or None for the context")
+        if context is not None and min(window, len(ids)) > context:
+            raise UserError(f"window={window}: the model's context is {context} tokens")
+        # What begins every window; tokens of the text itself have the room behind it.
+        front = ids[:1] if ids[0] == self.tokenizer.bos else []
+        room = min(int(window), len(ids)) - len(front)
         scores: list[float] = []
         while len(scores) < len(ids) - 1:
-            start = max(0, min(len(scores) + 1 - window // 2, len(ids) - window))
-            piece = ids[start : start + window]
+            start = max(len(scores) + 1 - room // 2, len(front))
             # All windows are of one length, so one program serves all but a short text.
+            start = min(start, len(ids) - room)
+            piece = [*front, *ids[start : start + room]]
             found = np.asarray(self.engine.logprobs(np.array([piece])))[0]
-            scores.extend(found[len(scores) - start :].tolist())
+            first = start + 1 - len(front)  # the token whose score comes first
+            scores.extend(found[len(scores) + 1 - first :].tolist())
         return np.array(scores, np.float32)
 
     def perplexity(self, text: Prompt, window: int | None = None) -> float:
@@ -318,17 +341,18 @@ def load(
     dtype: Any = None,
     pickle: bool = False,
     progress: Callable[[Iterable], Iterable] = iter,
+    allow_links: bool = False,
 ) -> LM:
     """Opens a language model; arguments and errors as for `llama_jax.load`."""
     from llama_jax.weights.find import find
-    from llama_jax.weights.opened import open_checkpoint
+    from llama_jax.weights.opened import links_followed, open_checkpoint
     from llama_jax.weights.tokenizer_files import tokenizer
 
-    checkpoint = open_checkpoint(find(path), pickle=pickle)
-    vocabulary = tokenizer(checkpoint)
-    return LM(
-        open_engine(checkpoint, mesh, rules, dtype, progress), vocabulary, str(checkpoint.place)
-    )
+    with links_followed(allow_links):
+        checkpoint = open_checkpoint(find(path), pickle=pickle)
+        vocabulary = tokenizer(checkpoint)
+        engine = open_engine(checkpoint, mesh, rules, dtype, progress)
+    return LM(engine, vocabulary, str(checkpoint.place))
 
 
 def open_engine(

@@ -20,6 +20,7 @@ def load(
     pickle: bool = False,
     progress: Callable[[Iterable], Iterable] = iter,
     imports: str | Path | Iterable[str | Path] | None = (),
+    allow_links: bool = False,
 ) -> Any:
     """Opens weights of any format, or a run.
 
@@ -39,6 +40,7 @@ def load(
       pickle: whether Meta's .pth files may be opened.
       progress: wraps the tensors while they are read.
       imports: the files of the user's own classes in a run, such as "my_run.py"; they are run.
+      allow_links: whether links in a folder may lead out of it; see `formats.links`.
 
     Raises:
       UserError: nothing there, a file that is not what it should be (FormatError), a run with
@@ -68,7 +70,7 @@ def load(
             return trained(place, mesh)
     from llama_jax.generate import lm
 
-    return lm.load(place, mesh, rules, dtype, pickle, progress)
+    return lm.load(place, mesh, rules, dtype, pickle, progress, allow_links)
 
 
 def _check_dtype(dtype: Any) -> None:

@@ -13,21 +13,17 @@ class Detokenizer:
 
     def __init__(self, tokenizer: Pretrained):
         """Begins a text."""
-        self._piece = tokenizer.piece
+        self._tokenizer, self._begun = tokenizer, False
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        # SentencePiece puts a space before a text, which `decode` takes away.
-        self._prefixed = tokenizer.piece(tokenizer.encode("a")[0]).startswith(b" ")
 
     def push(self, token: int) -> str:
         """The characters that `token` completes."""
-        return self._front(self._decoder.decode(self._piece(token)))
+        piece = self._tokenizer.piece(token)
+        if piece and not self._begun:
+            self._begun = True
+            piece = self._tokenizer.opening(token)
+        return self._decoder.decode(piece)
 
     def end(self) -> str:
         """What is left: U+FFFD for half a character."""
-        return self._front(self._decoder.decode(b"", final=True))
-
-    def _front(self, text: str) -> str:
-        if text and self._prefixed:
-            self._prefixed = False
-            return text.removeprefix(" ")
-        return text
+        return self._decoder.decode(b"", final=True)

@@ -1,50 +1,40 @@
 """Tokenizers as the files that other software opens."""
 
-import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
-from llama_jax.text import bpe, meta, spm
-from llama_jax.text.any_tokenizer import Opened
+from llama_jax.text import bpe, library, meta, spm
+from llama_jax.text.any_tokenizer import Opened, Text
 from llama_jax.text.patterns import PRE
 from llama_jax.text.pretrained import Pretrained
+from llama_jax.text.spelling import BLANK, BYTES, alphabet
 
 
-@dataclasses.dataclass(frozen=True)
-class Tables:
-    """Byte-pair encoding as `tokenizers` has it; see `bpe.BytePairs`."""
-
-    vocab: Mapping[str, int]
-    merges: Sequence[tuple[str, str]]
-    steps: Sequence[Mapping[str, Any]]
-    spaced: bool
-    ignore_merges: bool
-
-
-def tables(tokenizer: Pretrained) -> Tables:
-    """The plain vocabulary and merges of a tokenizer of any kind."""
-    backend = cast(Opened, tokenizer).backend
-    if isinstance(backend, bpe.BytePairs):
-        vocab, merges = backend.tables()
-        return Tables(vocab, merges, backend.steps, backend.spaced, backend.ignore_merges)
+def tree(tokenizer: Pretrained) -> dict[str, Any]:
+    """A tokenizer of any kind as the content of a tokenizer.json, but for its control tokens."""
+    opened = cast(Opened, tokenizer)
+    backend = opened.backend
+    if isinstance(backend, library.Library):
+        return backend.tree()
     if isinstance(backend, spm.SentencePiece):
-        vocab = {backend.tokens[i]: i for i in backend.pieces}
-        ranks = {text: -backend.scores[i] for text, i in vocab.items()}
-        merges = bpe.all_merges(ranks, sorted(vocab, key=ranks.__getitem__), bpe.BYTES)
-        return Tables(vocab, merges, (), True, False)
+        return _sentencepiece(opened, backend)
     assert isinstance(backend, meta.Tiktoken)
-    letters = {byte: letter for letter, byte in bpe.alphabet().items()}
+    letters = {byte: letter for letter, byte in alphabet().items()}
 
     def spelled(token: bytes) -> str:
         return "".join(map(letters.__getitem__, token))
 
-    ranks = {token: rank for rank, token in backend.pieces.items()}
+    more = {*backend.texts.values()}
+    ranks = {token: rank for rank, token in backend.pieces.items() if rank not in more}
     pairs = bpe.all_merges(ranks, list(ranks))
     merges = [(spelled(left), spelled(right)) for left, right in pairs]
-    vocab = {spelled(token): rank for token, rank in ranks.items()}
     steps, ignore_merges, _ = PRE[backend.generation.pre]
-    return Tables(vocab, merges, steps, False, ignore_merges)
+    model = {"type": "BPE", "vocab": {spelled(token): rank for token, rank in ranks.items()}}
+    model |= {"merges": merges, "ignore_merges": ignore_merges}
+    pre = {"type": "Sequence", "pretokenizers": steps}
+    added = [_entry(opened, text, i) for text, i in backend.texts.items()]
+    return {"added_tokens": added, "pre_tokenizer": pre, "decoder": bpe.LEVEL, "model": model}
 
 
 def files(tokenizer: Pretrained) -> dict[str, bytes]:
@@ -61,6 +51,10 @@ def files(tokenizer: Pretrained) -> dict[str, bytes]:
         config["bos_token"] = texts[opened.bos]
     if opened.template is not None:
         config["chat_template"] = opened.template
+    if opened.templates:
+        both = {**({} if opened.template is None else {"default": opened.template})}
+        both |= opened.templates
+        config["chat_template"] = [{"name": n, "template": t} for n, t in both.items()]
     named = {name: text for name, text in config.items() if name.endswith("_token")}
     named.pop("add_bos_token")
     contents: dict[str, Any] = {
@@ -79,75 +73,99 @@ def files(tokenizer: Pretrained) -> dict[str, bytes]:
 
 
 def _tokenizer(opened: Opened) -> dict[str, Any]:
-    table = tables(opened)
-    control = sorted(opened.control.items(), key=lambda item: item[1])
-    flags = {"single_word": False, "normalized": False, "special": True}
-    added = []
-    for text, i in control:
+    made = tree(opened)
+    added = [*made["added_tokens"]]
+    for text, i in opened.control.items():
         sides = opened.special.strips.get(text, "")
-        strip = {"lstrip": "l" in sides, "rstrip": "r" in sides}
-        added.append({"id": i, "content": text} | strip | flags)
-    first = {"add_prefix_space": True} if opened.prefix != "never" else {}
-    steps = [{**step, **first} if step["type"] == "ByteLevel" else step for step in table.steps]
-    pre: Any = {"type": "Sequence", "pretokenizers": steps}
-    decoder: Any = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}
-    normalizer: Any = None
-    if table.spaced:
-        pre, normalizer, decoder = _spaced(opened, table)
-    else:
-        decoder["use_regex"] = True
-    model = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None}
-    model |= {"end_of_word_suffix": None, "fuse_unk": table.spaced, "byte_fallback": table.spaced}
-    model |= {"ignore_merges": table.ignore_merges}
-    # Control tokens are entries of the vocabulary too: so they keep their ids.
-    model |= {"vocab": {**table.vocab, **opened.control}, "merges": [*map(list, table.merges)]}
+        flags = {"lstrip": "l" in sides, "rstrip": "r" in sides, "single_word": "w" in sides}
+        added.append({"id": i, "content": text, "normalized": False, "special": True} | flags)
+    model = {"dropout": None, "unk_token": None, "continuing_subword_prefix": None}
+    model |= {"end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False}
+    if made["model"]["type"] == "Unigram":
+        model = {}
+    model |= made["model"]
+    if model["type"] == "BPE":
+        # Added tokens are entries of the vocabulary too: so they keep their ids.
+        model["vocab"] = {**model["vocab"], **{entry["content"]: entry["id"] for entry in added}}
+    if opened.prefix != "never" and not isinstance(opened.backend, spm.SentencePiece):
+        steps = made["pre_tokenizer"]["pretokenizers"]
+        made["pre_tokenizer"]["pretokenizers"] = [
+            step | {"add_prefix_space": True} if step["type"] == "ByteLevel" else step
+            for step in steps
+        ]
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": added,
-        "normalizer": normalizer,
-        "pre_tokenizer": pre,
+        "added_tokens": sorted(added, key=lambda entry: entry["id"]),
+        "normalizer": made.get("normalizer"),
+        "pre_tokenizer": made.get("pre_tokenizer"),
         "post_processor": _post_processor(opened),
-        "decoder": decoder,
+        "decoder": made.get("decoder"),
         "model": model,
     }
 
 
-def _spaced(opened: Opened, table: Tables) -> tuple[Any, Any, Any]:
-    """SentencePiece's pre-tokenizer, normalizer and decoder."""
-    blank = {"type": "Replace", "pattern": {"String": " "}, "content": bpe.BLANK}
-    front = {"type": "Prepend", "prepend": bpe.BLANK}
-    decoders: list[Any] = [
-        {"type": "Replace", "pattern": {"String": bpe.BLANK}, "content": " "},
+def _sentencepiece(opened: Opened, backend: spm.SentencePiece) -> dict[str, Any]:
+    """SentencePiece's pieces, with the normalizer and the decoder that transformers gives them."""
+    vocab = {t: i for i, t in enumerate(backend.tokens) if i in backend.pieces}
+    ranks = {t: -backend.scores[i] for t, i in vocab.items() if t not in backend.texts}
+    merges = bpe.all_merges(ranks, sorted(ranks, key=ranks.__getitem__), BYTES)
+    model: dict[str, Any] = {"type": "BPE", "vocab": vocab, "merges": merges}
+    model |= {"fuse_unk": True, "byte_fallback": True}
+    blank = {"type": "Replace", "pattern": {"String": " "}, "content": BLANK}
+    front = {"type": "Prepend", "prepend": BLANK}
+    decoders: list[dict[str, Any]] = [
+        {"type": "Replace", "pattern": {"String": BLANK}, "content": " "},
         {"type": "ByteFallback"},
         {"type": "Fuse"},
     ]
-    normalizers = [blank]
-    pre: Any = {"type": "Sequence", "pretokenizers": list(table.steps)} if table.steps else None
+    normalizers, pre = [blank], None
     if opened.prefix != "never":
         decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
-    if opened.prefix == "every":
         normalizers = [front, blank]
-    if opened.prefix == "first":
-        split = bool(table.steps)
-        pre = {"type": "Metaspace", "replacement": bpe.BLANK, "prepend_scheme": "first"}
-        return pre | {"split": split}, None, {"type": "Sequence", "decoders": decoders}
-    normalizer = {"type": "Sequence", "normalizers": normalizers}
-    return pre, normalizer, {"type": "Sequence", "decoders": decoders}
+    if opened.prefix != "never" and backend.texts:
+        # The library normalizes every stretch between added tokens by itself: Prepend would put a
+        # space behind each of them. Metaspace puts one before a text, though not a second one.
+        pre = {"type": "Metaspace", "replacement": BLANK, "prepend_scheme": "first"}
+        pre, normalizers = pre | {"split": False}, []
+    return {
+        "added_tokens": [_entry(opened, text, i) for text, i in backend.texts.items()],
+        "normalizer": {"type": "Sequence", "normalizers": normalizers} if normalizers else None,
+        "pre_tokenizer": pre,
+        "decoder": {"type": "Sequence", "decoders": decoders},
+        "model": model,
+    }
+
+
+def _entry(opened: Opened, text: str, i: int) -> dict[str, Any]:
+    known = opened.special.texts.get(text)
+    return (known or Text(i)).entry(text)
 
 
 def _post_processor(opened: Opened) -> dict[str, Any] | None:
-    """What puts the BOS before a text."""
-    if opened.bos is None:
+    """What puts tokens before and after a text."""
+    ids = {"bos": opened.bos, "closes": opened.closes}
+    texts = {i: text for text, i in opened.control.items()}
+    special: Mapping[str, Any] = {
+        texts[i]: {"id": texts[i], "ids": [i], "tokens": [texts[i]]}
+        for i in ids.values()
+        if i is not None
+    }
+    if not special:
         return None
-    text = next(text for text, i in opened.control.items() if i == opened.bos)
-    bos = {"SpecialToken": {"id": text, "type_id": 0}}
-    a, b = ({"Sequence": {"id": name, "type_id": n}} for n, name in enumerate("AB"))
-    second = {"SpecialToken": {"id": text, "type_id": 1}}
+
+    def around(name: str, kind: int) -> list[dict[str, Any]]:
+        parts: list[dict[str, Any]] = [{"Sequence": {"id": name, "type_id": kind}}]
+        if ids["bos"] is not None:
+            parts.insert(0, {"SpecialToken": {"id": texts[ids["bos"]], "type_id": kind}})
+        if ids["closes"] is not None:
+            parts.append({"SpecialToken": {"id": texts[ids["closes"]], "type_id": kind}})
+        return parts
+
     return {
         "type": "TemplateProcessing",
-        "single": [bos, a],
-        "pair": [bos, a, second, b],
-        "special_tokens": {text: {"id": text, "ids": [opened.bos], "tokens": [text]}},
+        "single": around("A", 0),
+        "pair": [*around("A", 0), *around("B", 1)],
+        "special_tokens": special,
     }

@@ -1,5 +1,6 @@
 """The files of a tokenizer: which belong together, and what a run opens them as."""
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,12 +32,23 @@ def files_of(path: str | os.PathLike[str]) -> dict[str, bytes]:
     """
     path = Path(path)
     if path.is_dir():
-        return {name: read_bytes(path / name) for name in NAMES if (path / name).is_file()}
+        files = {name: read_bytes(path / name) for name in NAMES if (path / name).is_file()}
+        return _with_ends(path, files)
     data = read_bytes(path)
     files = {MAIN[0] if data.lstrip()[:1] == b"{" else MAIN[1]: data}
     if folder := _beside(path):
         others = [name for name in NAMES if name not in MAIN and (folder / name).is_file()]
         files |= {name: read_bytes(folder / name) for name in others}
+    return files
+
+
+def _with_ends(folder: Path, files: dict[str, bytes]) -> dict[str, bytes]:
+    """The files of a folder; what ends generation may stand in the model's config alone."""
+    from llama_jax.text.config_files import ends_of
+
+    ends = sorted(ends_of(folder))
+    if files and ends and "generation_config.json" not in files:
+        files["generation_config.json"] = json.dumps({"eos_token_id": ends}).encode()
     return files
 
 

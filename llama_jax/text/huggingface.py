@@ -1,64 +1,77 @@
 """Hugging Face's tokenizer.json."""
 
+import dataclasses
 from typing import Any
 
 from llama_jax.errors import FormatError
-from llama_jax.text import bpe, patterns
-from llama_jax.text.any_tokenizer import Opened, Prefix, assemble
-from llama_jax.text.config_files import ConfigFiles, added_tokens, parse_json, typed
-from llama_jax.text.limits import check_ids
-
-NORMALIZERS = "expected none, or SentencePiece's Prepend and Replace"
-CUTS = ("Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous")
+from llama_jax.text import library, spelling
+from llama_jax.text.any_tokenizer import Opened, assemble
+from llama_jax.text.config_files import ConfigFiles, added_tokens, parse_json
+from llama_jax.text.limits import check_ids, typed
 
 
 def read(data: bytes, others: ConfigFiles, source: str) -> Opened:
     """Reads a tokenizer.json.
 
     Raises:
-      FormatError: it is damaged, or not a byte-pair encoding that gives every text back.
+      FormatError: it is damaged, or has a part that is not known.
     """
     tree = typed(parse_json(data, source), dict, source)
     model = typed(tree.get("model"), dict, source)
     _check_model(model, source)
-    vocab = typed(model.get("vocab"), dict, source)
-    check_ids(list(vocab.values()), f"{source}: vocab")
-    merges = _merges(typed(model.get("merges"), list, source), source)
-    added, strips = added_tokens(typed(tree.get("added_tokens") or [], list, source), source)
-
-    blank, prefix = _normalizer(tree.get("normalizer"), source)
-    steps, meta_prefix = _steps(tree.get("pre_tokenizer"), source)
-    spaced = blank or meta_prefix is not None
-    if spaced == any(step["type"] == "ByteLevel" for step in steps):
-        raise FormatError(
-            f"{source}: expected the pre-tokenizer ByteLevel, or SentencePiece's U+2581 for spaces"
-        )
-    if spaced and model.get("byte_fallback") is not True:
-        raise FormatError(f"{source}: expected byte_fallback, without which characters are lost")
-
-    bos = _bos(tree.get("post_processor"), source)
-    if bos is not None and bos not in added:
-        raise FormatError(f"{source}: the post-processor names {bos[:40]!r}, which is no token")
-    special = others.special(vocab, added, None if bos is None else added[bos], source, strips)
-    backend = bpe.build(
-        vocab,
-        merges,
-        frozenset(special.control.values()),
-        steps=steps,
-        spaced=spaced,
-        ignore_merges=model.get("ignore_merges") is True,
-        source=source,
-    )
-    return assemble("tokenizers", backend, special, source, meta_prefix or prefix)
+    vocab = _vocab(model, source)
+    added = added_tokens(typed(tree.get("added_tokens") or [], list, source), source)
+    if model["type"] == "BPE":
+        model = model | {"merges": _merges(typed(model.get("merges"), list, source), source)}
+    tree = _as_transformers(tree | {"model": model}, others)
+    names = _borders(tree.get("post_processor"), source)
+    for name in names:
+        if name is not None and name not in added and name not in vocab:
+            raise FormatError(
+                f"{source}: the post-processor names {name[:40]!r}, which is no token"
+            )
+    ids = {**vocab, **{text: token.id for text, token in added.items()}}
+    bos, closes = (None if name is None else ids[name] for name in names)
+    # What stands at the border of a text is a control token, whatever else is said of it.
+    listed = [*others.listed, *(name for name in names if name is not None)]
+    others = dataclasses.replace(others, listed=listed)
+    for name in names:
+        if name in added:
+            added[name] = dataclasses.replace(added[name], special=True)
+    special = others.special(vocab, added, (bos, closes), source, decided=True)
+    tree["added_tokens"] = [token.entry(text) for text, token in special.texts.items()]
+    backend = library.build(tree, frozenset(special.control.values()), source)
+    return assemble("tokenizers", backend, special, source)
 
 
 def _check_model(model: dict, source: str) -> None:
-    kind = model.get("type", "BPE" if "merges" in model else None)
-    if kind != "BPE":
-        raise FormatError(f"{source} is a {str(kind)[:40]!r} model; expected 'BPE'")
+    model.setdefault("type", "BPE" if "merges" in model else None)
+    if model["type"] not in ("BPE", "Unigram"):
+        raise FormatError(
+            f"{source} is a {str(model['type'])[:40]!r} model; expected 'BPE' or 'Unigram'"
+        )
     for field in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(field):
             raise FormatError(f"{source}: the model's {field} is not supported; expected none")
+
+
+def _vocab(model: dict, source: str) -> dict[str, int]:
+    """Ids by token."""
+    if model["type"] == "BPE":
+        vocab = typed(model.get("vocab"), dict, source)
+        check_ids(list(vocab.values()), f"{source}: vocab")
+        return vocab
+    vocab = {}
+    for i, entry in enumerate(typed(model.get("vocab"), list, source)):
+        match entry:
+            case [str(text), int() | float()] if text not in vocab:
+                vocab[text] = i
+            case _:
+                raise FormatError(
+                    f"{source}: {str(entry)[:60]!r} is not a token and its score, or is there twice"
+                )
+    check_ids(list(vocab.values()), f"{source}: vocab")
+    return vocab
 
 
 def _merges(entries: list, source: str) -> list[tuple[str, str]]:
@@ -74,85 +87,69 @@ def _merges(entries: list, source: str) -> list[tuple[str, str]]:
     return merges
 
 
-def _normalizer(entry: Any, source: str) -> tuple[bool, Prefix]:
-    """Whether spaces become U+2581, and where one is put in front."""
+def _as_transformers(tree: dict[str, Any], others: ConfigFiles) -> dict[str, Any]:
+    """The file as transformers' class LlamaTokenizer reads it.
+
+    That class takes vocabulary, merges and post-processor from the file and has a normalizer,
+    pre-tokenizer and decoder of its own (models/llama/tokenization_llama.py of transformers 5.24).
+    A file of bytes in GPT-2's alphabet it leaves alone.
+    """
+    if (
+        others.llama is None
+        or tree["model"]["type"] != "BPE"
+        or "ByteLevel" in str((tree.get("pre_tokenizer"), tree.get("decoder")))
+    ):
+        return tree
+    prefixed = others.llama.get("add_prefix_space") is not False
+    scheme = ("always" if others.llama.get("legacy") else "first") if prefixed else "never"
+    blank = spelling.BLANK
+    decoders: list[dict[str, Any]] = [
+        {"type": "Replace", "pattern": {"String": blank}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ]
+    if prefixed:
+        decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    pre = {"type": "Metaspace", "replacement": blank, "prepend_scheme": scheme, "split": False}
+    model = tree["model"] | {"fuse_unk": True, "byte_fallback": True}
+    own = {"normalizer": None, "pre_tokenizer": pre, "model": model}
+    return tree | own | {"decoder": {"type": "Sequence", "decoders": decoders}}
+
+
+def _borders(entry: Any, source: str) -> tuple[str | None, str | None]:
+    """The tokens that the post-processor puts before and after a text."""
     if entry is None:
-        return False, "never"
-    match typed(entry, dict, source):
-        case {"type": "Sequence", "normalizers": list(parts)}:
-            found = [_normalizer(part, source) for part in parts]
-            prefixes: list[Prefix] = [prefix for _, prefix in found if prefix != "never"]
-            return any(blank for blank, _ in found), (prefixes or ["never"])[0]
-        case {"type": "Prepend", "prepend": bpe.BLANK}:
-            return False, "every"
-        case {"type": "Replace", "pattern": {"String": " "}, "content": bpe.BLANK}:
-            return True, "never"
-    kind = str(entry.get("type"))[:40]
-    raise FormatError(f"{source}: the normalizer {kind!r} changes texts; {NORMALIZERS}")
-
-
-def _steps(entry: Any, source: str) -> tuple[list[dict[str, Any]], Prefix | None]:
-    """The pre-tokenizers with all their fields, and the prefix if one is Metaspace."""
-    if entry is None:
-        return [], None
-    entry = typed(entry, dict, source)
-    kind = str(entry.get("type"))[:40]
-    match entry:
-        case {"type": "Sequence", "pretokenizers": list(parts)}:
-            found = [_steps(part, source) for part in parts]
-            prefixes: list[Prefix] = [prefix for _, prefix in found if prefix is not None]
-            return [step for steps, _ in found for step in steps], prefixes[0] if prefixes else None
-        case {"type": "ByteLevel"} if not entry.get("add_prefix_space", True):
-            return [patterns.level(entry.get("use_regex", True) is not False)], None
-        case {"type": "Digits"}:
-            return [patterns.DIGITS | {"individual_digits": bool(entry["individual_digits"])}], None
-        case {"type": "Split", "pattern": dict(pattern), "behavior": cut} if cut in CUTS:
-            for text in (pattern.get("Regex", ""), pattern.get("String", "")):
-                why = patterns.refusal(typed(text, str, source))
-                if why:
-                    raise FormatError(
-                        f"{source}: the regular expression {text[:40]!r} {why}; expected one that "
-                        "cannot take exponential time"
-                    )
-            invert = entry.get("invert") is True
-            return [patterns.split("", cut, invert) | {"pattern": pattern}], None
-        case {"type": "Metaspace", "replacement": bpe.BLANK}:
-            scheme = entry.get("prepend_scheme", "always")
-            if entry.get("add_prefix_space") is False:
-                scheme = "never"
-            prefix: dict[Any, Prefix] = {"always": "every", "first": "first", "never": "never"}
-            step = {"type": "Metaspace", "replacement": bpe.BLANK, "prepend_scheme": "never"}
-            steps = [] if entry.get("split") is False else [step | {"split": True}]
-            if scheme in prefix:
-                return steps, prefix[scheme]
-    raise FormatError(
-        f"{source}: the pre-tokenizer {kind!r}, or a field of it, is not supported; expected "
-        "Split, Digits, ByteLevel or Metaspace, none of which removes characters"
-    )
-
-
-def _bos(entry: Any, source: str) -> str | None:
-    """The token that the post-processor puts before a text."""
-    if entry is None:
-        return None
+        return None, None
     match typed(entry, dict, source):
         case {"type": "Sequence", "processors": list(parts)}:
-            found = [text for part in parts if (text := _bos(part, source)) is not None]
-            return found[0] if found else None
+            found = [(None, None), *(_borders(part, source) for part in parts)]
+            bos, closes = ([name for name in side if name] for side in zip(*found, strict=True))
+            if max(len(bos), len(closes)) > 1:
+                raise FormatError(f"{source}: two post-processors put tokens before a text")
+            return next(iter(bos), None), next(iter(closes), None)
         case {"type": "ByteLevel"}:
-            return None
+            return None, None
+        case {
+            "type": "BertProcessing" | "RobertaProcessing",
+            "cls": [str(bos), int()],
+            "sep": [str(closes), int()],
+        }:
+            return bos, closes
         case {"type": "TemplateProcessing", "single": list(single)}:
-            names = []
+            sides: list[list[str]] = [[]]
             for part in single:
                 match part:
                     case {"SpecialToken": {"id": str(name)}}:
-                        names.append(name)
+                        sides[-1].append(name)
                     case {"Sequence": _}:
-                        break
+                        sides.append([])
                     case _:
                         raise FormatError(f"{source}: the post-processor's template is damaged")
-            if len(names) > 1:
-                raise FormatError(f"{source}: texts begin with {len(names)} tokens; expected one")
-            return names[0] if names else None
+            if len(sides) != 2 or max(map(len, sides)) > 1:
+                raise FormatError(
+                    f"{source}: the post-processor puts {str(sides)[:80]} around a text; expected "
+                    "one token before it and one after it at most"
+                )
+            return next(iter(sides[0]), None), next(iter(sides[1]), None)
     kind = str(entry.get("type"))[:40]
     raise FormatError(f"{source}: the post-processor {kind!r} is not supported")

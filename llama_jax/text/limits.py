@@ -88,3 +88,17 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     if len(data) > most:
         raise FormatError(f"{str(path)!r} has more than {most} bytes; expected a tokenizer")
     return data
+
+
+def typed(value: Any, kind: type, source: str) -> Any:
+    """The same value, which is of a kind.
+
+    Raises:
+      FormatError: it is of another.
+    """
+    if not isinstance(value, kind):
+        raise FormatError(
+            f"{source}: expected {kind.__name__} where {str(value)[:40]!r} stands; the file is "
+            "damaged or of another version"
+        )
+    return value

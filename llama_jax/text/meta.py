@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from llama_jax.errors import FormatError
 from llama_jax.text import patterns
-from llama_jax.text.any_tokenizer import Opened, assemble
-from llama_jax.text.config_files import ConfigFiles
-from llama_jax.text.limits import refusing
+from llama_jax.text.any_tokenizer import Front, Opened, Place, assemble
+from llama_jax.text.config_files import Added, ConfigFiles
+from llama_jax.text.limits import check_ids, refusing
 
 if TYPE_CHECKING:
     import tiktoken
@@ -73,19 +73,27 @@ GENERATIONS = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tiktoken:
-    """A backend of `Opened`; its library is told of no control token at all."""
+    """A backend of `Opened`; its library is told of no control token at all.
+
+    Attributes:
+      backend: the library's object.
+      pieces: the bytes of every plain token, those that are added included.
+      generation: which Llama it belongs to.
+      texts: added tokens that are text.
+    """
 
     backend: "tiktoken.Encoding" = dataclasses.field(repr=False)
     pieces: Mapping[int, bytes] = dataclasses.field(repr=False)
+    generation: Generation = dataclasses.field(repr=False)
+    texts: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
-    @property
-    def generation(self) -> Generation:
-        """Which Llama it belongs to."""
-        return GENERATIONS[len(self.pieces)]
+    front: Front = ""
+    unknown: int | None = None
+    lossless: bool = True
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, place: Place = "start") -> list[int]:
         """The ids of plain text."""
-        return self.backend.encode_ordinary(text)
+        return self.backend.encode(text, allowed_special=set(self.texts), disallowed_special=())
 
 
 def read(data: bytes, others: ConfigFiles, source: str) -> Opened:
@@ -102,16 +110,21 @@ def read(data: bytes, others: ConfigFiles, source: str) -> Opened:
         raise FormatError(
             f"{source} has {len(ranks)} tokens; expected 128000 (Llama 3) or 200000 (Llama 4)"
         )
-    with refusing(source):
-        backend = tiktoken.Encoding(
-            "llama", pat_str=generation.pattern, mergeable_ranks=ranks, special_tokens={}
-        )
-    control = {text: len(ranks) + n for n, text in enumerate(generation.control)}
+    control = {text: Added(len(ranks) + n, True) for n, text in enumerate(generation.control)}
     named = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}
     others = dataclasses.replace(others, named={**named, **others.named})
-    special = others.special({}, control, control["<|begin_of_text|>"], source)
+    borders = (control["<|begin_of_text|>"].id, None)
+    special = others.special({}, control, borders, source)
+    texts = {text: token.id for text, token in special.texts.items()}
+    check_ids([*ranks.values(), *special.control.values(), *texts.values()], source)
+    with refusing(source):
+        # "Special" in the words of the library: of ours, only what is text is looked for.
+        backend = tiktoken.Encoding(
+            "llama", pat_str=generation.pattern, mergeable_ranks=ranks, special_tokens=texts
+        )
     pieces = {rank: token for token, rank in ranks.items()}
-    return assemble("tiktoken", Tiktoken(backend, pieces), special, source)
+    pieces |= {i: text.encode() for text, i in texts.items()}
+    return assemble("tiktoken", Tiktoken(backend, pieces, generation, texts), special, source)
 
 
 def _ranks(data: bytes, source: str) -> dict[bytes, int]:

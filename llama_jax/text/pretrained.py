@@ -15,8 +15,9 @@ from llama_jax.text.vocabulary import Vocabulary
 class Pretrained(Vocabulary, Protocol):
     """A tokenizer with control tokens, which plain text can never spell.
 
-    `encode` does not mark the beginning of a text: see `bos`. `decode` gives the same text back,
-    but for U+FFFD in the place of characters that a small vocabulary has no bytes for.
+    `encode` marks neither the beginning nor the end of a text: see `bos` and `closes`. `decode`
+    gives the same text back, but for what the file's own normalizer changes, characters that a
+    small vocabulary has no bytes for, and U+2581, which SentencePiece reads as a space.
     """
 
     @property
@@ -26,7 +27,22 @@ class Pretrained(Vocabulary, Protocol):
 
     @property
     def control(self) -> Mapping[str, int]:
-        """All special and added tokens by their text."""
+        """All special tokens by their text."""
+        ...
+
+    @property
+    def texts(self) -> Mapping[str, int]:
+        """Added tokens that are text: found in a text, and shown."""
+        ...
+
+    @property
+    def needed(self) -> int:
+        """How many embeddings a model has to have: added tokens may be beyond them."""
+        ...
+
+    @property
+    def closes(self) -> int | None:
+        """What ends every text that is read; None if nothing is added."""
         ...
 
     @property
@@ -35,8 +51,18 @@ class Pretrained(Vocabulary, Protocol):
         ...
 
     @property
+    def words(self) -> Mapping[str, str]:
+        """Texts of tokens by their role as templates may write them, control tokens or not."""
+        ...
+
+    @property
     def template(self) -> str | None:
         """The file's Jinja chat template."""
+        ...
+
+    @property
+    def templates(self) -> Mapping[str, str]:
+        """Further chat templates of the file by their names, such as "tool_use"."""
         ...
 
     @property
@@ -58,6 +84,10 @@ class Pretrained(Vocabulary, Protocol):
 
     def piece(self, token: int) -> bytes:
         """The bytes of one token; b"" for a control token and for an id without a token."""
+        ...
+
+    def opening(self, token: int) -> bytes:
+        """The bytes of a token with which a text begins: without the space put in front of it."""
         ...
 
 

@@ -1,7 +1,8 @@
 """SentencePiece models of Llama 1, 2 and Code Llama, from tokenizer.model or from a GGUF file.
 
 Both come down to pieces with scores and types. From these a model is built anew in which whatever
-is no plain text is a control symbol, so that the library never looks for it in a text.
+is no text is a control symbol, so that the library never looks for it in a text. User-defined
+symbols, such as `<think>`, are text: the library finds them.
 """
 
 import dataclasses
@@ -11,16 +12,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llama_jax.errors import FormatError
-from llama_jax.text.any_tokenizer import Opened, assemble
-from llama_jax.text.bpe import BLANK, BYTES, apart
-from llama_jax.text.config_files import ConfigFiles
-from llama_jax.text.limits import MOST_TOKENS, is_unicode, refusing
+from llama_jax.text.any_tokenizer import Front, Opened, Place, Special, assemble
+from llama_jax.text.config_files import Added, ConfigFiles
+from llama_jax.text.limits import MOST_TOKENS, check_ids, is_unicode, refusing
+from llama_jax.text.spelling import BLANK, BYTES
 
 if TYPE_CHECKING:
     import sentencepiece
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
-HIDDEN = (UNKNOWN, CONTROL, USER_DEFINED)
+HIDDEN = (UNKNOWN, CONTROL)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,13 +42,23 @@ class SentencePiece:
     scores: Sequence[float] = dataclasses.field(repr=False)
     types: Sequence[int] = dataclasses.field(repr=False)
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of plain text."""
-        return apart(text, self.backend.EncodeAsIds, self._blank)
+    front: Front = ""
+    lossless: bool = True
+
+    @property
+    def texts(self) -> Mapping[str, int]:
+        """Added tokens that are text."""
+        pairs = enumerate(zip(self.tokens, self.types, strict=True))
+        return {token: i for i, (token, kind) in pairs if kind == USER_DEFINED}
 
     @functools.cached_property
-    def _blank(self) -> list[int]:
-        return [self.backend.PieceToId(BYTES[byte]) for byte in BLANK.encode()]
+    def unknown(self) -> int:
+        """The token of characters that the vocabulary lacks; none do, for all bytes are there."""
+        return self.types.index(UNKNOWN)
+
+    def encode(self, text: str, place: Place = "start") -> list[int]:
+        """The ids of plain text; the space in front is put there by `Opened`."""
+        return self.backend.EncodeAsIds(text)
 
 
 def read(data: bytes, others: ConfigFiles, source: str) -> Opened:
@@ -81,12 +92,12 @@ def read(data: bytes, others: ConfigFiles, source: str) -> Opened:
     roles = {"bos_token": trainer.bos_id, "eos_token": trainer.eos_id, "unk_token": trainer.unk_id}
     named = {r: tokens[i] for r, i in roles.items() if 0 <= i < len(tokens) and types[i] in HIDDEN}
     others = dataclasses.replace(others, named={**named, **others.named})
-    control = control_tokens(tokens, types)
-    special = others.special(_ids(tokens), control, control.get(named.get("bos_token", "")), source)
-    added = {i for i in special.control.values() if i < len(tokens)}
-    if added - set(control.values()):  # a file beside it calls a plain piece special
-        types = [USER_DEFINED if i in added and t == NORMAL else t for i, t in enumerate(types)]
-        backend = build(tokens, backend.scores, types, source)
+    control = {t: Added(i, True) for t, i in control_tokens(tokens, types).items()}
+    bos = control.get(named.get("bos_token", ""))
+    borders = (None if bos is None else bos.id, None)
+    special = others.special(_ids(tokens), control, borders, source)
+    tokens, scores, types = with_added(tokens, backend.scores, types, special, source)
+    backend = build(tokens, scores, types, source)
     prefix = "every" if normalizer.add_dummy_prefix else "never"
     return assemble("sentencepiece", backend, special, source, prefix)
 
@@ -94,6 +105,31 @@ def read(data: bytes, others: ConfigFiles, source: str) -> Opened:
 def control_tokens(tokens: Sequence[str], types: Sequence[int]) -> dict[str, int]:
     """The tokens that no text may give, by their text."""
     return {t: i for i, (t, kind) in enumerate(zip(tokens, types, strict=True)) if kind in HIDDEN}
+
+
+def with_added(
+    tokens: Sequence[str],
+    scores: Sequence[float],
+    types: Sequence[int],
+    special: Special,
+    source: str,
+) -> tuple[list[str], list[float], list[int]]:
+    """Pieces and those that another file adds or calls special.
+
+    Raises:
+      FormatError: an added token has an absurd id.
+    """
+    text = {t: token.id for t, token in special.texts.items()}
+    size = check_ids([*range(len(tokens)), *{*text.values()} - {*range(len(tokens))}], source)
+    more = range(len(tokens), size)
+    tokens = [*tokens, *(f"[PAD{i}]" for i in more)]
+    scores, types = [*scores, *(0.0 for _ in more)], [*types, *(UNUSED for _ in more)]
+    for token, i in text.items():
+        tokens[i], types[i] = token, USER_DEFINED
+    for i in special.control.values():
+        if i < size and types[i] in (NORMAL, USER_DEFINED, UNUSED):
+            types[i] = CONTROL
+    return tokens, scores, types
 
 
 def build(
@@ -110,7 +146,6 @@ def build(
     _check(tokens, scores, types, source)
     proto = messages.ModelProto()  # pyright: ignore[reportAttributeAccessIssue]
     for token, score, kind in zip(tokens, scores, types, strict=True):
-        kind = CONTROL if kind == USER_DEFINED else kind
         proto.pieces.add(piece=token, score=score, type=kind)
     proto.trainer_spec.model_type = proto.trainer_spec.BPE
     proto.trainer_spec.byte_fallback = True
@@ -126,7 +161,7 @@ def build(
     pieces = {
         i: bytes([BYTES.index(token)]) if kind == BYTE else token.replace(BLANK, " ").encode()
         for i, (token, kind) in enumerate(zip(tokens, types, strict=True))
-        if kind in (NORMAL, BYTE)
+        if kind in (NORMAL, BYTE, USER_DEFINED)
     }
     return SentencePiece(backend, pieces, tokens, scores, types)
 

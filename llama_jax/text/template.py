@@ -10,16 +10,23 @@ afterwards, as plain text:
 """
 
 import dataclasses
+import json
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from llama_jax.errors import FormatError, UserError
-from llama_jax.text.messages import Message
+from llama_jax.text.messages import SAME, Message
 from llama_jax.text.pretrained import Pretrained
 from llama_jax.text.render import render
 
 MOST_CHARACTERS = 64 << 10
+# Words of JSON schemas and of OpenAI's interface that templates compare with.
+TYPES = frozenset(
+    "function object string integer number boolean array null text image tool code".split()
+)
+WORD = re.compile(r"[\w$.-]*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,34 +48,34 @@ class Template:
             )
 
     def ids(
-        self, messages: Sequence[Message], tokenizer: Pretrained, generation_prompt: bool
+        self,
+        messages: Sequence[Message],
+        tokenizer: Pretrained,
+        generation_prompt: bool,
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> list[int]:
         """The ids of a conversation."""
-        marks = _Marks(messages, tokenizer)
-        common = {"add_generation_prompt": generation_prompt, "tools": None, "documents": None}
-        common |= tokenizer.named
-        contents = [[m.content for m in messages], marks.placeholders]
-        real, marked = render(
-            self.source,
-            [
-                {"messages": [_fields(m.role, c) for m, c in zip(messages, texts, strict=True)]}
-                | common
-                for texts in contents
+        marks = _Marks(tokenizer)
+        common = {"add_generation_prompt": generation_prompt, "documents": None}
+        common |= tokenizer.words
+        given = {"messages": [self._fields(m) for m in messages], "tools": _json(tools)}
+        # A template may ask what kind of thing a schema says; of messages, it asks who speaks.
+        marked_tree = {
+            "messages": [
+                {k: v if k == "role" else marks.tree(v) for k, v in fields.items()}
+                for fields in given["messages"]
             ],
-        )
+            "tools": marks.tree(given["tools"]),
+        }
+        real, marked = render(self.source, [given | common, marked_tree | common])
         parts, text = marks.fill(marked)
         if text == real:
             return tokenizer.join(parts)
         # The template looks into the messages or changes them. That is as safe if no message names
         # a control token and none has come in.
-        for number, message in enumerate(messages):
-            named = next((p for p in tokenizer.split(message.content) if isinstance(p, int)), None)
-            if named is not None:
-                token = next(t for t, i in tokenizer.control.items() if i == named)
-                raise UserError(
-                    f"message {number} holds the control token {token!r}, and this chat template "
-                    "changes the text of messages; take it out, or try a format, such as Llama3()"
-                )
+        for number, fields in enumerate(given["messages"]):
+            _check_no_control(f"message {number} holds", fields, tokenizer)
+        _check_no_control("tools hold", given["tools"], tokenizer)
         found = tokenizer.split(real)
         if _controls(found) != _controls(parts):
             raise UserError(
@@ -77,26 +84,57 @@ class Template:
             )
         return tokenizer.join(found)
 
+    def _fields(self, message: Message) -> dict[str, Any]:
+        """A message as the template knows it."""
+        content = message.content
+        if not isinstance(content, str) and content is not None:
+            # A template that knows no parts would write the list as Python does.
+            parts = re.search(r"""\.text\b|\[['"]text['"]\]""", self.source)
+            content = _json(content) if parts else message.text
+        fields = {"role": message.role, "content": content, "name": message.name}
+        fields |= {"tool_calls": _json(message.tool_calls), "tool_call_id": message.tool_call_id}
+        if message.reasoning is not None:
+            # Templates have several names for it.
+            names = [n for n in (*SAME, "reasoning") if n in self.source] or ["reasoning"]
+            fields |= dict.fromkeys(names, message.reasoning)
+        return {k: v for k, v in fields.items() if v is not None or k == "content"}
+
 
 class _Marks:
     """Placeholders for the texts of messages, which no text can guess."""
 
-    def __init__(self, messages: Sequence[Message], tokenizer: Pretrained):
+    def __init__(self, tokenizer: Pretrained):
         self.tokenizer = tokenizer
-        nonce = secrets.randbits(64)
+        self.nonce = secrets.randbits(64)
         self.texts: list[str] = []
-        self.placeholders: list[str] = []
         # White space around a text stays outside of its mark, for many templates trim it away. It
         # can spell no control token, or else it stays inside.
-        exposed = all(token.strip() for token in tokenizer.control)
-        for number, message in enumerate(messages):
-            inner = message.content.strip() if exposed else message.content
-            before, _, after = message.content.partition(inner) if inner else (message.content,) * 3
-            # Digits only, for a template may change the case of letters.
-            mark = f"\ue000{nonce}.{number}\ue001"
-            self.texts.append(inner)
-            self.placeholders.append(f"{before}{mark}{after}" if inner else message.content)
-        self.pattern = re.compile(f"\ue000{nonce}\\.([0-9]+)\ue001")
+        self.exposed = all(token.strip() for token in tokenizer.control)
+        self.pattern = re.compile(f"\ue000{self.nonce}\\.([0-9]+)\ue001")
+
+    def mark(self, text: str) -> str:
+        """A placeholder for a text."""
+        inner = text.strip() if self.exposed else text
+        if not inner:
+            return text
+        before, _, after = text.partition(inner)
+        self.texts.append(inner)
+        # Digits only, for a template may change the case of letters.
+        return f"{before}\ue000{self.nonce}.{len(self.texts) - 1}\ue001{after}"
+
+    def tree(self, value: Any) -> Any:
+        """The same value with placeholders for its texts, but for words that say a type."""
+        if isinstance(value, str):
+            return value if value in TYPES else self.mark(value)
+        if isinstance(value, list):
+            return [self.tree(one) for one in value]
+        if isinstance(value, dict):
+            return {self.key(key): self.tree(one) for key, one in value.items()}
+        return value
+
+    def key(self, key: str) -> str:
+        """The name of a field: templates ask for those that are words, and others may be text."""
+        return key if WORD.fullmatch(key) else self.mark(key)
 
     def fill(self, rendered: str) -> tuple[list[str | int], str]:
         """The parts of a rendered text with messages in their places, and it as one."""
@@ -112,8 +150,42 @@ class _Marks:
         return parts, "".join(whole)
 
 
-def _fields(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
+def _json(value: Any) -> Any:
+    """The same value of plain lists and dicts.
+
+    Raises:
+      UserError: it is none of JSON's.
+    """
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"tools and calls of tools have to be values of JSON ({str(error)[:80]})"
+        ) from None
+
+
+def _check_no_control(what: str, value: Any, tokenizer: Pretrained) -> None:
+    for text in _texts(value):
+        named = next((p for p in tokenizer.split(text) if isinstance(p, int)), None)
+        if named is not None:
+            token = next(t for t, i in tokenizer.control.items() if i == named)
+            raise UserError(
+                f"{what} the control token {token!r}, and this chat template changes the text of "
+                "messages; take it out, or try a format, such as Llama3()"
+            )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a value, the names of its fields too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for one in value:
+            yield from _texts(one)
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            yield from _texts(key)
+            yield from _texts(one)
 
 
 def _controls(parts: Sequence[str | int]) -> list[int]:

@@ -176,7 +176,7 @@ class Tokenizer:
         """
         vocab, merges = self.tables()
         names = {f"{name[1:-1]}_token": name for name in NAMED}
-        special = Special(self.control, names, self.bos, frozenset([self.eos]))
+        special = Special(self.control, names, self.bos, ends=frozenset([self.eos]))
         hidden = frozenset(self.control.values())
         steps = [level(use_regex=True)]
         backend = build(vocab, merges, hidden, steps=steps, source="the tokenizer")

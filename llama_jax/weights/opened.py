@@ -26,9 +26,12 @@ from llama_jax.axes import FSDP_TENSOR, Rules, make_mesh
 from llama_jax.errors import FormatError
 from llama_jax.families.base import Family
 from llama_jax.families.names import Name, Table
+from llama_jax.formats.links import following as links_followed
 from llama_jax.formats.source import INDEX, Source, inside, read_json, safetensors
 from llama_jax.models.decoder import Decoder
 from llama_jax.weights.read import read
+
+__all__ = ["Checkpoint", "links_followed", "load_params", "open_checkpoint"]
 
 CONFIG = "config.json"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")

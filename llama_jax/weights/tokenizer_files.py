@@ -36,9 +36,10 @@ def tokenizer(checkpoint: Checkpoint) -> Pretrained:
     else:
         found = open_tokenizer(place)
     vocab = checkpoint.model.vocab
-    if found.vocab > vocab:
+    # A token that was added and never trained, such as Llama 2's <pad>, may have no embedding.
+    if found.needed > vocab:
         raise FormatError(
-            f"{place}: the tokenizer has ids up to {found.vocab - 1} and the model {vocab} "
+            f"{place}: the tokenizer has ids up to {found.needed - 1} and the model {vocab} "
             "embeddings; it is another model's tokenizer"
         )
     return found

@@ -44,6 +44,23 @@ def test_chat_talks_resets_and_goes_on_after_a_mistake(place, capsys, monkeypatc
     assert "/nothing is no command" in captured.err and "/reset begins anew" in captured.err
 
 
+def test_the_format_of_a_chat_is_chosen_by_its_name(tmp_path, capsys):
+    import llama_jax
+
+    place = small.folder(tmp_path / "small")
+    (place / "additional_chat_templates").mkdir()
+    (place / "additional_chat_templates/loud.jinja").write_text("{{ messages[0].content | upper }}")
+    args = ["generate", "--weights", str(place), "--prompt", "the sky", "--json"]
+    assert main([*args, "--max-new-tokens", "3", "--chat-format", "loud"]) == 0
+    lm = llama_jax.load(place)
+    assert lm.chat_ids("the sky", "loud") == lm.tokenizer.encode("THE SKY")
+    found = json.loads(capsys.readouterr().out)
+    assert found["text"] == lm.chat("the sky", 3, format="loud")
+    for command in (args, ["chat", "--weights", str(place)]):
+        assert main([*command, "--chat-format", "laud"]) == 2
+        assert "'laud' is unknown; expected one of llama2" in capsys.readouterr().err
+
+
 def test_ctrl_c_stops_the_answer_and_not_the_program(place, capsys, monkeypatch):
     from llama_jax.generate.conversation import Conversation
 

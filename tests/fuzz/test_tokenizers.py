@@ -26,15 +26,15 @@ CONFIG = {
 
 
 def keeps_its_word(tokenizer):
-    hidden = set(tokenizer.control.values())
+    hidden = set(tokenizer.control.values()) - {tokenizer.backend.unknown}
     texts = [*TEXTS, *list(tokenizer.control)[:20], "x".join(list(tokenizer.control)[-20:])]
     for text in texts:
         ids = tokenizer.encode(text)
         assert hidden.isdisjoint(ids) and all(0 <= i < tokenizer.vocab for i in ids)
-        assert tokenizer.decode(ids) == text
+        assert tokenizer.decode(ids) == text or not tokenizer.backend.lossless
         tokenizer.decode(tokenizer.parse(text))
     assert all(0 <= i for i in tokenizer.ends)
-    assert tokenizer.bos is None or tokenizer.bos in hidden
+    assert tokenizer.bos is None or tokenizer.bos in tokenizer.control.values()
     detokenizer = Detokenizer(tokenizer)
     for i in range(tokenizer.vocab):
         detokenizer.push(i)

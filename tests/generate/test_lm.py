@@ -1,5 +1,8 @@
 """A pretrained model in Python: strings in, strings out; ids and scores beside them."""
 
+import json
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,6 +79,29 @@ def test_long_texts_are_scored_in_windows_each_token_once(lm):
     assert lm.perplexity(ids, 16) == pytest.approx(np.exp(-found.mean()), rel=1e-6)
 
 
+@pytest.mark.parametrize("window", [2, 3, 16, 17])
+def test_every_window_of_a_text_that_begins_with_a_bos_begins_with_it(lm, window):
+    bos = 5
+    special = replace(lm.tokenizer.special, bos=bos)
+    lm = replace(lm, tokenizer=replace(lm.tokenizer, special=special))
+    ids = [bos, *np.random.default_rng(0).integers(0, 290, 40).tolist()]
+    found, expected, half = lm.logprobs(ids, window), [], (window - 1) // 2
+    for t in range(1, len(ids)):
+        # The window in which this token comes first: a BOS, and what stands before the token.
+        starts = [1]
+        while starts[-1] + window - 1 <= t:
+            starts.append(min(max(starts[-1] + window - 1 - half, 1), len(ids) - window + 1))
+        expected.append(lm.logprobs([bos, *ids[starts[-1] : t + 1]], 100)[-1])
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("window", [0, 1, -5, True, 2.5, "8"])
+def test_a_window_that_scores_nothing_is_refused(lm, window):
+    with pytest.raises(UserError, match=r"window=.*use at least 2 tokens"):
+        lm.perplexity("some text", window)
+    assert len(lm.logprobs([1, 2, 3], 2)) == 2
+
+
 @pytest.mark.parametrize(
     "settings, text",
     [
@@ -130,17 +156,18 @@ def test_arrays_and_iterators_are_prompts_too(lm):
     assert lm.generate("the sky", 4, stop=None) == lm.generate("the sky", 4)
 
 
-@pytest.mark.parametrize("messages", [None, 3, [{"rol": "user", "content": "x"}], ["x"]])
-def test_what_is_no_conversation_is_named(lm, messages):
-    with pytest.raises(UserError, match="is no conversation; a text, or messages"):
+@pytest.mark.parametrize(
+    ("messages", "named"),
+    [
+        (None, "messages='None'; expected a text, a message, or a list"),
+        (3, "messages='3'; expected a text, a message, or a list"),
+        ([{"rol": "user", "content": "x"}], "the field 'rol', .* Did you mean 'role'"),
+        (["x"], "a message is str; expected a Message, or a dict"),
+    ],
+)
+def test_what_is_no_conversation_is_named(lm, messages, named):
+    with pytest.raises(UserError, match=named):
         lm.chat(messages)
-
-
-@pytest.mark.parametrize("window", [0, 1, -3, 2.5])
-def test_a_window_that_scores_nothing_is_refused(lm, window):
-    with pytest.raises(UserError, match="use at least 2 tokens"):
-        lm.logprobs([1, 2, 3], window)
-    assert len(lm.logprobs([1, 2, 3], 2)) == 2
 
 
 def test_traced_logits_are_those_of_the_module(lm):
@@ -170,8 +197,8 @@ def test_a_name_of_the_hub_needs_the_hub(monkeypatch):
 def test_a_tokenizer_of_another_model_is_refused(tmp_path):
     place = small.folder(tmp_path / "small")
     file = place / "tokenizer.json"
-    file.write_text(
-        file.read_text().replace('"id": 299', '"id": 400').replace('"id":299', '"id":400')
-    )
+    content = json.loads(file.read_text())
+    content["model"]["vocab"]["another"] = 400
+    file.write_text(json.dumps(content))
     with pytest.raises(UserError, match="another model's tokenizer"):
         llama_jax.load(place)

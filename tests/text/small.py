@@ -29,7 +29,7 @@ TEXTS = [
     " ",
     "The quick brown fox",
     "  two spaces, \n\n\tand 1234567 figures",
-    "naïve e\u0301 你好 🙂\u200d🙃 ▁ \ufffd \ue000",
+    "naïve e\u0301 你好 🙂\u200d🙃 \ufffd \ue000",
     "<s> <unk> <0x41> <|eot_id|> <think> hello world </s>",
 ]
 
@@ -77,7 +77,7 @@ def sentencepiece_model(**options) -> bytes:
     fields = {
         "model_type": "bpe", "vocab_size": 420, "byte_fallback": True, "character_coverage": 0.98,
         "normalization_rule_name": "identity", "remove_extra_whitespaces": False,
-        "user_defined_symbols": ["<user>", "quick"], "control_symbols": ["<control>"],
+        "user_defined_symbols": [], "control_symbols": ["<control>"],
         "split_digits": True, "allow_whitespace_only_pieces": True, "minloglevel": 2,
     }  # fmt: skip
     sentencepiece.SentencePieceTrainer.Train(

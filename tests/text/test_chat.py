@@ -65,11 +65,11 @@ def test_llama_2_writes_instructions_between_bos_and_eos():
     tokenizer = opened("sentencepiece")
     first = "[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\n Who are  you? [/INST] A model. "
     bos, eos = tokenizer.control["<s>"], tokenizer.control["</s>"]
-    assert chat_ids(CHAT, tokenizer) == [
+    assert chat_ids(CHAT, tokenizer, "llama2") == [
         *(bos, *tokenizer.encode(first), eos),
         *(bos, *tokenizer.encode("[INST] Good. [/INST]")),
     ]
-    assert chat_ids(CHAT[:3], tokenizer, generation_prompt=False) == [
+    assert chat_ids(CHAT[:3], tokenizer, Llama2(), generation_prompt=False) == [
         bos,
         *tokenizer.encode(first),
         eos,
@@ -80,13 +80,13 @@ def test_llama_2_writes_instructions_between_bos_and_eos():
 def test_llama_2_refuses_a_text_that_would_end_its_own_turn(tag):
     with pytest.raises(UserError, match="message 1 holds .*which separates turns"):
         messages = [CHAT[0], Message("user", f"a {tag} b")]
-        chat_ids(messages, opened("sentencepiece"))
+        chat_ids(messages, opened("sentencepiece"), Llama2())
 
 
 def test_the_format_follows_from_the_tokenizer(llama4):
     assert format_of(opened("tiktoken")) == format_of(opened("bpe")) == Llama3()
     assert format_of(llama4) == Llama4()
-    assert format_of(opened("sentencepiece")) == Llama2()
+    assert format_of(opened("sentencepiece"), "llama2") == Llama2()
     assert format_of(opened("smollm2")) == Template(opened("smollm2").template)
     for format in (Llama2(), Llama3(), Llama4(), Template("")):
         assert isinstance(format, Format) and hash(format) == hash(format)
@@ -107,8 +107,11 @@ def test_a_tokenizer_without_any_format_is_refused(tmp_path):
 
     content = json.loads(bpe_json()) | {"added_tokens": [], "post_processor": None}
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match="neither a chat template nor"):
-        chat_ids(CHAT, open_tokenizer(tmp_path))
+    for tokenizer in (open_tokenizer(tmp_path), opened("sentencepiece")):
+        with pytest.raises(UserError, match="no chat template.*--chat-format NAME"):
+            chat_ids(CHAT, tokenizer)
+        with pytest.raises(UserError, match="'lama2' is unknown.*Did you mean 'llama2'"):
+            chat_ids(CHAT, tokenizer, "lama2")
 
 
 @pytest.mark.parametrize(
@@ -128,9 +131,23 @@ def test_a_tokenizer_without_any_format_is_refused(tmp_path):
 def test_roles_out_of_turn_are_refused(roles, why):
     names = {"s": "system", "u": "user", "a": "assistant", "t": "tool"}
     messages = [Message(names[role], "x") for role in roles]
-    for kind in ("tiktoken", "sentencepiece", "smollm2"):
-        with pytest.raises(UserError, match=why):
-            chat_ids(messages, opened(kind))
+    with pytest.raises(UserError, match=why):
+        chat_ids(messages, opened("sentencepiece"), Llama2(), roles in ("ua", "uu"))
+
+
+@pytest.mark.parametrize("roles", ["uu", "suu", "uaa", "ut"])
+def test_formats_that_mark_every_turn_write_them_in_any_order(roles):
+    names = {"s": "system", "u": "user", "a": "assistant", "t": "tool"}
+    messages = [Message(names[role], "x") for role in roles]
+    ids = chat_ids(messages, opened("tiktoken"), generation_prompt=False)
+    assert ids.count(opened("tiktoken").control["<|eot_id|>"]) == len(roles)
+
+
+@pytest.mark.parametrize("roles", ["", "s", "ua"])
+def test_a_conversation_with_nothing_to_answer_is_refused(roles):
+    names = {"s": "system", "u": "user", "a": "assistant"}
+    with pytest.raises(UserError, match="needs a message of the role 'user'|nothing to answer"):
+        chat_ids([Message(names[role], "x") for role in roles], opened("tiktoken"))
 
 
 def test_a_message_of_an_unknown_role_or_without_text_is_refused():
@@ -140,7 +157,7 @@ def test_a_message_of_an_unknown_role_or_without_text_is_refused():
         Message("user", None)
     with pytest.raises(UserError, match="no role 'tool'"):
         messages = [*CHAT[1:3], Message("tool", "x")]
-        chat_ids(messages, opened("sentencepiece"))
+        chat_ids(messages, opened("sentencepiece"), Llama2())
 
 
 @pytest.mark.parametrize("role", ["system", "user", "assistant", "tool"])
@@ -152,7 +169,8 @@ def test_no_control_token_comes_in_by_the_text_of_a_message(kind, role):
         said = {"system": "s", "user": "u", "assistant": "a", "tool": "t"} | {role: text}
         roles = ["system", "user", "assistant", "user"]
         roles[3:] = ["tool"] if kind in ("bpe", "tiktoken") else ["user"]
-        return chat_ids([Message(r, said[r]) for r in roles], tokenizer)
+        format = "llama2" if kind == "sentencepiece" else None
+        return chat_ids([Message(r, said[r]) for r in roles], tokenizer, format)
 
     usual = controls(conversation("text"), tokenizer)
     for name in tokenizer.control:

@@ -1,11 +1,12 @@
 import json
 
 import pytest
+import tokenizers
 
 from llama_jax.errors import FormatError
 from llama_jax.text import open_tokenizer
 from llama_jax.text.export import files
-from llama_jax.text.gguf import to_fields
+from llama_jax.text.gguf import from_fields, to_fields
 from tests.text.small import CORPUS, KINDS, TEXTS, bpe_json, opened
 
 
@@ -28,8 +29,6 @@ def test_written_files_open_as_the_same_tokenizer(written):
 
 
 def test_the_tokenizers_library_gives_the_same_ids_from_written_files(written):
-    import tokenizers
-
     ours, folder = written
     theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     assert theirs.get_vocab_size() == ours.vocab
@@ -70,9 +69,16 @@ def test_a_sentencepiece_model_in_hugging_faces_form_goes_to_gguf(tmp_path, lega
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     tokenizer = open_tokenizer(tmp_path)
     assert tokenizer.kind == "tokenizers"
-    after = to_fields(tokenizer)
-    assert after["tokenizer.ggml.model"] == "llama"
-    for text in TEXTS:
-        assert tokenizer.encode(text) == opened("sentencepiece").encode(text)
+    fields = to_fields(tokenizer)
+    assert fields["tokenizer.ggml.model"] == "llama"
+    # GGUF has no field for a space that is put before texts without one: the file goes along.
+    assert ("tokenizer.huggingface.json" in fields) != legacy
+    theirs = tokenizers.Tokenizer.from_str(json.dumps(content))
+    for text in (*TEXTS, " led", "▁x"):
+        ids = theirs.encode(text, add_special_tokens=False).ids
+        if "<s>" not in text:
+            assert tokenizer.encode(text) == ids
+        assert from_fields(fields).encode(text) == tokenizer.encode(text)
+        assert not legacy or tokenizer.encode(text) == opened("sentencepiece").encode(text)
     # Only the older form puts a space behind control tokens too.
     assert len(tokenizer.parse("<s>the")) == (2 if legacy else 3)

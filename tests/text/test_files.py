@@ -40,9 +40,8 @@ def test_a_folder_gives_what_belongs_to_a_tokenizer_and_no_more(folder):
 def test_a_file_comes_with_the_json_files_beside_it(folder, tmp_path):
     path = folder / "tokenizer.json"
     again = open_for_training(copied(path, tmp_path / "copy"))
-    assert again.bos is None and again.eos == again.control["<|eot_id|>"]
-    assert open_for_training(path).eos == again.eos
-    assert open_tokenizer(path).bos is not None  # the file alone
+    assert again.eos == again.control["<|eot_id|>"] == open_for_training(path).eos
+    assert open_tokenizer(path).eos != again.eos  # the file alone
 
 
 def test_a_sentencepiece_model_keeps_its_name_and_its_ids(folder, tmp_path):
@@ -85,3 +84,9 @@ def test_nothing_there_is_said(tmp_path):
         open_for_training(tmp_path)
     with pytest.raises(FormatError, match="cannot be read"):
         files_of(tmp_path / "tokenizer.json")
+
+
+def test_the_end_that_only_the_models_config_names_is_kept(folder, tmp_path):
+    (folder / "config.json").write_text('{"eos_token_id": [7, 9]}')
+    again = open_for_training(copied(folder, tmp_path / "copy"))
+    assert {7, 9} < again.ends == open_tokenizer(folder).ends

@@ -6,6 +6,7 @@ import pytest
 from llama_jax.errors import FormatError
 from llama_jax.text import open_tokenizer
 from llama_jax.text.gguf import from_fields, to_fields
+from llama_jax.text.spelling import alphabet
 from tests.text.small import KINDS, TEXTS, bpe_json, opened, smollm2_fields
 
 
@@ -80,7 +81,7 @@ def test_a_bos_is_there_where_the_file_or_else_its_kind_says_so():
 def test_all_tokens_that_end_generation_are_kept_or_refused(tmp_path):
     (tmp_path / "tokenizer.json").write_bytes(bpe_json())
     control = opened("bpe").control
-    think, start = control["<think>"], control["<|start_header_id|>"]
+    think, start = control["<|end_header_id|>"], control["<|start_header_id|>"]
     usual = opened("bpe").ends
 
     def ending_with(*ids):
@@ -104,8 +105,68 @@ def test_a_padding_token_may_be_any_token():
 def test_an_unknown_pre_tokenizer_is_refused_by_name():
     with pytest.raises(FormatError, match="'lama-bpe' is not supported.*Did you mean 'llama-bpe'"):
         from_fields(bpe_fields(pre="lama-bpe"))
-    with pytest.raises(FormatError, match=r"tokenizer\.ggml\.pre is 'None'; expected a text"):
-        from_fields(bpe_fields(pre=None))
+    with pytest.raises(FormatError, match=r"tokenizer\.ggml\.pre is '3'; expected a text"):
+        from_fields(bpe_fields(pre=3))
+
+
+# The words that each name cuts a text into, read off the patterns that llama.cpp has for it.
+WORDS = {
+    "llama-bpe": ["it", "'s", " ", " 年", "123", "45", "!\n"],
+    "falcon3": ["it", "'s", " ", " 年", "123", "45", "!\n"],
+    "smaug-bpe": ["it", "'s", " ", " 年", "123", "45", "!\n"],
+    "qwen2": ["it", "'s", " ", " 年", "1", "2", "3", "4", "5", "!\n"],
+    "deepseek-r1-qwen": ["it", "'s", " ", " 年", "1", "2", "3", "4", "5", "!\n"],
+    "tekken": ["it", "'s", " ", " 年", "1", "2", "3", "4", "5", "!\n"],
+    "smollm": ["it", "'s", " ", " 年", "1", "2", "3", "4", "5", "!", "\n"],
+    "gpt-2": ["it", "'s", " ", " 年", "12345", "!", "\n"],
+    "default": ["it", "'", "s", " ", " 年", "123", "45", "!", "\n"],
+    "deepseek-llm": ["it", "'", "s", "  ", "年", "12345", "!", "\n"],
+    "deepseek-coder": ["it", "'", "s", " ", " ", "年", "1", "2", "3", "4", "5", "!", "\n"],
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_every_pre_tokenizer_cuts_words_as_its_name_says(name):
+    """All two-letter merges of a text of one byte a token show where words begin."""
+    vocab = {letter: i for i, letter in enumerate(alphabet())}
+    text = "it's  年12345!\n"
+    letters = {byte: letter for letter, byte in alphabet().items()}
+    spelled = "".join(letters[byte] for byte in text.encode())
+    merges = []
+    for end in range(2, len(spelled) + 1):  # whatever is left of a word grows by one letter
+        for start in range(end - 1):
+            left, right = spelled[start : end - 1], spelled[end - 1]
+            if left + right not in vocab:
+                vocab[left + right] = len(vocab)
+                merges.append(f"{left} {right}")
+    fields = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": name,
+        "tokenizer.ggml.tokens": [*vocab],
+        "tokenizer.ggml.merges": merges,
+    }
+    tokenizer = from_fields(fields)
+    assert [tokenizer.piece(i).decode() for i in tokenizer.encode(text)] == WORDS[name]
+    if name == "default":  # as llama.cpp takes it where a file names none
+        del fields["tokenizer.ggml.pre"]
+        assert from_fields(fields).encode(text) == tokenizer.encode(text)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "sentencepiece"])
+def test_user_defined_tokens_are_text_and_control_tokens_are_not(kind):
+    fields = bpe_fields() if kind == "bpe" else sentencepiece_fields()
+    types = [*fields["tokenizer.ggml.token_type"]]
+    name = "<|end_header_id|>" if kind == "bpe" else "<control>"
+    token = opened(kind).control[name]
+    assert types[token] == 3
+    types[token] = 4
+    tokenizer = from_fields(fields | {"tokenizer.ggml.token_type": types})
+    assert tokenizer.texts[name] == token and name not in tokenizer.control
+    ids = tokenizer.encode(f"a{name}b")
+    assert token in ids and tokenizer.decode(ids) == f"a{name}b"
+    again = to_fields(tokenizer)
+    assert again["tokenizer.ggml.token_type"][token] == 4
+    assert from_fields(again).encode(f"a{name}b") == ids
 
 
 @pytest.mark.parametrize(

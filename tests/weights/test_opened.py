@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from llama_jax.errors import FormatError, UserError
-from llama_jax.weights.opened import load_params, open_checkpoint
+from llama_jax.weights.opened import links_followed, load_params, open_checkpoint
 from tests.weights.small import CONFIG, save, weights
 
 ROOT = Path(__file__).parents[2]
@@ -209,6 +209,33 @@ def test_an_index_leads_nowhere_outside_its_folder(tmp_path):
     )  # fmt: skip
     lines = done.stdout.splitlines()
     assert lines[-1] == "[]" and len(lines) == len(folders) + 1
+
+
+def test_a_folder_of_nothing_but_links_and_links_that_are_allowed_are_followed(tmp_path):
+    place = save(tmp_path / "real", weights())
+    view = tmp_path / "view"
+    view.mkdir()
+    for file in place.iterdir():
+        (view / file.name).symlink_to(file)
+    assert open_checkpoint(view).source is not None
+    (view / "README.md").write_text("a file among links")
+    with pytest.raises(FormatError, match=r"leads out .*--allow-links; allow_links=True"):
+        open_checkpoint(view)
+    with links_followed(False), pytest.raises(FormatError, match="leads out"):
+        open_checkpoint(view)
+    with links_followed():
+        assert open_checkpoint(view).source is not None
+
+
+def test_weights_of_another_name_beside_the_model_are_left_alone(tmp_path):
+    place = save(tmp_path / "a", weights())
+    data = (place / "model.safetensors").read_bytes()
+    (place / "consolidated.safetensors").write_bytes(data)
+    source = open_checkpoint(place).source
+    assert source and {t.file.name for t in source.tensors.values()} == {"model.safetensors"}
+    (place / "model.safetensors").rename(place / "other.safetensors")
+    with pytest.raises(FormatError, match=r"has 2 \.safetensors files, none of them model"):
+        open_checkpoint(place)
 
 
 def test_links_of_hugging_faces_cache_are_followed(tmp_path):

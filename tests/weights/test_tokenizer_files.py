@@ -77,6 +77,14 @@ def test_another_models_tokenizer_is_told_and_left(tmp_path):
     assert "b.gguf gets no tokenizer, for" in line and "it is another model's tokenizer" in line
 
 
+def test_an_added_token_may_be_beyond_the_embedding(tmp_path):
+    place = save(tmp_path / "a", weights(vocab_size=394), vocab_size=394)
+    (place / "tokenizer.json").write_bytes(bpe_json())
+    (place / "added_tokens.json").write_text('{"<pad>": 394}')
+    found = tokenizer(open_checkpoint(place))
+    assert found.vocab == 395 and found.needed <= 394
+
+
 def test_a_link_out_of_the_folder_is_not_copied(tmp_path):
     secret = tmp_path / "secret"
     secret.write_text("x")
