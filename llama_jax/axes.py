@@ -286,6 +286,29 @@ def shard(x: jax.Array, letters: str) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec)
 
 
+def as_looked_up(x: jax.Array, letters: str) -> jax.Array:
+    """Constrains rows of a table, an activation with these letters, to lie as the table does.
+
+    Of each row a device then has the part of D that it has of the table, for all rows that the
+    devices of that mesh axis share: what is done to them before `shard` is done before they are
+    sent. Where further axes split the mesh, XLA would make the rows whole on the way, and x is left
+    as it is; so it is without a mesh.
+
+    Raises:
+      ValueError: an axis that cannot be divided.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    own = _tuple(weight_spec("D")[0])
+    parts = [_tuple(part) for part in activation_spec(letters.replace("D", ""))]
+    known = {*own, *(axis for part in parts for axis in part)}
+    if mesh.empty or math.prod(n for axis, n in mesh.shape.items() if axis not in known) > 1:
+        return x
+    rest = [tuple(axis for axis in part if axis not in own) or None for part in parts]
+    rest.insert(letters.index("D"), own or None)
+    spec = check_divides(letters, x.shape, PartitionSpec(*rest), mesh)
+    return jax.lax.with_sharding_constraint(x, spec)
+
+
 def check_divides(letters: str, shape: tuple[int, ...], spec: PartitionSpec, mesh) -> PartitionSpec:
     """`spec` without the axes of length 1; raises if another axis is not divisible."""
     parts = []

@@ -148,3 +148,20 @@ def test_within_an_axis_split_by_hand_the_rules_are_about_the_others():
         assert axes.activation_spec("BT") == P(("data", "fsdp"), "context")
         assert axes.weight_spec("LDF") == P(None, "fsdp", "tensor")
     assert axes.weight_spec("L") == P("stage")
+
+
+def test_rows_of_a_table_lie_as_it_does_before_they_are_sent(mesh):
+    def lies(x):
+        return jax.jit(lambda x: axes.as_looked_up(x, "BTD"))(x).sharding.spec
+
+    x = jnp.zeros((8, 4, 16))
+    with axes.using(mesh(4, fsdp=4)):
+        assert lies(x) == P(None, None, "fsdp")
+    with axes.using(mesh(8, data=2, fsdp=2, context=2)):
+        # Rows stay apart over the axes that split no row of the table.
+        assert lies(x) == P("data", "context", "fsdp")
+    with axes.using(mesh(4, fsdp=2, tensor=2)):
+        assert axes.as_looked_up(x, "BTD") is x
+    assert axes.as_looked_up(x, "BTD") is x
+    with axes.using(mesh(4, fsdp=4)), pytest.raises(ValueError, match="axis D .* not divisible"):
+        axes.as_looked_up(jnp.zeros((8, 4, 6)), "BTD")

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from llama_jax.axes import LETTERS, shard, stages, within
+from llama_jax.axes import LETTERS, as_looked_up, shard, stages, within
 
 
 class Lettered(struct.PyTreeNode, nn.meta.AxisMetadata):
@@ -237,7 +237,10 @@ class Embed(nn.Module):
         # steps where stages share rows too; asked for both at once, it makes everything whole.
         with within(stages()[0]):
             ids_BT = shard(ids_BT, "BT")
-            x_BTD = shard(jnp.take(self.w, ids_BT, axis=0, mode="fill").astype(dtype), "BTD")
+            x_BTD = jnp.take(self.w, ids_BT, axis=0, mode="fill")
+            if x_BTD.dtype != jnp.dtype(dtype):  # cast what is sent
+                x_BTD = as_looked_up(x_BTD.astype(dtype), "BTD")
+            x_BTD = shard(x_BTD, "BTD")
         return shard(x_BTD, "BTD")
 
     def attend(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T V"]:

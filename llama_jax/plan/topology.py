@@ -89,6 +89,14 @@ class Topology:
         """Slices, or nodes of GPUs: one axis of a mesh alone crosses them (`axes.make_mesh`)."""
         return self.shape[0] if self.chip.gpu else self.slices
 
+    @property
+    def rings(self) -> tuple[bool, ...]:
+        """Which of the three axes of a TPU's torus are closed to a ring."""
+        closed = [size % self.chip.wraps == 0 for size in self.shape]
+        if len(closed) == 3:  # optical switches join whole cubes
+            closed = [all(closed)] * 3
+        return (*closed, *[False] * (3 - len(closed)))
+
     def devices(self) -> list[Any]:
         """jax's devices of it, to compile for.
 
@@ -108,7 +116,11 @@ class Topology:
                         platform="cuda", target_config=GPUS[self.chip.name].text(), topology=text
                     )
                 else:
-                    more: dict[str, Any] = {"num_slices": self.slices} if self.slices > 1 else {}
+                    # Without it libtpu compiles for a mesh of lines, where it makes small gathers
+                    # sums over all chips, of twice the bytes.
+                    more: dict[str, Any] = {"wrap": self.rings}
+                    if self.slices > 1:
+                        more["num_slices"] = self.slices
                     if self.shape == (1, 1):
                         more["chips_per_host_bounds"] = (1, 1, 1)
                     if self.chip.name == "v4":

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import errors
 
-from llama_jax.axes import LETTERS
+from llama_jax.axes import LETTERS, activation_spec, using, weight_spec
 from llama_jax.layers.linear import Einsum, Embed, Lettered, product, weight
 
 # float32 sums of some tens of products of order 1.
@@ -123,6 +123,26 @@ def test_an_id_outside_the_vocabulary_gives_nan_and_not_a_neighbour():
     table = {"params": {"w": jnp.ones((5, 2))}}
     found = Embed(5, 2).apply(table, jnp.array([[4, 5]]))
     assert np.isfinite(found[0, 0]).all() and np.isnan(found[0, 1]).all()
+
+
+@pytest.mark.parametrize("sizes", [{"fsdp": 4}, {"data": 2, "fsdp": 2}, {"fsdp": 2, "tensor": 2}])
+def test_rows_of_a_split_table_have_the_values_and_gradients_of_a_whole_one(sizes, mesh):
+    B, T, D, V = 8, 6, 8, 16
+    ids = jax.random.randint(jax.random.key(0), (B, T), 0, V)
+    table = jax.random.normal(jax.random.key(1), (V, D))
+
+    def total(w, ids):
+        x = Embed(V, D).apply({"params": {"w": w}}, ids, jnp.bfloat16)
+        return jnp.sum(jnp.sin(x.astype(jnp.float32)))
+
+    step, expected = jax.jit(jax.value_and_grad(total)), jax.value_and_grad(total)(table, ids)
+    on = mesh(4, **sizes)
+    with using(on):
+        w = jax.device_put(table, jax.NamedSharding(on, weight_spec("VD")))
+        found = step(w, jax.device_put(ids, jax.NamedSharding(on, activation_spec("BT"))))
+    # The sums of a word's gradients are float32, in another order.
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE)
 
 
 def test_scan_puts_the_layer_letter_in_front():

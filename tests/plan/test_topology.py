@@ -37,6 +37,30 @@ def test_a_name_says_the_chips_and_reads_back(text, chips, hosts):
     assert (topology.chips, topology.hosts, str(topology)) == (chips, hosts, text)
 
 
+@pytest.mark.parametrize(
+    ("text", "rings"),
+    [
+        ("v6e:16x16", (True, True, False)),
+        ("v5e:8x16", (False, True, False)),
+        ("v6e:4x4", (False, False, False)),
+        ("v5p:4x4x8", (True, True, True)),
+        ("v5p:2x2x4", (False, False, False)),
+    ],
+)
+def test_the_compiler_is_told_which_axes_are_rings(text, rings, monkeypatch):
+    asked = {}
+
+    def described(**options):
+        asked.update(options)
+        return types.SimpleNamespace(devices=[])
+
+    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", described)
+    monkeypatch.setattr("llama_jax.plan.topology._installed", lambda package: True)
+    topology = parse(text)
+    assert topology.devices() == []
+    assert (asked["topology_name"], asked["wrap"]) == (text, rings)
+
+
 def test_a_gpu_is_to_the_compiler_what_it_is_to_the_plan():
     assert {name for name, chip in CHIPS.items() if chip.gpu} == set(GPUS)
     for name, gpu in GPUS.items():

@@ -30,10 +30,19 @@ TOKEN_CHUNK, VOCAB_CHUNK = 1 << 25, 1 << 23
 CPU_CHUNK = 1 << 23  # of tokens: a larger one is slower by 5 % (T 2048, D 256, V 49152)
 # ... but at least so many tokens or words, so that products do not wait for memory.
 LEAST_TOKENS, LEAST_WORDS = 256, 1024
+# On an accelerator a chunk of words takes this part of what there is room for: at 8B there would be
+# some 16, whose traffic is small beside their products.
+OF_MANY = 4
 CHUNKS = 32  # Of the vocabulary there are at least so many, if they are not too small.
 LANES = 128  # Chunks are multiples of it: a TPU's vectors have so many.
-# What xla_tokens may hold beside its chunk, as a share of all logits in float32.
+# What xla_tokens may hold beside its chunk, as a share of all logits in float32 ...
 ROOM = 1 / 16
+# ... or, on an accelerator, with its chunk: so many times the vectors. The backward pass of a block
+# of a LLaMA holds 30 times its vectors beside what the stack has stored (8B, compiled for v6e); the
+# loss is over by then, so what it holds is hardly more memory at the peak.
+OF_A_BLOCK = 30
+# Bytes of a logit in a chunk of tokens: float32, and its slope in the products' type.
+OF_A_LOGIT = 6
 
 
 def cross_entropy(
@@ -102,6 +111,7 @@ class Case(NamedTuple):
       width: D.
       vocab: V.
       copies: into how many parts the tokens are split.
+      shares: into how many parts the vocabulary is split.
     """
 
     platform: str
@@ -111,6 +121,7 @@ class Case(NamedTuple):
     width: int
     vocab: int
     copies: int
+    shares: int = 1
 
     def __str__(self) -> str:
         return f"x{list(self.x.shape)} w{list(self.w.shape)} {jnp.dtype(self.x.dtype).name}"
@@ -123,14 +134,27 @@ def _few(case: Case) -> str | None:
     return f"{case.tokens} x {case.vocab} logits are few enough for the dense form"
 
 
-def _no_room(case: Case) -> str | None:
+def _held(case: Case) -> int:
+    """Bytes that xla_tokens holds beside its chunk, whatever the chunk."""
     # A copy of w in the products' type (a TPU's are bfloat16), and the device's own gradient of w
     # before the devices' sum.
     kind = jnp.bfloat16 if case.platform == "tpu" else case.x.dtype
     copy = jnp.dtype(kind).itemsize if kind != case.w.dtype else 0
-    each = copy + 4 * (case.copies > 1)
-    held, logits = case.width * case.vocab * each, 4 * case.tokens * case.vocab
-    if held <= ROOM * logits:
+    return case.width * case.vocab * (copy + 4 * (case.copies > 1))
+
+
+def _room(case: Case) -> int:
+    """Bytes that a device has for a loss of chunks, for blocks hold as much at another time."""
+    # On a CPU the peak is that of a process, which gives back little of what it once took.
+    if case.platform == "cpu":
+        return 0
+    vectors = case.tokens * case.width * jnp.dtype(case.x.dtype).itemsize
+    return OF_A_BLOCK * vectors // case.shares  # heads and feed-forward are split as words are
+
+
+def _no_room(case: Case) -> str | None:
+    held, logits = _held(case), 4 * case.tokens * case.vocab
+    if held <= ROOM * logits or held + OF_A_LOGIT * LEAST_TOKENS * case.vocab <= _room(case):
         return _few(case)
     return (
         f"{held >> 20} MiB beside the chunks are too much to save a product of "
@@ -144,13 +168,26 @@ def _even(total: int, most: int, least: int) -> int:
     return total if count == 1 else -(-total // (count * LANES)) * LANES
 
 
+def _divided(total: int, most: int) -> int:
+    """As `_even`, and without padding if chunks of more than half the size allow it."""
+    least = -(-total // most)
+    whole = (n for n in range(least, 2 * least) if total % (n * LANES) == 0)
+    return next((total // n for n in whole), _even(total, most, LANES))
+
+
 def _tokens_at_once(case: Case) -> int:
     chunk = CPU_CHUNK if case.platform == "cpu" else TOKEN_CHUNK
-    return _even(case.tokens, chunk // case.vocab, LEAST_TOKENS)
+    if not (room := _room(case)):
+        return _even(case.tokens, chunk // case.vocab, LEAST_TOKENS)
+    # Each chunk reads and writes all of the gradient of w: the fewer, the better.
+    most = max(chunk, (room - _held(case)) // OF_A_LOGIT) // case.vocab
+    return _divided(case.tokens, max(most, LEAST_TOKENS))
 
 
 def _words_at_once(case: Case) -> int:
     most = min(VOCAB_CHUNK // case.tokens, case.vocab // CHUNKS)
+    # Each chunk reads and writes all of the gradient of x, and is a gather and a sum of its own.
+    most = max(most, _room(case) // OF_MANY // (OF_A_LOGIT * case.tokens))
     return _even(case.vocab, most, LEAST_WORDS)
 
 
@@ -221,6 +258,7 @@ def linear_cross_entropy(
         x.shape[-1],
         V // chunked.ways(split.vocab),
         copies,
+        chunked.ways(split.vocab),
     )
     name = choose("cross-entropy", BACKENDS, case, "dense" if flop_count.on("model") else backend)
     shape, mesh = targets.shape, jax.sharding.get_abstract_mesh()

@@ -252,7 +252,8 @@ def _over_tokens(how: How, x, w, bias, targets, weights, graded: bool):
 
     letters = how.w.lower()
     vocab = [lie.vocab if letter == "V" else () for letter in how.w]
-    w_cast = _place(w.astype(x.dtype), *vocab)  # FSDP's shares of D are joined once
+    # Cast before FSDP's shares of D are joined, which is done once.
+    w_cast = _place(_as_weight(how.w, w.astype(x.dtype)), *vocab)
     words = Words(jnp.arange(V, dtype=jnp.int32))
 
     def chunk(grads: Any, piece: Any) -> Any:
@@ -285,8 +286,14 @@ def _over_tokens(how: How, x, w, bias, targets, weights, graded: bool):
         grads, found = jax.lax.scan(chunk, grads, pieces)
     losses, right, dx = found
     if graded:
-        dw, db = jax.tree.map(lambda x: jnp.sum(x, axis=0), grads) if a else grads
-        grads = whole(dx), _as_weight(how.w, dw), db
+        dw, db = grads
+        dw = _over_devices(dw.astype(x.dtype)) if a else dw
+        db = None if db is None else jnp.sum(db, axis=0) if a else db
+        dx, dw = whole(dx), _as_weight(how.w, dw)
+        # Else XLA may keep a device's own gradient of all of w until the layers' backward passes,
+        # which need dx, are over.
+        dx, dw = jax.lax.optimization_barrier((dx, dw)) if a else (dx, dw)
+        grads = dx, dw, db
     return whole(losses), whole(right), grads
 
 
@@ -329,6 +336,11 @@ def _added(equation: str, dw: jax.Array, slopes: jax.Array, x: jax.Array) -> jax
         return jax.lax.dynamic_update_slice_in_dim(dw, new, start, axis=axis)
 
     return jax.lax.fori_loop(0, parts, add, dw)
+
+
+def _over_devices(dw: jax.Array) -> jax.Array:
+    """The sum over the first axis in dw's own type: `jnp.sum` would send bfloat16 as float32."""
+    return jax.lax.reduce(dw, jnp.zeros((), dw.dtype), jax.lax.add, (0,))
 
 
 def _as_weight(letters: str, dw: jax.Array) -> jax.Array:
@@ -383,7 +395,9 @@ def _by_vocab_backward(how, kept, grad):
             db = words.add(db, i, jnp.sum(slopes, axis=tuple(range(len(rows)))), axis=-1)
         slopes = slopes.astype(x.dtype)
         dx = dx + _einsum(f"{left},{right}->{rows}{u}d", slopes, w_some)
-        dw_some = words.as_weight(_einsum(f"{left},{rows}d->{right}", slopes, x))
+        # Over devices, in the type in which the gradients of all other weights are summed.
+        kind = x.dtype if words.split else jnp.float32
+        dw_some = words.as_weight(_einsum(f"{left},{rows}d->{right}", slopes, x, kind))
         dw = words.add(dw, i, dw_some.astype(dw.dtype), axis=right.index("v"))
         return (_place(dx, *words.lie.rows, *words.at, ()), dw, db), None
 
@@ -411,6 +425,7 @@ class _Vocabulary:
         V = w.shape[how.w.index("V")]
         self.how, self.x, self.shape = how, x, w.shape
         self.lie = split(how.rows, (*x.shape[:-1], V))
+        self.split = math.prod(ways(axes) for axes in self.lie.rows) > 1
         self.ways = ways(self.lie.vocab)
         self.u, self.at = ("u", (self.lie.vocab,)) if self.lie.vocab else ("", ())
         self.rows, self.letters = how.rows.lower(), how.w.lower().replace("v", self.u + "v")

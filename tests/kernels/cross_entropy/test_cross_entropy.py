@@ -3,6 +3,7 @@
 import math
 import re
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from llama_jax.kernels.backends import recording
 from llama_jax.kernels.cross_entropy import api as module
 from llama_jax.kernels.cross_entropy.api import (
     BACKENDS,
+    CHUNK,
     LANES,
     accuracy,
     chunked,
@@ -294,6 +296,64 @@ def test_auto_chooses_by_size_and_says_why(shapes, name, why):
     [receipt] = receipts
     assert receipt.backend == name and receipt.kind == "cross-entropy"
     assert why in str(receipt)
+
+
+def case_of(platform="tpu", tokens=2 * 8192, width=4096, vocab=128_256, copies=256, shares=1):
+    """A device's share of a loss in bfloat16, by default Llama 3.1 8B's on 256 chips."""
+    x = jax.ShapeDtypeStruct((copies, tokens, width), jnp.bfloat16)
+    w = jax.ShapeDtypeStruct((width, vocab * shares), jnp.float32)
+    return module.Case(platform, x, w, tokens, width, vocab, copies, shares)
+
+
+def test_an_accelerator_keeps_a_gradient_of_w_where_a_block_needs_as_much_memory():
+    case = case_of()
+    assert module._no_room(case) is None
+    chunk = CHUNK["xla_tokens"](case)
+    held = module._held(case) + module.OF_A_LOGIT * chunk * case.vocab
+    assert held <= module.OF_A_BLOCK * case.tokens * case.width * 2
+    assert (chunk, case.tokens % chunk) == (1024, 0)  # no product of padding
+    # A part of the words goes with a part of the heads, and so of what a block holds.
+    assert CHUNK["xla_tokens"](case_of(vocab=128_256 // 4, shares=4)) == 1024
+
+
+def test_few_tokens_or_a_cpu_leave_it_to_chunks_of_words():
+    few, cpu = case_of(tokens=8192), case_of(platform="cpu")
+    for case in few, cpu:
+        assert "are too much to save a product" in (module._no_room(case) or "")
+    assert CHUNK["xla_vocab"](cpu) == module.LEAST_WORDS
+    # On an accelerator there are few, and together they hold a part of what a block does.
+    words = CHUNK["xla_vocab"](few)
+    assert 8 * module.LEAST_WORDS <= words < few.vocab
+    assert module.OF_A_LOGIT * words * few.tokens < module._room(few) / 2
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**6))
+def test_chunks_divide_the_tokens_or_are_even(total, most):
+    size = module._divided(total, most)
+    assert 0 < size < most + LANES
+    assert total % size == 0 or size == module._even(total, most, LANES)
+
+
+@pytest.mark.parametrize("backend", CHUNKED)
+def test_in_bfloat16_devices_sum_the_gradient_of_w_as_that_of_any_weight(backend, mesh):
+    x, w, _, targets, weights = arrays()
+    on = mesh(4, fsdp=4)
+
+    def loss(x, w):
+        options: Any = {"equation": "BTD,VD->BTV", "backend": backend}
+        return linear_cross_entropy(x, w, targets, weights, **options).sum
+
+    with axes.using(on):
+        x = jax.device_put(x, jax.NamedSharding(on, axes.activation_spec("BTD")))
+        w = jax.device_put(w, axes.weight_sharding("VD", w.shape, on, axes.FSDP_TENSOR))
+        step = jax.jit(jax.grad(loss, argnums=1))
+        text = str(step.trace(x.astype("bfloat16"), w).jaxpr)
+        found = step(x.astype("bfloat16"), w)
+    # Asked for here: a CPU's compiler would send float32 all the same.
+    kind = "reduce" if backend == "xla_tokens" else "dot_general"
+    assert re.search(rf"bf16\[(1,)?248,16\] = {kind}\[", text)
+    exact = reference(*arrays()[:2], np.zeros(V), targets, weights)[2][1]
+    np.testing.assert_allclose(found, exact, rtol=0, atol=BFLOAT16 * np.abs(exact).max())
 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**6), st.integers(1, 4096))
