@@ -7,6 +7,7 @@ lm.logits([[1, 2, 3]])                                     # [B,T,V] float32
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -277,10 +278,21 @@ def load(
     from llama_jax.weights.tokenizer_files import tokenizer
 
     checkpoint = open_checkpoint(find(path), pickle=pickle)
-    vocabulary = tokenizer(checkpoint)
-    return LM(
-        open_engine(checkpoint, mesh, rules, dtype, progress), vocabulary, str(checkpoint.place)
-    )
+    # Beside the weights, which leave Python's lock alone while they are read and turned.
+    with ThreadPoolExecutor(1, "tokenizer") as pool:
+        vocabulary = pool.submit(tokenizer, checkpoint)
+
+        def watched(names: Iterable) -> Iterator:
+            for name in progress(names):
+                if vocabulary.done():
+                    vocabulary.result()  # without a tokenizer nobody waits for the weights
+                yield name
+
+        try:
+            engine = open_engine(checkpoint, mesh, rules, dtype, watched)
+        finally:
+            words = vocabulary.result()  # its error comes first
+    return LM(engine, words, str(checkpoint.place))
 
 
 def open_engine(

@@ -42,14 +42,18 @@ def load(
       UserError: nothing there, a file that is not what it should be (FormatError), or a run with
         classes of a file that `imports` does not name.
     """
-    from llama_jax.config import from_json
-    from llama_jax.config.user_code import use
-    from llama_jax.models.decoder import Decoder
     from llama_jax.weights.find import find
 
-    use(imports)
+    if imports:
+        from llama_jax.config.user_code import use
+
+        use(imports)
     place = find(path)
     if (place / "run.json").is_file() and (place / "checkpoints").is_dir():
+        # A run may be of anything that can be trained; weights alone need none of that.
+        from llama_jax.config import from_json
+        from llama_jax.models.decoder import Decoder
+
         run = from_json((place / "run.json").read_text(encoding="utf-8"), say=lambda line: None)
         if not isinstance(run.model, Decoder):
             from llama_jax.train.load import load as trained
