@@ -21,6 +21,9 @@ torch := tests/weights/test_meta.py tests/weights/test_pickle.py
 
 # Memory in large pages (glibc >= 2.35): a train step on a CPU takes a fifth to a third less time.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+# A container that forbids Python to keep its bytecode would have each process, and the tests start
+# many, compile all of jax and flax anew: 2 s of CPU and more.
+unexport PYTHONDONTWRITEBYTECODE
 
 NEWEST := .venv-newest
 versions := $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions

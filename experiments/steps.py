@@ -53,4 +53,4 @@ def steps_of(run: Run, words: Vocabulary | None = None) -> Iterator[Steps]:
         layout = plan(init, run.optimizer, run.steps, mesh, run.rules, run.ema is not None)
         rate = run.optimizer.rate_at(run.steps)
         step = make_train_step(layout, loss, rate, run.objectives, run.accumulate, run.ema)
-        yield Steps(layout, step, fields, of_step(init, loss, fields), mesh)
+        yield Steps(layout, step, fields, of_step(layout.abstract.params, loss, fields), mesh)

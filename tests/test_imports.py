@@ -20,7 +20,7 @@ ARROWS = {
     "axes": (),
     "chips": (),
     "cli": ANY,
-    "config": ("axes", "models", "objectives", "data", "text", "optim"),
+    "config": ("axes", "models", "objectives", "data", "text", "optim", "seeds"),
     "data": ("text",),
     "demo": ANY,
     "errors": (),
@@ -28,7 +28,7 @@ ARROWS = {
     "families": ("config", "data", "formats", "layers", "models", "objectives", "optim"),
     "files": (),
     "formats": (),
-    "generate": (*("axes", "config", "layers.cache", "models", "text", "train", "weights"),),
+    "generate": ("axes", "config", "layers.cache", "models", "seeds", "text", "train", "weights"),
     "kernels": ("axes",),
     "layers": ("axes", "kernels"),
     "messages": (),
@@ -53,11 +53,12 @@ ARROWS = {
         *("axes", "config", "data", "layers", "models", "objectives", "text"),
         "optim",
     ),
+    "seeds": (),
     "streams": (),
     "text": (),
     "train": (
         *("axes", "config", "chips", "data.loader", "kernels.backends", "kernels.flop_count"),
-        *("layers.linear", "models", "objectives", "optim", "text", "weights"),
+        *("layers.linear", "models", "objectives", "optim", "seeds", "text", "weights"),
     ),
     # It checks what `weights` and `generate` make of a file, so it looks into both.
     "trees": (),
@@ -91,7 +92,7 @@ FLOORS = (
     ("models", "optim"),
     ("data", "layers"),
     ("formats", "kernels", "text"),
-    ("axes", "chips", "errors", "files", "messages", "streams", "trees"),
+    ("axes", "chips", "errors", "files", "messages", "seeds", "streams", "trees"),
 )
 # Third parties that only some areas, or one module of an area, may know of.
 ONLY = {

@@ -35,18 +35,19 @@ def _doctor(args: argparse.Namespace) -> int:
 def _kernels(args: argparse.Namespace) -> int:
     import jax
 
-    from llama_jax.kernels.attention.api import BACKENDS, KERNELS
+    from llama_jax.kernels.attention.api import BACKENDS, PALLAS
     from llama_jax.kernels.attention.proof import examine
+    from llama_jax.kernels.attention.trials import BOUNDS
     from llama_jax.kernels.target import platform
 
     device = jax.local_devices()[0].device_kind
-    names = [name for name in KERNELS if platform() in BACKENDS[name].platforms]
+    names = [name for name in PALLAS if platform() in BACKENDS[name].platforms]
     if not names:
         raise UserError(
             f"no kernel is written for {device}: there is no GPU and no TPU here; "
             "in a checkout `make kernels` interprets them all"
         )
-    rows = [row for name in names for row in examine(name)]
+    rows = [row for name in names for kind in BOUNDS for row in examine(name, kind)]
     if args.json:
         print(json.dumps({"device": device, "rows": [row._asdict() for row in rows]}))
     else:
@@ -80,11 +81,16 @@ def _here() -> None:
         print(f"data: {name} {version}, {what}{hint}")
     import jax
 
+    from llama_jax.kernels import assembler
+    from llama_jax.kernels.target import platform
+
     for device in jax.devices():
         print(f"device {device.id}: {device.platform} {device.device_kind}")
     if jax.default_backend() == "cpu" and sys.platform == "linux":
         pages = "on" if LARGE_PAGES in os.environ.get("GLIBC_TUNABLES", "") else "off"
         print(f"large pages: {pages} (export GLIBC_TUNABLES={LARGE_PAGES}: faster on a CPU)")
+    if platform() == "gpu":
+        print(f"ptxas: {assembler.described()}")
     print(f"compilation cache: {os.environ['JAX_COMPILATION_CACHE_DIR']}")
 
 

@@ -116,6 +116,7 @@ def override(run: Any, words: list[str], options: list[str] | None = None) -> An
 
 def _field(run: Any, name: str, options: list[str]) -> tuple[str, Any, bool]:
     """The path that an option means, the value there, and whether it is --no-PATH."""
+    from llama_jax.config.fields import WAS, children
     from llama_jax.config.text import at
 
     plain = name.replace("-", "_")
@@ -126,6 +127,8 @@ def _field(run: Any, name: str, options: list[str]) -> tuple[str, Any, bool]:
             continue
         if not off or (plain.startswith("no_") and isinstance(value, bool)):
             return path, value, off
+    if WAS.get(plain) in children(run):
+        raise UserError(f"unknown option {f'--{name}'!r}; it is --{WAS[plain]} now")
     if near := nearest(f"--{plain}", [*options, *(f"--{path}" for path in _paths(run))]):
         raise UserError(f"unknown option {f'--{name}'!r}{near}")
     at(run, plain)  # says what there is

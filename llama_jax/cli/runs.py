@@ -11,6 +11,9 @@ def add(command: Add) -> None:
     evaluate = command("eval", _eval, "evaluate a run on its test data")
     evaluate.add_argument("run_dir", type=Path)
     evaluate.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    which = evaluate.add_mutually_exclusive_group()
+    which.add_argument("--step", type=int, metavar="N", help="of this step; else of the newest")
+    which.add_argument("--best", action="store_true", help="of the step that keep_best kept")
     own_code(evaluate)
 
     answer = command("answer", _answer, "answer a question about a picture")
@@ -26,7 +29,7 @@ def add(command: Add) -> None:
 def _eval(args: argparse.Namespace) -> None:
     from llama_jax.evals import run_eval
 
-    run_eval(args.run_dir, json=args.json)
+    run_eval(args.run_dir, json=args.json, step="best" if args.best else args.step)
 
 
 def _answer(args: argparse.Namespace) -> None:

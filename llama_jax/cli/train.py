@@ -54,7 +54,7 @@ def add(command: Add) -> None:
     train.add_argument("--quiet", action="store_true", help="no progress on standard error")
     train.add_argument("--cache", type=Path, help="keep compiled programs here: a faster start")
     train.add_argument("--profile", metavar="START:STOP", help="trace these steps for XProf")
-    train.add_argument("--wandb", metavar="PROJECT", help="log to W&B too; WANDB_API_KEY is set")
+    train.add_argument("--wandb", metavar="PROJECT", help="log to W&B too (first: wandb login)")
     _several(train.add_argument_group("several processes"))
     train.add_argument("--options", action="store_true", help="list every field of the preset")
     train.set_defaults(overrides=[])  # options that are fields

@@ -10,6 +10,7 @@ from llama_jax.axes import FSDP_TENSOR, Rules, make_mesh
 from llama_jax.errors import UserError, nearest
 from llama_jax.messages import short
 from llama_jax.optim.optimizer import AdamW, Optimizer
+from llama_jax.seeds import check_seed
 
 DTYPES = ("float32", "bfloat16")
 
@@ -125,6 +126,8 @@ class Run:
       eval_every: steps between evaluations that do not say how often; 0 means at the end only.
       save_every: steps between checkpoints; the last step is always saved.
       keep: checkpoints kept.
+      keep_best: a figure of an evaluation, such as "scores/lm_perplexity": the checkpoint of the
+        step where it was best is kept beside them; None keeps none.
       evaluations: by name, values with `every` (steps; 0 means `eval_every`) and
         `__call__(model, params, tokenizer, run) -> dict[str, float]`.
       init_from: what to begin with (fine-tuning): a run directory, of which the weights that match
@@ -154,6 +157,7 @@ class Run:
     evaluations: dict[str, Any] = field(default_factory=dict)
     init_from: str | None = None
     strict: bool = False
+    keep_best: str | None = None
 
     def __post_init__(self):
         for name, least in {
@@ -165,6 +169,7 @@ class Run:
         }.items():
             if getattr(self, name) < least:
                 raise UserError(f"{name}={getattr(self, name)}: give {least} or more")
+        check_seed(self.seed)
         if self.dtype not in DTYPES:
             raise UserError(f"dtype={self.dtype!r}: give {' or '.join(DTYPES)}")
         stages = [*self.batch_schedule]
@@ -181,6 +186,11 @@ class Run:
         for name in ("data", "objectives", "evaluations"):
             if not isinstance(getattr(self, name), Mapping):
                 raise UserError(f"{name}={short(getattr(self, name))}: give a dict, by name")
+        if self.keep_best and self.keep_best.partition("/")[0] not in self.evaluations:
+            raise UserError(
+                f"keep_best={self.keep_best!r}: give a figure of an evaluation, EVALUATION/FIGURE; "
+                f"the run's evaluations are {sorted(self.evaluations) or 'none'}"
+            )
         if not self.objectives:
             raise UserError(
                 "a run needs at least one objective, e.g. objectives={'lm': CausalLM(on='text')}"

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from llama_jax.data import fields as r
+from llama_jax.data.blank import INDEXED, filled
 from llama_jax.data.checks import share
 from llama_jax.data.corrupt import Masking
 from llama_jax.data.pairs import join, next_sentence_pair, sentence_order_pair
@@ -16,7 +17,6 @@ from llama_jax.text.tokenizer import Tokenizer, trained_here
 from llama_jax.text.vocabulary import Vocabulary
 
 ORDERS = ("nsp", "sop", "none")
-INDEXED = 200_000  # documents; a larger source is not read through on opening
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +66,7 @@ class SentencePairs:
         tokenizer = trained_here(tokenizer, "the task SentencePairs")
         del once  # every sentence starts exactly one example in any pass
         documents = Documents.of(rows, self.field, tokenizer)
+        keep = documents.filled(keep)
         chosen = _Chosen(documents, keep)
         if self.order == "nsp" and len(keep) < 2:
             raise UserError(
@@ -73,7 +74,7 @@ class SentencePairs:
                 "try order='sop' or separating documents by blank lines"
             )
         if len(rows) <= INDEXED:
-            counts = np.array([len(documents[i]) for i in range(len(rows))])
+            counts = np.array([len(documents.known[i]) for i in range(len(rows))])
             offset = np.cumsum(counts) - counts
             which = np.repeat(np.arange(len(keep)), counts[keep])
             ids = np.concatenate([offset[i] + np.arange(int(counts[i])) for i in keep])
@@ -154,16 +155,25 @@ class Documents(Sequence):
         return len(self.rows)
 
     def __getitem__(self, index: Any) -> Any:
-        """The sentences of a document, at least one."""
+        """The sentences of a document, at least one.
+
+        Of a large source, of which it is not known which documents are empty, such a one is read as
+        the next that is not.
+        """
         if index in self.known:
             return self.known[index]
-        return [r.worded(text, self.tokenizer) for text in self._texts(index)]
+        for at in range(index, index + len(self)):
+            if found := self._texts(at % len(self)):
+                return [r.worded(text, self.tokenizer) for text in found]
+        raise UserError(f"{self.rows.name} holds no text in any of its {len(self):,} rows")
+
+    def filled(self, keep: np.ndarray) -> np.ndarray:
+        """Of the documents to use those that hold something; see `blank.filled`."""
+        return filled(self.rows, keep, lambda index: ["text" if self.known[index] else ""])
 
     def _texts(self, index: int) -> list[str]:
-        found = [s for s in sentences(self.rows[index], self.field, self.rows.name) if s.strip()]
-        if not found:
-            raise UserError(f"{self.rows.name}: document {index} is empty; expected some text")
-        return found
+        where = f"{self.rows.name}, document {index}"
+        return [s for s in sentences(self.rows[index], self.field, where) if s.strip()]
 
 
 class _Chosen(Sequence):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llama_jax.text.tokenizer import Tokenizer
 
 MEMORY = 1 << 28  # bytes of ids that are kept, 67 million of them in long documents
+NOTHING = np.zeros(0, np.int32)  # ids of what is not to be learned from
 ENTRY = 256  # bytes that an array and its place in a dict take beside the ids
 
 Fields = dict[str, tuple[tuple[int, ...], str]]  # field -> shape, dtype

@@ -21,6 +21,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 MAX_PIXELS = 64 * 2**20  # 8192 x 8192: 200 MB as RGB
 MAX_BYTES = 64 * 2**20
 
+OVERSHOOT = 0.5  # by which resampling may leave 0..1; numbers beyond mean something else
 CACHE_BYTES = 512 * 2**20  # decoded pictures of one source, size and field are kept below this
 LIGHT_ROWS = 200_000  # rows of one source whose texts are kept in memory,
 LIGHT_BYTES = 2048  # and pictures that are not larger than this
@@ -30,13 +31,14 @@ def decode(image: Any, size: int | None = None, max_pixels: int = MAX_PIXELS) ->
     """An image as uint8 [Y, X, 3].
 
     Args:
-      image: a path, the bytes of a file, a Pillow image, or an array [Y, X] or [Y, X, 1|3|4] (uint8
-        as it is, floats in 0..1).
+      image: a path, the bytes of a file, a Pillow image, or an array [Y, X] or [Y, X, 1|3|4] of
+        whole numbers in 0..255, floats in 0..1, or bools. What is transparent, in a file or by an
+        array's fourth colour, is seen on white.
       size: resize to size x size (the aspect is not kept); None leaves it.
       max_pixels: refuse larger images, before they are decoded.
 
     Raises:
-      UserError: it is no image, of another format, or too large.
+      UserError: it is no image, of another format, too large, or an array of other numbers.
     """
     from PIL import Image
 
@@ -194,7 +196,7 @@ def _rgb(image: Any) -> np.ndarray:
     """A Pillow image as it is seen: turned upright, on white where it is transparent."""
     from PIL import Image, ImageOps
 
-    if image.format in ("JPEG", "WEBP"):  # cameras store the turn beside the pixels
+    if image.format in ("JPEG", "WEBP", "PNG"):  # cameras store the turn beside the pixels
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 bits
         return _from_array((np.asarray(image) // 256).astype(np.uint8))
@@ -204,6 +206,24 @@ def _rgb(image: Any) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
+def _to_bytes(image: np.ndarray) -> np.ndarray:
+    """The numbers of an array as uint8, by what they mean; never wrapped round."""
+    if image.dtype == np.uint8:
+        return image
+    if image.dtype == bool:
+        return image.astype(np.uint8) * 255
+    low, high = float(image.min()), float(image.max())
+    if np.issubdtype(image.dtype, np.integer) and low >= 0 and high <= 255:
+        return image.astype(np.uint8)
+    if np.issubdtype(image.dtype, np.floating):
+        if -OVERSHOOT <= low and high <= 1 + OVERSHOOT:
+            return np.clip(np.round(image * 255), 0, 255).astype(np.uint8)
+        way = "floats are taken as 0..1; divide them by 255, or undo what normalised them"
+    else:
+        way = "whole numbers are taken as 0..255; scale them first"
+    raise UserError(f"an image array of {image.dtype} has numbers from {low:g} to {high:g}; {way}")
+
+
 def _from_array(image: np.ndarray) -> np.ndarray:
     if image.ndim == 2:
         image = image[..., None]
@@ -211,9 +231,11 @@ def _from_array(image: np.ndarray) -> np.ndarray:
         raise UserError(
             f"an image array of shape {image.shape} came; expected [Y, X, 3], [Y, X, 1] or [Y, X]"
         )
-    if np.issubdtype(image.dtype, np.floating):
-        image = np.clip(np.round(image * 255), 0, 255)
-    image = image[..., :3].astype(np.uint8)
+    image = _to_bytes(image)
+    if image.shape[-1] == 4:
+        from PIL import Image
+
+        return _rgb(Image.fromarray(image))
     return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from llama_jax.data import fields as r
 from llama_jax.data.checks import at_least
 from llama_jax.data.images import Pictures, light, picture_fields, stream_name
-from llama_jax.data.rows import Rows, get
+from llama_jax.data.rows import Rows, as_text, get
 from llama_jax.errors import UserError, nearest
 from llama_jax.text.tokenizer import trained_here
 from llama_jax.text.vocabulary import Vocabulary
@@ -69,7 +69,7 @@ class Labels:
             texts = [light(rows, i) for i in index_B.tolist()]
             batch = {}
             if self.text:
-                words = [str(get(row, self.text, rows.name)) for row in texts]
+                words = [as_text(get(row, self.text, rows.name), rows.name) for row in texts]
                 batch |= r.text_batch([framed(text) for text in words], self.length)
             if pictures:
                 batch[stream_name(self.frames)] = pictures(index_B)
@@ -87,4 +87,9 @@ class Labels:
                     f"{self.names!r}{nearest(value, self.names)}"
                 )
             return self.names.index(value)
-        return int(value)
+        number = value.item() if isinstance(value, np.generic) else value
+        if isinstance(number, int) or (isinstance(number, float) and number.is_integer()):
+            return int(number)
+        raise UserError(
+            f"{where} has the class {value!r:.60}; expected a whole number, or a name of names="
+        )

@@ -7,8 +7,9 @@ from typing import Literal
 import numpy as np
 
 from llama_jax.data import fields as r
+from llama_jax.data.blank import filled
 from llama_jax.data.checks import at_least
-from llama_jax.data.rows import Rows, written
+from llama_jax.data.rows import Rows, text_of
 from llama_jax.data.shards import Tokenised
 from llama_jax.errors import UserError, nearest
 from llama_jax.text.vocabulary import Vocabulary
@@ -69,16 +70,20 @@ class LanguageModel:
             return self._documents(lambda index: rows[index]["tokens"], keep, once)
 
         def text(index: int) -> str:
-            return written(rows[index], self.field, f"{rows.name}, document {index}")
+            return text_of(rows[index], self.field, f"{rows.name}, document {index}")
 
+        def learned(index: int) -> np.ndarray:
+            found = text(index)
+            return r.bounded(tokenizer.encode(found), tokenizer) if found.strip() else r.NOTHING
+
+        keep = filled(rows, keep, lambda index: [text(index)])
         if self.packed:
             found = []
             for at in range(0, len(keep), AT_ONCE):
                 ids = tokenizer.encode_all([text(i) for i in keep[at : at + AT_ONCE].tolist()])
                 found += [r.bounded(one, tokenizer) for one in ids]
             return self._blocks(found, once)
-        known = r.Memory(lambda index: r.bounded(tokenizer.encode(text(index)), tokenizer))
-        return self._documents(known, keep, once)
+        return self._documents(r.Memory(learned), keep, once)
 
     def _documents(
         self, known: Callable[[int], np.ndarray], keep: np.ndarray, once: bool

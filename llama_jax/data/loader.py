@@ -121,8 +121,9 @@ class Loader:
         return {name: feed(step) for name, feed in self._feeds.items()}
 
     def report(self, batches: int) -> list[str]:
-        """A line for each packed stream: what so many batches read of its sources."""
-        return [f"{name}: {flow.report(batches)}" for name, flow in self._flows.items()]
+        """What was left out, and of packed streams what so many batches read of their sources."""
+        notes = [f"{name}: {note}" for name, feed in self._feeds.items() for note in feed.notes]
+        return notes + [f"{name}: {flow.report(batches)}" for name, flow in self._flows.items()]
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs to go on after the last batch that was given out.
@@ -208,7 +209,7 @@ def one_pass(
     """
     if batch is not None:
         stream = dataclasses.replace(stream, batch=batch)
-    examples = _examples(stream, tokenizer, once=True)
+    examples, _ = _examples(stream, tokenizer, once=True)
     key = _hash(stream.seed)
     low, high = _share(stream, "evaluation", examples.rows, process_index, process_count)
     total = stream.batch // examples.rows
@@ -255,7 +256,7 @@ class _Feed:
                 f"stream {name!r}: Mix and pack='fit' need prepared data and a packed "
                 "LanguageModel; give --set data.*.source=FOLDER of `llama-jax prepare`"
             )
-        self.examples = _examples(stream, tokenizer, once=False)
+        self.examples, self.notes = _examples(stream, tokenizer, once=False)
         self.key = _hash(seed, stream.seed, name)
         self.low, self.high = _share(stream, name, self.examples.rows, index, count)
         self.total = stream.batch // self.examples.rows
@@ -275,14 +276,15 @@ class _Feed:
         return _rng(self.key, epoch, SHUFFLE).permutation(len(self.examples))
 
 
-def _examples(stream: Stream, tokenizer: Vocabulary, once: bool) -> Examples:
+def _examples(stream: Stream, tokenizer: Vocabulary, once: bool) -> tuple[Examples, Sequence[str]]:
+    """The examples of a pass, and what there is to say of them."""
     rows = stream.source.open()
     stream.fields(tokenizer)  # a batch that does not fit the task is refused here
     keep = np.arange(len(rows))
     if stream.fraction < 1:
         order = _rng(_hash(stream.seed, "fraction"), 0, SHUFFLE).permutation(len(rows))
         keep = np.sort(order[: max(1, round(stream.fraction * len(rows)))])
-    return stream.task.prepare(rows, tokenizer, keep, once)
+    return stream.task.prepare(rows, tokenizer, keep, once), rows.notes
 
 
 def _share(stream: Stream, name: str, rows: int, index: int, count: int) -> tuple[int, int]:

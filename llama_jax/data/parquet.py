@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from llama_jax.data.file_bytes import changed, stamp
 from llama_jax.errors import UserError, nearest
 
 GROUPS = 4  # kept in memory; reading in order needs one
@@ -16,14 +17,21 @@ class RowGroup(Sequence):
     def __init__(self, path: Path, number: int, count: int, columns: tuple[str, ...]):
         """Names it."""
         self.path, self.number, self.total, self.columns = path, number, count, columns
+        self.stamp = stamp(path)
 
     def __len__(self) -> int:
         """Its rows."""
         return self.total
 
     def __getitem__(self, index: Any) -> dict[str, Any]:
-        """A row, a dict."""
-        table = _table(self.path, self.number, self.columns, self.path.stat().st_mtime_ns)
+        """A row, a dict.
+
+        Raises:
+          UserError: the file has changed since it was opened.
+        """
+        if stamp(self.path) != self.stamp:
+            raise changed(self.path)
+        table = _table(self.path, self.number, self.columns, self.stamp)
         return table.slice(index, 1).to_pylist()[0]
 
 
@@ -52,10 +60,10 @@ def row_groups(path: Path, columns: tuple[str, ...]) -> list[RowGroup]:
 
 
 @functools.lru_cache(maxsize=GROUPS)
-def _table(path: Path, number: int, columns: tuple[str, ...], changed: int) -> Any:
+def _table(path: Path, number: int, columns: tuple[str, ...], stamp: tuple[int, int]) -> Any:
     import pyarrow.parquet
 
-    del changed  # a part of the key
+    del stamp  # a part of the key
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             return file.read_row_group(number, columns=list(columns) or None)

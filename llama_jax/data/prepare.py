@@ -74,6 +74,8 @@ def prepare(
     """
     out, workers = Path(out), processes(workers)
     rows = _opened(source)
+    for note in rows.notes:
+        say(note)
     with locked(out), interruptible():
         with reading(rows.name):
             print_of_files = fingerprint(rows.files) if rows.files else None
@@ -207,7 +209,7 @@ def _begun(out: Path, wanted: Manifest, source: str, say: Say) -> Manifest:
         return wanted
     for name in ("tokenizer", "source", "field", "rows"):
         old, new = getattr(found, name), getattr(wanted, name)
-        if old != new:
+        if old != new and not (name == "source" and _placed(old) == _placed(new)):
             raise UserError(
                 f"{str(out)!r} was prepared with {name} {old}, not {new}; give the same to go on, "
                 "or another folder"
@@ -244,6 +246,13 @@ def _clear(out: Path, manifest: Manifest) -> None:
             stray = SHARD.match(path.name) and path.name not in good
             if stray or DRAFT.search(path.name):
                 path.unlink(missing_ok=True)
+
+
+def _placed(source: Mapping[str, Any]) -> dict[str, Any]:
+    """A source with its path from the root: "d" and "./d" are the same."""
+    path = source.get("path")
+    place = {"path": os.path.realpath(Path(path).expanduser())} if isinstance(path, str) else {}
+    return {**source, **place}
 
 
 def _plain(source: Source) -> dict[str, Any]:

@@ -1,9 +1,12 @@
 """What a source opens as, rows of examples, and what is read out of a row."""
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
 
 from llama_jax.errors import UserError, nearest
 
@@ -23,6 +26,7 @@ class Rows(Sequence):
       name: what to call it in a message.
       files: the files that are read and may change; see `text_files.fingerprint`.
       memo: what was worked out from it (decoded images, tokens), by whoever worked it out.
+      notes: lines that whoever opened it should see: what was left out, and why.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class Rows(Sequence):
         """Wraps `read`, which must be a pure function of the index."""
         self.name, self.total, self.read, self.files = name, count, read, files
         self.memo: dict[Any, Any] = {}
+        self.notes: list[str] = []
         if count == 0:
             raise UserError(f"{name} holds no example; expected at least one")
 
@@ -87,16 +92,30 @@ def text_of(row: dict[str, Any], field: str | None = None, where: str = "the sou
     return value if isinstance(value, str) else " ".join(value)
 
 
-def written(row: dict[str, Any], field: str | None = None, where: str = "the source") -> str:
-    """An example as one text, as `text_of`, that is not empty.
+def as_text(value: Any, where: str = "the source") -> str:
+    """A value as text: numbers as JSON writes them; what is missing, a gap in a table, is "".
 
     Raises:
-      UserError: there is no such field, or nothing in it.
+      UserError: it is a list or holds fields.
     """
-    text = text_of(row, field, where)
-    if not text.strip():
-        raise UserError(f"{where} is empty; expected some text")
-    return text
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    raise UserError(
+        f"{where} holds {value!r:.60} where a text was expected; is it another field that has it?"
+    )
+
+
+def texts_of(value: Any, where: str = "the source") -> list[str]:
+    """A value as texts: a list of them, or one alone; see `as_text`."""
+    if isinstance(value, list | tuple):
+        return [as_text(one, where) for one in value]
+    return [as_text(value, where)]
 
 
 def _read(

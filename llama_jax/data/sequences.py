@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from llama_jax.data import fields as r
+from llama_jax.data.blank import filled
 from llama_jax.data.checks import at_least
 from llama_jax.data.documents import Documents, joined_ids
-from llama_jax.data.rows import Rows, get
+from llama_jax.data.rows import Rows, as_text, get
 from llama_jax.data.spans import corrupt_spans, span_count, span_lengths
 from llama_jax.errors import UserError
 from llama_jax.text.tokenizer import trained_here
@@ -74,7 +75,7 @@ class Denoise:
         self.fields(1, tokenizer)  # enough sentinels?
         raw, answer = self.lengths()
         documents = Documents.of(rows, self.field, tokenizer)
-        texts = [np.array(joined_ids(documents[int(i)])) for i in keep]
+        texts = [np.array(joined_ids(documents[i])) for i in documents.filled(keep).tolist()]
         blocks = [text[at : at + raw] for text in texts for at in range(0, len(text), raw)]
 
         def make(slots: Sequence[int], rngs: Sequence[np.random.Generator]) -> r.Batch:
@@ -131,11 +132,17 @@ class Seq2Seq:
         del once
         prefix = tokenizer.encode(self.prefix) if self.prefix else []
 
-        def read(index: int) -> tuple[list[int], list[int]]:
-            row = rows[index]
-            ends = [get(row, field, rows.name) for field in (self.source, self.target)]
-            read, write = [tokenizer.encode(str(end)) for end in ends]
-            return r.framed([*prefix, *read], tokenizer, self.length), write
+        def ends(index: int) -> list[str]:
+            row, where = rows[index], f"{rows.name}, row {index}"
+            return [as_text(get(row, field, where), where) for field in (self.source, self.target)]
+
+        def read(index: int) -> tuple[list[int], np.ndarray]:
+            source, target = ends(index)
+            text = r.framed([*prefix, *tokenizer.encode(source)], tokenizer, self.length)
+            there = source.strip() and target.strip()
+            return text, r.bounded(tokenizer.encode(target), tokenizer) if there else r.NOTHING
+
+        keep = filled(rows, keep, ends)
 
         pair = r.Memory(read)
 
@@ -145,7 +152,7 @@ class Seq2Seq:
             pairs = [pair(i) for i in index_B.tolist()]
             return {
                 **r.text_batch([text for text, _ in pairs], self.length),
-                **r.decoder_batch([answer for _, answer in pairs], self.answer_length, tokenizer),
+                **r.shifted([answer for _, answer in pairs], self.answer_length),
                 "id": index_B.astype(np.int32),
             }
 

@@ -5,14 +5,17 @@ Values are Python and NumPy: text is `str`, images are bytes, a path or an array
 """
 
 import dataclasses
-import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from llama_jax.data.builders.prepare import OURS
+from llama_jax.data.image_folder import ImageFolder, is_picture, left_out
+from llama_jax.data.json_rows import ENDINGS as JSON
+from llama_jax.data.json_rows import JsonLines
 from llama_jax.data.manifest import MANIFEST, begun
 from llama_jax.data.parquet import row_groups
 from llama_jax.data.rows import Rows, Source, split_sentences
@@ -20,17 +23,21 @@ from llama_jax.data.shards import Mix, Prepared
 from llama_jax.data.text_files import (
     Pieces,
     check_utf8,
-    existing,
     found,
     joined,
-    lines,
     paragraphs,
     suffix,
+    visible,
 )
 from llama_jax.data.tfds import Tfds
-from llama_jax.errors import UserError, nearest
+from llama_jax.errors import UserError
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+PARQUET = (".parquet",)
+TEXT = (".txt", ".md")
+# What would be read as plain text and is none: a model would learn commas or bytes.
+TABLES = (".csv", ".tsv", ".arrow", ".feather", ".xlsx", ".tfrecord")
+ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar", ".xz")
+PAGES = (".pdf", ".docx", ".odt", ".epub")
 WEIGHED = re.compile(r"=[^/*?\[]*$")  # "a=3", also "a=x", but not "year=2024/x.txt" or "year=*"
 __all__ = [
     "ImageFolder",
@@ -46,51 +53,11 @@ __all__ = [
 
 
 @dataclasses.dataclass(frozen=True)
-class JsonLines:
-    """Files with one JSON object a line; a text under `image` is a path beside the file.
-
-    Attributes:
-      path: a file, or a pattern such as "c4/*.jsonl.gz"; .gz, .zst and .bz2 are opened too, and
-        then held in memory one by one.
-      image: the field that may name a picture.
-    """
-
-    path: str
-    image: str = "image"
-
-    def open(self) -> Rows:
-        """Finds the lines.
-
-        Raises:
-          UserError: there is no such file; reading a row, if that line is no JSON object.
-        """
-        files = found(self.path)
-        count, locate = joined([Pieces(file, lines) for file in files])
-
-        def read(index: int) -> dict[str, Any]:
-            part, at = locate(index)
-            try:
-                row = json.loads(part[at])
-            except ValueError:
-                row = None
-            if not isinstance(row, dict):
-                raise UserError(
-                    f"{str(part.path)!r} line {part.line(at)} is not a JSON object; "
-                    'expected something like {"text": "..."} on each line'
-                )
-            if isinstance(row.get(self.image), str):
-                row[self.image] = part.path.parent / row[self.image]
-            return row
-
-        return Rows(repr(self.path), count, read, files)
-
-
-@dataclasses.dataclass(frozen=True)
 class Parquet:
     """Parquet files, as the Hugging Face hub keeps data sets in.
 
     Attributes:
-      path: a file, or a pattern such as "fineweb/*.parquet".
+      path: a file, a pattern such as "fineweb/*.parquet", or a folder of .parquet files.
       columns: names of the columns to read; all if empty.
     """
 
@@ -103,7 +70,7 @@ class Parquet:
         Raises:
           UserError: there is no such file or column, or it is no Parquet.
         """
-        files = found(self.path)
+        files = found(self.path, PARQUET)
         count, locate = joined([g for file in files for g in row_groups(file, self.columns)])
 
         def read(index: int) -> dict[str, Any]:
@@ -118,7 +85,9 @@ class PlainText:
     """Text files; blank lines separate documents.
 
     Attributes:
-      path: a file, a pattern such as "books/*.txt", or a folder of .txt files.
+      path: a file, a pattern such as "books/*.txt", or a folder; of a folder, and the folders in
+        it, .txt and .md files are read, compressed or not, and what else is there is counted in
+        what the rows note.
     """
 
     path: str
@@ -127,105 +96,97 @@ class PlainText:
         """Finds the documents.
 
         Raises:
-          UserError: there is no such file, or it is not UTF-8, or holds no text.
+          UserError: there is no such file, or it is not UTF-8, or holds no text; reading a row, if
+            its file has changed.
         """
-        files = found(self.path, "*.txt")
+        files = found(self.path, TEXT)
         for file in files:
             check_utf8(file)
         count, locate = joined([Pieces(file, paragraphs) for file in files])
+        root = Path(self.path).expanduser()
+        folder = root.is_dir()
 
         def read(index: int) -> dict[str, Any]:
             part, at = locate(index)
             text = part[at].decode("utf-8").strip()
-            name = f"{part.path.name}:{at}"
-            return {"document": name, "text": text, "sentences": split_sentences(text)}
+            name = part.path.relative_to(root).as_posix() if folder else part.path.name
+            return {"document": f"{name}:{at}", "text": text, "sentences": split_sentences(text)}
 
-        return Rows(repr(self.path), count, read, files)
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageFolder:
-    """A folder of pictures: subfolders are classes, `captions.jsonl` may say more.
-
-    Each line of captions.jsonl is {"file": "cats/1.png", "caption": "..."}, and further fields
-    are passed on. Without a caption the class name stands in.
-
-    Attributes:
-      path: the folder.
-    """
-
-    path: str
-
-    def open(self) -> Rows:
-        """Lists the pictures.
-
-        Raises:
-          UserError: there is none, or captions.jsonl names a file that is not there.
-        """
-        root = existing(self.path, folder=True)
-        files = sorted(p for p in root.rglob("*") if p.suffix.lower() in PICTURES)
-        names = [file.relative_to(root).as_posix() for file in files]
-        if not files:
-            raise UserError(
-                f"folder {self.path!r} holds no picture; expected files ending in "
-                f"{', '.join(PICTURES)}, in one subfolder a class"
-            )
-        classes = sorted({name.split("/")[0] for name in names if "/" in name})
-        known, extra = set(names), {}
-        captions = root / "captions.jsonl"
-        if captions.exists():
-            for row in JsonLines(str(captions)).open():
-                name = str(row.get("file"))
-                if name not in known:
-                    raise UserError(
-                        f"captions.jsonl names {name!r}, which is not in {self.path!r}"
-                        + nearest(name, names)
-                    )
-                extra[name] = row
-
-        def read(index: int) -> dict[str, Any]:
-            name = names[index]
-            group = name.split("/")[0] if "/" in name else ""
-            row = {"caption": group.replace("_", " ")} if group else {}
-            row |= extra.get(name, {}) | {"file": name, "image": files[index]}
-            if group:
-                row |= {"label": classes.index(group), "label_name": group}
-            return row
-
-        return Rows(repr(self.path), len(files), read, [captions] if captions.exists() else [])
+        rows = Rows(repr(self.path), count, read, files)
+        others = [file for file in visible(root) if suffix(file) not in TEXT] if folder else []
+        if others:
+            rows.notes.append(f"{rows.name}: {left_out(others)}; text ends in {' or '.join(TEXT)}")
+        return rows
 
 
 def named(text: str) -> Source:
     """The source that a path, a pattern or a name stands for.
 
-    A folder that `llama-jax prepare` made or began is `Prepared`; files that end in .jsonl are
-    `JsonLines`, in .parquet `Parquet`, a folder with pictures is an `ImageFolder`, any other file
-    or folder `PlainText`.
+    A folder that `llama-jax prepare` made or began is `Prepared`; files that end in .jsonl, .ndjson
+    or .json are `JsonLines`, in .parquet `Parquet`, any other file `PlainText`; a folder is what
+    the files in it are.
     What is not there and has weights, "a=3,b=1", is a `Mix` of prepared folders; what is no path is
     the name of a `Tfds` data set. The names of ours, "kjv" and "easy_vqa", are never taken for
     paths.
 
     Raises:
-      UserError: a part of a mix is no folder with a weight.
+      UserError: the files are of a kind that is not read, or a folder holds several kinds; a part
+        of a mix is no folder with a weight.
     """
     if text in OURS:
         return Tfds(text)
     path = Path(text).expanduser()
     if (path / MANIFEST).exists() or begun(path):
         return Prepared(text)
-    if suffix(path) == ".jsonl":
+    if path.is_dir():
+        return _folder(text, visible(path))
+    ending = suffix(path)
+    if ending in JSON:
         return JsonLines(text)
-    if suffix(path) == ".parquet":
+    if ending in PARQUET:
         return Parquet(text)
-    if path.is_dir() and any(file.suffix.lower() in PICTURES for file in path.rglob("*")):
-        return ImageFolder(text)
-    if path.exists() or suffix(path) in (".txt", ".md"):
+    if (way := _way(ending)) is not None:
+        raise UserError(f"{text!r} ends in {ending}, which is not read; {way}")
+    if path.exists() or ending in TEXT:
         return PlainText(text)
     if any(map(WEIGHED.search, text.split(","))):
         return _mix(text)
     if text.startswith((".", "/", "~")):
         return PlainText(text)
     return Tfds(text)
+
+
+def _folder(text: str, files: list[Path]) -> Source:
+    """What a folder is by the files in it; text if there is nothing that tells."""
+    if any(map(is_picture, files)):
+        return ImageFolder(text)
+    count = Counter(suffix(file) for file in files)
+    kinds = {
+        kind: sum(count[ending] for ending in endings)
+        for kind, endings in ((PlainText, TEXT), (JsonLines, JSON), (Parquet, PARQUET))
+    }
+    there = [kind for kind, n in kinds.items() if n]
+    if len(there) > 1:
+        found = ", ".join(f"{n} {e}" for e, n in count.most_common() if e in TEXT + JSON + PARQUET)
+        raise UserError(
+            f"{text!r} holds files of several kinds ({found}); name one kind by a pattern, such as "
+            f"'{text.rstrip('/')}/**/*{JSON[0]}'"
+        )
+    if not there and len(count) == 1 and (way := _way(next(iter(count)))) is not None:
+        raise UserError(f"{text!r} holds {next(iter(count))} files, which are not read; {way}")
+    return there[0](text) if there else PlainText(text)
+
+
+def _way(ending: str) -> str | None:
+    """How files become what is read, or None if they are taken as they are."""
+    if ending in TABLES:
+        return (
+            'expected one {"text": "..."} on each line of a .jsonl file, or .parquet; of pandas, '
+            "DataFrame.to_parquet writes that"
+        )
+    if ending in ARCHIVES:
+        return "unpack it and name the folder"
+    return "take the text out of it first, into .txt or .jsonl files" if ending in PAGES else None
 
 
 def _mix(text: str) -> Mix:

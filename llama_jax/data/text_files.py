@@ -1,13 +1,10 @@
 """Files found by pattern, and lines and documents found in them without holding the text.
 
-What is kept of a file is where its pieces begin and end (16 bytes each). A compressed file has no
-random access: it is held whole, decompressed, and only the last few of them are.
+What is kept of a file is where its pieces begin and end (16 bytes each); see `file_bytes.py`.
 """
 
 import codecs
-import functools
 import hashlib
-import mmap
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,26 +12,41 @@ from typing import Any
 
 import numpy as np
 
+from llama_jax.data.file_bytes import COMPRESSED, Bytes, changed, chunks, opened, stamp
 from llama_jax.errors import UserError, nearest
 
-COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 WILD = re.compile(r"[*?\[]")
-CHUNK = 1 << 24  # bytes looked at in one go
-BLANK = 16  # a line of so few bytes may be blank
+BLANK = np.isin(np.arange(256), np.frombuffer(b" \t\n\r\f\v", np.uint8))  # by byte
+BOM = codecs.BOM_UTF8  # some editors begin a file with it
 PIECE, PIECES = 1 << 16, 256  # bytes; of each file that a fingerprint takes
 
 
 def suffix(path: Path) -> str:
-    """What a file is by its name, whether compressed or not: ".jsonl" of "a.jsonl.gz"."""
-    return Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
+    """What a file is by its name, compressed or not: ".jsonl" of "a.jsonl.gz" and of "A.JSONL"."""
+    packed = path.suffix.lower() in COMPRESSED
+    return (Path(path.stem).suffix if packed else path.suffix).lower()
 
 
-def found(path: str, inside: str | None = None) -> list[Path]:
+def visible(folder: Path) -> list[Path]:
+    """The files in a folder and the folders in it, sorted, without hidden ones.
+
+    Hidden is what begins with a dot, and what macOS leaves beside the files of an archive.
+    """
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if not any(p[0] == "." or p == "__MACOSX" for p in path.relative_to(folder).parts)
+        and path.is_file()
+    )
+
+
+def found(path: str, endings: Sequence[str] = ()) -> list[Path]:
     """The files that a path stands for, sorted.
 
     Args:
       path: a file, a pattern with *, ** or ?, or a folder.
-      inside: which files of a folder, as a pattern; None refuses folders.
+      endings: which files of a folder, and of the folders in it, as `suffix` gives them; without
+        any, folders are refused.
 
     Raises:
       UserError: there is none.
@@ -46,8 +58,13 @@ def found(path: str, inside: str | None = None) -> list[Path]:
         if not files:
             raise UserError(f"no file matches {path!r}; is it the right folder?")
         return files
-    here = existing(path, folder=inside is not None)
-    return sorted(here.glob(inside)) if inside and here.is_dir() else [here]
+    here = existing(path, folder=bool(endings))
+    if not here.is_dir():
+        return [here]
+    files = [file for file in visible(here) if suffix(file) in endings]
+    if not files:
+        raise UserError(f"folder {path!r} holds no file that ends in {', '.join(endings)}")
+    return files
 
 
 def existing(path: str, folder: bool = False) -> Path:
@@ -84,83 +101,79 @@ def fingerprint(files: Sequence[Path]) -> str:
     return found.hexdigest()
 
 
-def opened(path: Path) -> Any:
-    """The bytes of a file as something to slice: mapped, or decompressed.
-
-    Raises:
-      UserError: it is compressed and damaged.
-    """
-    if path.suffix in COMPRESSED:
-        return _decompressed(path, path.stat().st_mtime_ns)
-    with path.open("rb") as file:
-        if path.stat().st_size == 0:
-            return b""
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-@functools.lru_cache(maxsize=2)
-def _decompressed(path: Path, changed: int) -> bytes:
-    import pyarrow
-
-    del changed  # a part of the key
-    try:
-        with pyarrow.input_stream(str(path), compression=COMPRESSED[path.suffix]) as stream:
-            return stream.read()
-    except (OSError, pyarrow.ArrowException) as error:
-        reason = str(error).partition("\n")[0][:200]
-        raise UserError(
-            f"{str(path)!r} cannot be decompressed ({reason}); was it copied whole?"
-        ) from None
-
-
 class Pieces(Sequence):
     """The lines or documents of a file, as bytes."""
 
-    def __init__(self, path: Path, cut: Callable[[Any], np.ndarray]):
+    def __init__(self, path: Path, cut: Callable[[Bytes], np.ndarray]):
         """Finds where pieces are: `cut` gives [n, 2] from the bytes, begin and end."""
+        self.path, self.stamp = path, stamp(path)
         data = opened(path)
-        self.path, self.at = path, cut(data)
-        # A mapping costs nothing; of the compressed files only the last few stay.
-        self.data = None if path.suffix in COMPRESSED else data
+        self.at = cut(data)
+        # Of the compressed files only the last few stay.
+        self._data = None if isinstance(data, bytes) else data
 
     def __len__(self) -> int:
         """How many there are."""
         return len(self.at)
 
     def __getitem__(self, index: Any) -> bytes:
-        """One."""
+        """One.
+
+        Raises:
+          UserError: the file has changed since it was opened.
+        """
         begin, end = self.at[index].tolist()
-        return bytes((opened(self.path) if self.data is None else self.data)[begin:end])
+        return self.data[begin:end]
+
+    @property
+    def data(self) -> Bytes:
+        """All of the file."""
+        if self._data is not None:
+            return self._data
+        if stamp(self.path) != self.stamp:
+            raise changed(self.path)
+        return opened(self.path)
 
     def line(self, index: int) -> int:
         """The number of the line where a piece begins, from 1."""
-        data = opened(self.path) if self.data is None else self.data
-        return bytes(data[: int(self.at[index][0])]).count(b"\n") + 1
+        data, begin = self.data, int(self.at[index][0])
+        return sum(part[: max(0, begin - at)].count(b"\n") for at, part in chunks(data)) + 1
 
 
-def lines(data: Any) -> np.ndarray:
+def lines(data: Bytes) -> np.ndarray:
     """Begin and end of every line that is not blank, [n, 2]."""
-    ends = [np.zeros(0, np.int64)]
-    for at in range(0, len(data), CHUNK):
-        part = np.frombuffer(data[at : at + CHUNK], np.uint8)
-        ends.append(np.flatnonzero(part == ord("\n")) + at)
-    end = np.concatenate([*ends, [len(data)]])
-    begin = np.concatenate([[0], end[:-1] + 1])
-    keep = end > begin
-    for i in np.flatnonzero(keep & (end - begin < BLANK)):
-        keep[i] = bool(data[int(begin[i]) : int(end[i])].strip())
-    return np.stack([begin[keep], end[keep]], axis=1)
+    at_L2, text_L = _lines(data)
+    return at_L2[text_L]
 
 
-def paragraphs(data: Any) -> np.ndarray:
-    """Begin and end of every run of text between blank lines, [n, 2]."""
-    bounds, begin = [], 0
-    for gap in (*re.finditer(rb"\n\s*\n", data), None):
-        end = len(data) if gap is None else gap.start()
-        if bytes(data[begin : min(end, begin + BLANK)]).strip() or bytes(data[begin:end]).strip():
-            bounds.append((begin, end))
-        begin = end if gap is None else gap.end()
-    return np.array(bounds, np.int64).reshape(-1, 2)
+def paragraphs(data: Bytes) -> np.ndarray:
+    """Begin and end of every run of lines between blank ones, [n, 2]."""
+    at_L2, text_L = _lines(data)
+    edge = np.diff(text_L.astype(np.int8), prepend=0, append=0)
+    return np.stack([at_L2[edge[:-1] == 1, 0], at_L2[edge[1:] == -1, 1]], axis=1)
+
+
+def _lines(data: Bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Begin and end of every line, [L, 2], and whether there is anything in it, [L]."""
+    ends, texts, begun = [], [], False
+    for at, part in chunks(data):
+        byte = np.frombuffer(part, np.uint8)
+        end = np.flatnonzero(byte == ord("\n"))
+        begin = np.append(0, end + 1)
+        # Of the last line of a chunk there may be nothing here; what there is goes into the next.
+        whole = begin[: len(begin) - (begin[-1] == len(byte))]
+        text = np.logical_or.reduceat(~BLANK[byte], whole)
+        text[0] |= begun
+        begun = len(text) > len(end) and bool(text[-1])
+        ends.append(end + at)
+        texts.append(text[: len(end)])
+    end = np.concatenate([*ends, [len(data)]]).astype(np.int64)
+    begin = np.append(0, end[:-1] + 1)
+    text = np.concatenate([*texts, [begun]]).astype(bool)
+    if data[: len(BOM)] == BOM:
+        begin[0] = len(BOM)
+        text[0] = bool(data[len(BOM) : int(end[0])].strip())
+    return np.stack([begin, end], axis=1), text
 
 
 def check_utf8(path: Path) -> None:
@@ -169,11 +182,11 @@ def check_utf8(path: Path) -> None:
     Raises:
       UserError: it is not UTF-8, with the byte where that shows.
     """
-    data, decoder, at = opened(path), codecs.getincrementaldecoder("utf-8")(), 0
-    for at in range(0, len(data), CHUNK):
+    data, decoder = opened(path), codecs.getincrementaldecoder("utf-8")()
+    for at, part in chunks(data):
         held = len(decoder.getstate()[0])
         try:
-            decoder.decode(bytes(data[at : at + CHUNK]), final=at + CHUNK >= len(data))
+            decoder.decode(part, final=at + len(part) >= len(data))
         except UnicodeDecodeError as error:
             raise UserError(
                 f"{str(path)!r} is not UTF-8 text (byte {at - held + error.start}); expected plain "

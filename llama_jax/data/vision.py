@@ -10,7 +10,7 @@ from llama_jax.data import fields as r
 from llama_jax.data.checks import at_least, share
 from llama_jax.data.corrupt import Masking
 from llama_jax.data.images import Pictures, decode, light, picture_fields, stream_name
-from llama_jax.data.rows import Rows, get
+from llama_jax.data.rows import Rows, get, texts_of
 from llama_jax.errors import UserError
 from llama_jax.messages import cut
 from llama_jax.text.tokenizer import Tokenizer, trained_here
@@ -226,11 +226,19 @@ class Questions:
         """One example a picture; in evaluation one for each `per_image` of its questions."""
         tokenizer = trained_here(tokenizer, "the task Questions")
         texts = [light(rows, i) for i in range(len(rows))]
-        asked = [_listed(get(row, self.questions, rows.name)) for row in texts]
-        told = [_listed(get(row, self.answers, rows.name)) for row in texts]
+        asked = [texts_of(get(row, self.questions, rows.name), rows.name) for row in texts]
+        told = [texts_of(get(row, self.answers, rows.name), rows.name) for row in texts]
+        blank = 0
         for i, (q, a) in enumerate(zip(asked, told, strict=True)):
             if len(q) != len(a):
                 raise UserError(f"{rows.name} row {i} has {len(q)} questions, {len(a)} answers")
+            both = [pair for pair in zip(q, a, strict=True) if all(map(str.strip, pair))]
+            blank += len(q) - len(both)
+            asked[i], told[i] = [q for q, _ in both], [a for _, a in both]
+        if blank:
+            rows.notes.append(
+                f"{rows.name}: {blank:,} questions without a text or an answer are left out"
+            )
         counts = np.array([len(q) for q in asked])
         first = np.cumsum(counts) - counts  # number of a picture's first question: its `id`
         pictures = Pictures.of(rows, self.image, self.size, self.frames)
@@ -308,7 +316,14 @@ class Questions:
 
 def _captions(rows: Rows, field: str, index_B: np.ndarray, most: int) -> list[list[str]]:
     """All captions of each row."""
-    every = [_listed(get(light(rows, i), field, rows.name)) for i in index_B.tolist()]
+    every = [
+        [
+            text
+            for text in texts_of(get(light(rows, i), field, rows.name), rows.name)
+            if text.strip()
+        ]
+        for i in index_B.tolist()
+    ]
     for i, captions in zip(index_B.tolist(), every, strict=True):
         if not 0 < len(captions) <= most:
             raise UserError(
@@ -333,7 +348,3 @@ def _classes(every: Sequence[list[str]], most: int) -> np.ndarray:
     return np.array(
         [[r.identity(text) for text in (c + c[:1] * most)[:most]] for c in every], np.int32
     )
-
-
-def _listed(value: str | Sequence[str]) -> list[str]:
-    return [value] if isinstance(value, str) else list(value)

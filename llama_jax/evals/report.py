@@ -5,7 +5,7 @@ import functools
 import json as jsonlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from llama_jax.data import Questions
 from llama_jax.errors import UserError, nearest
@@ -15,13 +15,19 @@ from llama_jax.evals.vision import Matching, Retrieval, Vqa
 from llama_jax.train.load import Trained, load
 
 
-def run_eval(run_dir: str | Path, json: bool = False, limit: int | None = None) -> list[Row]:
-    """Evaluates the newest checkpoint of a run on held-out data and prints the table.
+def run_eval(
+    run_dir: str | Path,
+    json: bool = False,
+    limit: int | None = None,
+    step: int | Literal["best"] | None = None,
+) -> list[Row]:
+    """Evaluates a checkpoint of a run on held-out data and prints the table.
 
     Args:
       run_dir: where it was trained.
       json: print one JSON object instead.
       limit: about so many rows of text for each evaluation; None for all.
+      step: which checkpoint, "best" for that of the run's `keep_best`; None for the newest.
 
     Returns:
       The rows of the table.
@@ -29,7 +35,7 @@ def run_eval(run_dir: str | Path, json: bool = False, limit: int | None = None) 
     Raises:
       UserError: no run or no checkpoint there, or nothing in it that can be evaluated.
     """
-    trained = load(run_dir)
+    trained = load(run_dir, step=step)
     rows = evaluate(trained, limit)
     if json:
         print(jsonlib.dumps(as_json(rows) | {"step": trained.step}, indent=2))

@@ -154,7 +154,7 @@ class Gguf:
 
 def _plain(given: Sizes) -> Sizes:
     """What the fields of every architecture can say."""
-    return replace(given, qk_norm=False, windows=(), rotated=())
+    return replace(given, qk_norm=False, bias=False, windows=(), rotated=())
 
 
 def _rope(theta: float, head_dim: int, divisors: np.ndarray | None, place: Path | str) -> Rope:

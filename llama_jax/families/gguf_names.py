@@ -7,6 +7,9 @@ def _table(q: str, k: str) -> Table:
     def layer(ours: str, theirs: str, axes: str) -> Row:
         return (ours, f"blk.{{layer}}.{theirs}.weight", axes)
 
+    def bias(ours: str, theirs: str, axes: str) -> Row:
+        return (ours, f"blk.{{layer}}.{theirs}.bias", axes.replace(" D", "").replace("D ", ""))
+
     return Table(
         embed=(("embed/w", "token_embd.weight", "V D -> V D"),),
         attention=(
@@ -19,6 +22,11 @@ def _table(q: str, k: str) -> Table:
         qk_norm=(
             layer("attn/q_norm/scale", "attn_q_norm", "H -> H"),
             layer("attn/k_norm/scale", "attn_k_norm", "H -> H"),
+        ),
+        bias=(
+            bias("attn/q/b", "attn_q", q),
+            bias("attn/k/b", "attn_k", k),
+            bias("attn/v/b", "attn_v", "(K H) D -> D K H"),
         ),
         ffn=(
             layer("ffn_norm/scale", "ffn_norm", "D -> D"),

@@ -15,6 +15,11 @@ NAMES = Table(
         ("attn/q_norm/scale", "model.layers.{layer}.self_attn.q_norm.weight", "H -> H"),
         ("attn/k_norm/scale", "model.layers.{layer}.self_attn.k_norm.weight", "H -> H"),
     ),
+    bias=(
+        ("attn/q/b", "model.layers.{layer}.self_attn.q_proj.bias", "(N H) -> N H"),
+        ("attn/k/b", "model.layers.{layer}.self_attn.k_proj.bias", "(K H) -> K H"),
+        ("attn/v/b", "model.layers.{layer}.self_attn.v_proj.bias", "(K H) -> K H"),
+    ),
     ffn=(
         ("ffn_norm/scale", "model.layers.{layer}.post_attention_layernorm.weight", "D -> D"),
         ("ffn/gate/w", "model.layers.{layer}.mlp.gate_proj.weight", "F D -> D F"),

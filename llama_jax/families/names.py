@@ -35,6 +35,7 @@ class Table:
       qk_norm: the norms of q and k, of layers that have them; () if the notation has no names.
       ffn: the feed-forward of a layer, with the norm before it.
       out: the last norm and the output layer.
+      bias: the biases of q, k and v, of layers that have them; () if the notation has no names.
     """
 
     embed: Rows
@@ -42,6 +43,7 @@ class Table:
     ffn: Rows
     out: Rows
     qk_norm: Rows = ()
+    bias: Rows = ()
 
     @property
     def ends(self) -> tuple[str, str]:
@@ -54,16 +56,23 @@ class Table:
         """Whether files hold the rotary pairs of q and k side by side."""
         return any("r)" in axes.split(" -> ")[0] for _, _, axes in self.attention)
 
+    @property
+    def layer(self) -> Rows:
+        """The rows of a layer that has everything."""
+        return (*self.attention, *self.bias, *self.qk_norm, *self.ffn)
+
     def of(self, attention: Attention) -> Rows:
         """The rows of a layer with this attention.
 
         Raises:
-          UserError: it has norms of q and k, and the notation has no names for them.
+          UserError: it has norms of q and k, or biases, and the notation has no names for them.
         """
         norms = self.qk_norm if attention.qk_norm is not None else ()
         if attention.qk_norm is not None and not norms:
             raise UserError("the model normalises q and k; there are no names for these norms")
-        return (*self.attention, *norms, *self.ffn)
+        if attention.bias and not self.bias:
+            raise UserError("q, k and v of the model have biases; there are no names for these")
+        return (*self.attention, *(self.bias if attention.bias else ()), *norms, *self.ffn)
 
 
 @dataclass(frozen=True)
@@ -130,7 +139,7 @@ def tensors(model: Decoder, table: Table) -> list[Name]:
     period, scan = len(model.stack.pattern), model.stack.scan
     found = [_name(row, letters, row[0], None, row[1]) for row in table.embed]
     rows = [set(table.of(attention)) for attention, _ in every[:period]]
-    for row in (*table.attention, *table.qk_norm, *table.ffn):
+    for row in table.layer:
         for i in range(len(every)):
             # Layer i is block `part` of repeat `repeat` of the pattern.
             repeat, part = divmod(i, period)

@@ -37,6 +37,7 @@ class Sizes:
       context: positions that the model was trained for, or None.
       tied: whether the embedding is the output layer too.
       qk_norm: whether each head of q and k is normalised.
+      bias: whether q, k and v have biases.
       windows: each layer's window of attention, or None; () if no layer has one.
       rotated: whether each layer has the rotary embedding; () if all have it.
     """
@@ -53,6 +54,7 @@ class Sizes:
     context: int | None
     tied: bool
     qk_norm: bool = False
+    bias: bool = False
     windows: tuple[int | None, ...] = ()
     rotated: tuple[bool, ...] = ()
 
@@ -82,6 +84,7 @@ def build(given: Sizes) -> Decoder:
             causal=True,
             window=window,
             qk_norm=norm if given.qk_norm else None,
+            bias=given.bias,
         )
         return Block(attention, SwiGLU(given.hidden), norm=norm)
 
@@ -151,6 +154,7 @@ def sizes(model: Decoder) -> Sizes:
         context=model.context,
         tied=model.tied,
         qk_norm=first.qk_norm is not None,
+        bias=first.bias,
         windows=windows if any(windows) else (),
         rotated=() if all(rotated) else rotated,
     )

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from llama_jax.errors import UserError
 from llama_jax.generate.sample import Sampling
 from llama_jax.models.tokens import Tokens
 
@@ -56,7 +57,18 @@ def decode(
 
     Returns:
       Tokens [B, max_new] and their log-probabilities.
+
+    Raises:
+      UserError: no token to make, or prompts of several lengths.
     """
+    if max_new < 1:
+        raise UserError(f"max_new={max_new}: use at least 1")
+    try:
+        prompt_BT = jnp.asarray(prompt_BT)
+    except (TypeError, ValueError):
+        raise UserError(
+            "prompts of several lengths; one length was expected here, and `LM.complete` takes any"
+        ) from None
     sampling = sampling or Sampling()
     key = jax.random.key(0) if key is None else key
     B, T = prompt_BT.shape

@@ -21,6 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
+from llama_jax import seeds
 from llama_jax.axes import FSDP_TENSOR, Rules, activation_spec, make_mesh, using
 from llama_jax.errors import UserError
 from llama_jax.generate.sample import Sampling
@@ -199,7 +200,7 @@ class Rows:
         ends_E = np.array(sorted(ends), np.int32)
         stride = stride or STRIDE.get(engine.mesh.devices.flat[0].platform, STRIDE_ELSEWHERE)
         with using(engine.mesh, engine.rules):
-            found, state = _first(logits_BV, sampling, np.uint32(seed), ends_E, seen, self.cache)
+            found, state = _first(logits_BV, sampling, seeds.words(seed), ends_E, seen, self.cache)
         self.cache = state.cache
         ids_BT, logp_BT = map(np.asarray, found)
         yield ids_BT, logp_BT
@@ -269,12 +270,12 @@ def _extend(module, params, ids_BT, cache, valid_BT, *, fresh):
 
 
 @partial(jax.jit, donate_argnames="cache")
-def _first(logits_BV, sampling, seed, ends_E, seen_BV, cache):
+def _first(logits_BV, sampling, seed_2, ends_E, seen_BV, cache):
     """The first token, from the prompts' logits, and the state after it."""
     rows = jnp.arange(len(logits_BV))
     keys = None
     if sampling.draws:
-        keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(rows)
+        keys = jax.vmap(partial(jax.random.fold_in, seeds.key(seed_2)))(rows)
     token_B, logp_B, ended_B, seen_BV = _choose(
         logits_BV, sampling, keys, 0, ends_E, jnp.zeros(rows.shape, bool), seen_BV
     )

@@ -6,7 +6,8 @@ lm.chat("Why is the sky blue?")
 lm.logits([[1, 2, 3]])                                     # [B,T,V] float32
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh
 
 from llama_jax.axes import FSDP_TENSOR, Rules
@@ -21,6 +23,8 @@ from llama_jax.errors import UserError
 from llama_jax.generate.engine import Engine, Rows
 from llama_jax.generate.sample import Sampling
 from llama_jax.generate.stopping import Stop, Writer
+from llama_jax.messages import short
+from llama_jax.seeds import check_seed
 from llama_jax.text.chat import chat_ids
 from llama_jax.text.messages import Message
 from llama_jax.text.pretrained import Pretrained
@@ -91,16 +95,15 @@ class LM:
           UserError: a setting out of range, or prompts longer than the context.
         """
         prompts, alone = _prompts(prompt)
-        if not prompts:
-            return []
         found = self.complete(prompts, max_new_tokens, **settings)
         return found[0].text if alone else [one.text for one in found]
 
     def complete(
-        self, prompts: Sequence[Prompt], max_new_tokens: int = 64, **settings
+        self, prompts: Prompt | Sequence[Prompt], max_new_tokens: int = 64, **settings
     ) -> list[Completion]:
-        """`generate` with tokens, log-probabilities and the reason of each end."""
-        ids = [self.ids(prompt) for prompt in prompts]
+        """`generate` with tokens, log-probabilities and the reason of each end; always a list."""
+        if not (ids := [self.ids(prompt) for prompt in _prompts(prompts)[0]]):
+            return []
         for _ in (writers := Batch(self, ids, max_new_tokens, **settings)):
             pass
         return writers.completions()
@@ -125,22 +128,28 @@ class LM:
         """The ids of a conversation up to where the answer begins."""
         if isinstance(messages, str):
             messages = [Message("user", messages)]
-        made = [m if isinstance(m, Message) else Message(**m) for m in messages]
+        try:
+            made = [m if isinstance(m, Message) else Message(**m) for m in messages]
+        except TypeError:
+            raise UserError(
+                f"{short(messages)} is no conversation; a text, or messages such as "
+                "{'role': 'user', 'content': 'Hello'} were expected"
+            ) from None
         return chat_ids(made, self.tokenizer)
 
     def ids(self, prompt: Prompt) -> list[int]:
         """The ids of a prompt: a text's with what begins every text, ids as they are.
 
         Raises:
-          UserError: ids outside the vocabulary, or none at all.
+          UserError: no text and no ids, ids outside the vocabulary, or none at all.
         """
         if isinstance(prompt, str):
             bos = self.tokenizer.bos
             ids = [*([] if bos is None else [bos]), *self.tokenizer.encode(prompt)]
         else:
-            ids = [int(i) for i in prompt]
+            ids = _whole(prompt)
         if not ids:
-            raise UserError("the prompt is empty and this model has no token that begins a text")
+            raise UserError("the prompt is empty; a token at least was expected")
         vocab = self.module.config.language.vocab
         if min(ids) < 0 or max(ids) >= vocab:
             wrong = next(i for i in ids if not 0 <= i < vocab)
@@ -148,15 +157,26 @@ class LM:
         return ids
 
     def logits(self, ids: Any) -> np.ndarray:
-        """Logits for the token after each one, [B,T,V] float32, of ids [B,T]."""
+        """Logits for the token after each one, [B,T,V] float32, of ids [B,T].
+
+        Raises:
+          UserError: ids of another shape or type, or outside the vocabulary; or they are traced.
+        """
+        if isinstance(ids, Tracer):
+            raise UserError(
+                "lm.logits reads values, which jit, grad and vmap have not; within these write "
+                "lm.module.apply({'params': params}, ids)"
+            )
         try:
             ids_BT = np.asarray(ids)
         except ValueError:
             raise UserError(
                 "rows of ids of several lengths; rows of equal length were expected"
             ) from None
-        if ids_BT.ndim != 2 or not np.issubdtype(ids_BT.dtype, np.integer):
+        if ids_BT.ndim != 2:
             raise UserError(f"ids of shape {ids_BT.shape}; rows of equal length were expected")
+        if ids_BT.size and not np.issubdtype(ids_BT.dtype, np.integer):
+            raise UserError(f"ids of type {ids_BT.dtype}; whole numbers were expected")
         for row in ids_BT:
             self.ids(row)
         return np.asarray(self.engine.logits(ids_BT))
@@ -170,9 +190,15 @@ class LM:
         Args:
           text: the text, or its ids.
           window: tokens; the model's context, at most 2048, by default.
+
+        Raises:
+          UserError: a window of fewer than two tokens; see `ids`.
         """
         ids = self.ids(text)
-        window = window or min(self.engine.context or 2048, 2048)
+        if window is None:
+            window = min(self.engine.context or 2048, 2048)
+        if _no_whole(window, 2):
+            raise UserError(f"window={window!r}: use at least 2 tokens")
         scores: list[float] = []
         while len(scores) < len(ids) - 1:
             start = max(0, min(len(scores) + 1 - window // 2, len(ids) - window))
@@ -204,24 +230,25 @@ class Batch:
         most: int,
         *,
         seed: int = 0,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = (),
         rows: Rows | None = None,
         held: Sequence[Sequence[int]] | None = None,
         **sampling,
     ):
-        if most < 1:
-            raise UserError(f"max_new_tokens={most}: use at least 1")
+        if _no_whole(most, 1):
+            raise UserError(f"max_new_tokens={most!r}: use a whole number, at least 1")
         unknown = set(sampling) - set(Sampling.__dataclass_fields__)
         if unknown:
             raise UserError(
                 f"unknown setting {sorted(unknown)[0]!r}; there are seed, stop, "
                 f"{', '.join(Sampling.__dataclass_fields__)}"
             )
-        if not 0 <= seed < 2**32:
-            raise UserError(f"seed={seed}: use a whole number from 0 to {2**32 - 1}")
+        check_seed(seed)
         self.lm, self.prompts, self.most, self.seed = lm, prompts, most, seed
         self.sampling = Sampling(**sampling)
-        stops = Stop((stop,) if isinstance(stop, str) else tuple(stop))
+        if not isinstance(stop, str | Sequence | None):
+            raise UserError(f"stop={stop!r}: a string or several were expected")
+        stops = Stop((stop,) if isinstance(stop, str) else tuple(stop or ()))
         self.writers = [Writer(lm.tokenizer, stops) for _ in prompts]
         self.rows = rows
         self.held = prompts if held is None else held
@@ -259,9 +286,30 @@ class Batch:
 
 def _prompts(given: Any) -> tuple[list[Prompt], bool]:
     """One or several prompts as a list, and whether it was one."""
-    if isinstance(given, str) or (len(given) and isinstance(given[0], int | np.integer)):
+    if isinstance(given, str):
         return [given], True
-    return list(given), False
+    several = given.tolist() if hasattr(given, "tolist") else given  # arrays, of jax too
+    if not isinstance(several, Iterable) or isinstance(several, bytes | Mapping):
+        raise UserError(f"{short(given)} is no prompt; a text, its ids, or a list was expected")
+    several = list(several)
+    alone = bool(several) and isinstance(several[0], int | float | np.number)
+    return ([several], True) if alone else (several, False)
+
+
+def _whole(prompt: Any) -> list[int]:
+    """Ids as they are given, if they are whole numbers."""
+    try:
+        if isinstance(prompt, bytes):
+            raise TypeError
+        return [operator.index(i) for i in prompt]
+    except TypeError:
+        raise UserError(
+            f"{short(prompt)} is no prompt; a text, or ids, which are whole numbers, was expected"
+        ) from None
+
+
+def _no_whole(value: Any, least: int) -> bool:
+    return not isinstance(value, int | np.integer) or int(value) < least
 
 
 def load(

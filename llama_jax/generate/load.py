@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_jax.axes import FSDP_TENSOR, Rules
+from llama_jax.errors import UserError
+from llama_jax.messages import short
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -17,7 +19,7 @@ def load(
     dtype: Any = None,
     pickle: bool = False,
     progress: Callable[[Iterable], Iterable] = iter,
-    imports: str | Path | Iterable[str | Path] = (),
+    imports: str | Path | Iterable[str | Path] | None = (),
 ) -> Any:
     """Opens weights of any format, or a run.
 
@@ -39,11 +41,20 @@ def load(
       imports: the files of the user's own classes in a run, such as "my_run.py"; they are run.
 
     Raises:
-      UserError: nothing there, a file that is not what it should be (FormatError), or a run with
-        classes of a file that `imports` does not name.
+      UserError: nothing there, a file that is not what it should be (FormatError), a run with
+        classes of a file that `imports` does not name, or an argument of another kind.
     """
+    from jax.sharding import Mesh
+
     from llama_jax.weights.find import find
 
+    for name, value, kind, example in (
+        ("mesh", mesh, Mesh | None, "make_mesh(fsdp=1)"),
+        ("rules", rules, Rules, "axes.FSDP_TENSOR"),
+    ):
+        if not isinstance(value, kind):
+            raise UserError(f"{name}={short(value)}: a value such as {example} was expected")
+    _check_dtype(dtype)
     if imports:
         from llama_jax.config.user_code import use
 
@@ -62,3 +73,14 @@ def load(
     from llama_jax.generate import lm
 
     return lm.load(place, mesh, rules, dtype, pickle, progress)
+
+
+def _check_dtype(dtype: Any) -> None:
+    import jax.numpy as jnp
+
+    try:
+        known = dtype is None or jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except TypeError:
+        known = False
+    if not known:
+        raise UserError(f"dtype={short(dtype)}: give float32, bfloat16 or float16")

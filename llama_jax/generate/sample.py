@@ -5,12 +5,14 @@ them are in use is part of the program.
 """
 
 from dataclasses import dataclass
+from numbers import Real
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from llama_jax.errors import UserError
+from llama_jax.messages import short
 
 
 @jax.tree_util.register_pytree_node_class
@@ -36,6 +38,9 @@ class Sampling:
     min_p: float = 0.0
 
     def __post_init__(self):
+        for name, value in vars(self).items():
+            if not isinstance(value, Real | jax.Array):
+                raise UserError(f"{name}={short(value)}: a number was expected")
         if not 0 < self.repetition_penalty < float("inf"):
             raise UserError(
                 f"repetition_penalty={self.repetition_penalty}: use 1 (none) or a little more"

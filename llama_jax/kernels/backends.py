@@ -48,21 +48,21 @@ class Backend(NamedTuple):
       platforms: what it is written for; empty means all.
       why_not: none for a case that it can take, else the reason why not, with numbers.
       worse: none for a case in which "auto" should take it, else what speaks for another.
-      proof: none if it is right on the accelerator of this process, else what is wrong; asked last,
-        and only for that one.
+      proof: none if it is right for such a case on the accelerator of this process, else what is
+        wrong; asked last, and only for that one.
     """
 
     run: Callable[..., Any]
     platforms: tuple[str, ...] = ()
     why_not: Callable[[Any], str | None] = _nothing
     worse: Callable[[Any], str | None] = _nothing
-    proof: Callable[[], str | None] = _nothing
+    proof: Callable[[Any], str | None] = _nothing
 
     def refusal(self, case: Case) -> str | None:
         """Why it cannot take a case; None if it can."""
         if self.platforms and case.platform not in self.platforms and not interpreting():
             return f"needs {' or '.join(self.platforms)}, target is {case.platform}"
-        return self.why_not(case) or (self.proof() if here() else None)
+        return self.why_not(case) or (self.proof(case) if here() else None)
 
 
 class Receipt(NamedTuple):

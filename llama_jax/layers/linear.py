@@ -119,6 +119,7 @@ class Einsum(nn.Module):
                 )
         super().__post_init__()
 
+    @nn.nowrap  # it is read before Flax has set the module up, whose `tabulate` notes every method
     def _parts(self) -> tuple[str, str, str]:
         """The letters of the input, of the weight and of the output."""
         operands, out = self.equation.split("->")

@@ -238,6 +238,11 @@ class StackModule(nn.Module):
 
     def _scanned(self, body: functools.partial, x, layers, inputs, memory) -> Any:
         stacked: Any = dict.fromkeys(("params", *SOWN), 0)
+        # Flax would trace the body twice, to find variables that all repeats share; there are none.
+        # Its random keys count the calls, though: where keys are drawn a seed must give what it
+        # always gave.
+        drops = any(getattr(block, "dropout", 0.0) for block in self.config.pattern)
+        draws = self.is_initializing() or (drops and self.has_rng("dropout"))
         scan = nn.scan(
             body.func,
             variable_axes=stacked,
@@ -245,6 +250,7 @@ class StackModule(nn.Module):
             in_axes=(0, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
             length=self.config.repeats,
             metadata_params={nn.PARTITION_NAME: "L"},
+            check_constancy_invariants=draws,
         )
         x, (layers, taps) = scan(*body.args, name="layers")(x, layers, inputs, memory)
         return x, layers, taps

@@ -48,6 +48,11 @@ class Decoder:
     def __post_init__(self):
         positive(self, "vocab", "width", "context")
 
+    def __getattr__(self, name: str) -> Any:
+        # The config of a language model had its decoder in a field once.
+        now = "; the model is the decoder now, as in model.stack" if name == "decoder" else ""
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{now}")
+
     @property
     def language(self) -> "Decoder":
         """The part that writes text: all of it."""

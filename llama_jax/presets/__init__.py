@@ -8,7 +8,7 @@ presets imports no jax.
 import ast
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llama_jax.errors import UserError, nearest
 
@@ -43,7 +43,7 @@ def get(name: str) -> "Run":
     """
     if name not in NAMES:
         known = ", ".join(NAMES) or "none"
-        near = nearest(name, NAMES)
+        near = nearest(str(name), NAMES)
         there = f"{near} There" if near else "; there"
         raise UserError(f"no preset {name!r}{there} are {known}")
     module, _, function = NAMES[name].partition(":")
@@ -53,3 +53,9 @@ def get(name: str) -> "Run":
 def describe(name: str) -> str:
     """The first line of a preset's docstring."""
     return _FOUND[name][1]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "meshes":  # `presets.meshes.laid_out(run, "fsdp")`, which needs jax
+        return importlib.import_module("llama_jax.presets.meshes")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

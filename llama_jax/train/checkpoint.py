@@ -47,6 +47,7 @@ class Checkpoints:
     def __init__(self, directory: Path, keep: int = 3, say: Callable[[str], None] = to_stderr):
         self.directory = directory.absolute()
         self.keep = keep
+        self.best: int | None = None  # a step that is kept, however old it is
         self.say = say
         self._orbax = _writer()
         self._thread: threading.Thread | None = None
@@ -126,7 +127,8 @@ class Checkpoints:
     def _prune(self) -> None:
         # Renamed first: a kill in the middle of a deletion must not leave half a checkpoint with a
         # number.
-        for step in saved_steps(self.directory)[: -self.keep]:
+        old = saved_steps(self.directory)[: -self.keep]
+        for step in (step for step in old if step != self.best):
             doomed = self.directory / f"{step}.unfinished"
             (self.directory / str(step)).rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)

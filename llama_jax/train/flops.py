@@ -18,7 +18,6 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
@@ -31,15 +30,13 @@ from llama_jax.kernels import flop_count as stand_in
 NONE, ALL, OF_ATTENTION = np.array([0.0, 0.0]), np.array([1.0, 0.0]), np.array([1.0, 1.0])
 
 
-def of_step(
-    init: Callable[[jax.Array], Any], loss: Callable[..., Any], fields: dict[str, Any]
-) -> float | None:
+def of_step(params: Any, loss: Callable[..., Any], fields: dict[str, Any]) -> float | None:
     """Model FLOPs of a training step over a batch of these fields; None if they are not known.
 
     Counted as if for one device: a pipeline's bubbles are no work of the model.
 
     Args:
-      init: key -> parameters, perhaps in their boxes.
+      params: anything with the shapes and types of the parameters, as a plan has them.
       loss: (params, batch, key) -> anything.
       fields: (shape, dtype) of the whole batch, by stream and name.
     """
@@ -49,9 +46,9 @@ def of_step(
     }
     with using(make_mesh(devices=jax.local_devices()[:1])):
         key = jax.eval_shape(lambda: jax.random.key(0))
-        params = nn.meta.unbox(jax.eval_shape(init, key))
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
         try:
-            return model_flops(loss, params, batch, key)
+            return model_flops(loss, shapes, batch, key)
         except UnknownError:
             return None
 

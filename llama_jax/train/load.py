@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -16,6 +16,7 @@ from llama_jax.errors import UserError
 from llama_jax.objectives.base import losses
 from llama_jax.text.files import open_for_training
 from llama_jax.text.vocabulary import Vocabulary
+from llama_jax.train.best import Best
 from llama_jax.train.step import initializer
 from llama_jax.trees import flat
 from llama_jax.weights.fitting import check_sizes
@@ -47,8 +48,9 @@ def load(
     classes: Iterable[type] = (),
     imports: str | Path | Iterable[str | Path] = (),
     say: Callable[[str], None] = to_stderr,
+    step: int | Literal["best"] | None = None,
 ) -> Trained:
-    """Reads the newest good checkpoint of a run; nothing in the directory is changed.
+    """Reads a checkpoint of a run, the newest good one by default; nothing there is changed.
 
     Args:
       run_dir: the directory that it was trained in.
@@ -56,9 +58,11 @@ def load(
       classes: configs of the run that are not part of llama_jax (an experiment's own).
       imports: the files of such classes, "my_run.py"; they are run.
       say: told about corrupt checkpoints.
+      step: which checkpoint; "best" is the one that the run's `keep_best` kept.
 
     Raises:
-      UserError: no run there, none of its checkpoints is good, or they are of another model.
+      UserError: no run there, no such checkpoint or none that is good, or they are of another
+        model.
     """
     if imports:
         from llama_jax.config.user_code import use
@@ -75,13 +79,24 @@ def load(
     except UnicodeDecodeError as error:
         raise UserError(f"{path / 'run.json'} cannot be read ({error})") from None
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
-    params, step = restore_params(path / "checkpoints", mesh, run.rules, say)
+    wanted = _best(path) if step == "best" else step
+    params, step = restore_params(path / "checkpoints", mesh, run.rules, say, wanted)
     model, words = build(run), open_for_training(path)
     fields = {name: stream.fields(words) for name, stream in run.data.items()}
     init = initializer(model, losses(run.objectives), fields)
     wanted = flat(nn.meta.unbox(jax.eval_shape(init, jax.random.key(0))))
     check_sizes(path / "checkpoints" / str(step), flat(params), wanted)
     return Trained(run, model, params, words, step)
+
+
+def _best(path: Path) -> int:
+    best = Best.read(path)
+    if best is None:
+        raise UserError(
+            f"{path} has no best step: it was trained without keep_best; give a step, or nothing "
+            "for the newest"
+        )
+    return best.step
 
 
 def build(run: Run) -> nn.Module:

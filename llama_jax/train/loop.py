@@ -11,13 +11,16 @@ from pathlib import Path
 
 import jax
 
-from llama_jax.config import Run, to_json
+from llama_jax.config import Run, edit, to_json
 from llama_jax.errors import UserError
 from llama_jax.kernels.backends import lines, summary
+from llama_jax.messages import short
 from llama_jax.train.accumulate import joined
+from llama_jax.train.best import NOTE, Best, improved
 from llama_jax.train.log import Late, Log
 from llama_jax.train.processes import check_divided
 from llama_jax.train.profile import Profile, Tracer
+from llama_jax.train.rates import rates_said
 from llama_jax.train.rows import put
 from llama_jax.train.rundir import RunDir
 from llama_jax.train.setup import Setup, set_up
@@ -75,7 +78,9 @@ def train(
     Raises:
       UserError: anything that the user can mend; nothing saved before is lost.
     """
-    run = run if steps is None else dataclasses.replace(run, steps=steps)
+    if not isinstance(run, Run):
+        raise UserError(f"run={short(run)}: a Run was expected, e.g. presets.get('tiny_decoder')")
+    run = run if steps is None else edit(run, "steps", steps)
     try:
         with RunDir(run_dir) as place, contextlib.ExitStack() as at_exit:
             more = (lambda: WandB(wandb, place.path, to_json(run))) if wandb else None
@@ -156,11 +161,14 @@ def _steps(
 
         setup.checkpoints.check()
         last, ending = step == run.steps, stop.after(step)
-        if last or step % run.save_every == 0:
+        saved = last or step % run.save_every == 0
+        if saved:
             late.report()  # first, for a resumed run writes only the lines after what is saved
             setup.save(step, state)
         if last or not ending:
-            evaluations |= _evaluations(setup, state, step, log)
+            found = _evaluations(setup, state, step, log)
+            _note_best(setup, place, late, step, state, found, saved)
+            evaluations |= found
         if ending or stop.after(step):
             if late.held:  # it is not saved yet
                 late.report()
@@ -182,6 +190,22 @@ def _evaluations(setup: Setup, state: TrainState, step: int, log: Log) -> Found:
     return found
 
 
+def _note_best(
+    setup: Setup, place: RunDir, late: Late, step: int, state: TrainState, found: Found, saved: bool
+) -> None:
+    """Notes the best step, and saves it if it is not."""
+    name = setup.run.keep_best
+    best = improved(name, step, found, Best.read(place.path)) if name else None
+    if best is None:
+        return
+    setup.checkpoints.best = step
+    if not saved:
+        late.report()
+        setup.save(step, state)
+    setup.checkpoints.finish()  # what is noted is there
+    place.write(NOTE, best.content())
+
+
 def _announce(setup: Setup, start: int, place: RunDir, say: Callable[[str], None]) -> None:
     run, mesh = setup.run, setup.mesh
     if start >= run.steps:
@@ -194,5 +218,12 @@ def _announce(setup: Setup, start: int, place: RunDir, say: Callable[[str], None
         say(f"going on from step {start} in {place.path}")
     if run.dtype == "bfloat16" and mesh.devices.flat[0].platform == "cpu":
         say("a CPU has no bfloat16 products and is slower with them; try --dtype float32")
+    for line in rates_said(run, start, setup.length):
+        say(line)
+    if run.eval_every and not run.evaluations:
+        say(
+            f"eval_every={run.eval_every}, and the run has no evaluations: nothing is evaluated; "
+            "give it some, such as evaluations={'scores': Scores()}"
+        )
     count = setup.layout.parameters
     say(f"{run.name}: {count:,} parameters, {mesh.size} device(s), {run.steps} steps")

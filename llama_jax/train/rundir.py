@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import time
@@ -19,11 +20,12 @@ from llama_jax.files import whole_file
 from llama_jax.text.files import files_of
 from llama_jax.train.processes import first, on_first, together
 
+REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # gs://bucket/run
 # What may differ when a run goes on: how long, how often, on which devices. All else changes what
 # the later steps compute, and is refused by name. A user's file that has changed is told of.
 FREE = (
     *("steps", "log_every", "eval_every", "save_every", "keep", "evaluations", "mesh", "rules"),
-    "imports",
+    *("imports", "keep_best"),
 )
 
 
@@ -33,6 +35,7 @@ class RunDir:
     run.json         the resolved Run
     tokenizer.json   what turned its text into ids (of others, perhaps with files beside it)
     metrics.jsonl    one JSON object a line
+    best.json        the best step, if the run has `keep_best`
     checkpoints/     one directory a step
     tensorboard/     the same metrics for TensorBoard
     heartbeats/      of several processes, the last step and time of each
@@ -43,6 +46,17 @@ class RunDir:
     """
 
     def __init__(self, path: str | os.PathLike[str]):
+        """Names it; nothing is made yet.
+
+        Raises:
+          UserError: it is no path of a disk.
+        """
+        if REMOTE.match(os.fspath(path)):
+            raise UserError(
+                f"run_dir={os.fspath(path)!r}: a run directory lies on a disk that can lock and "
+                "rename files; mount the bucket there (gcsfuse for gs://, mount-s3 for s3://), or "
+                "train on a disk and copy it"
+            )
         self.path = Path(path).absolute()
         self._lock = None
         self._made: list[Path] = []  # the folders that were not there before, the innermost first
@@ -148,12 +162,15 @@ class RunDir:
                 f"{free / 1e9:.1f} GB left; make room or give another --run-dir"
             )
 
-    def check_same(self, run: dict[str, Any], read: Callable[[str], Any] = json.loads) -> None:
+    def check_same(self, run: dict[str, Any], read: Callable[[str], Any] = json.loads) -> int:
         """Checks that `run` (as JSON) may go on from the checkpoints that are here.
 
         Args:
           run: what would train.
           read: text of run.json -> JSON, as it would be written now if it is of an older version.
+
+        Returns:
+          The steps that the run had until now, on which its rates depend.
 
         Raises:
           UserError: it differs from run.json in more than `FREE`; every difference is named.
@@ -171,6 +188,7 @@ class RunDir:
                 f"{f' and {len(found) - 5} more' if len(found) > 5 else ''}. "
                 "Give the same ones to go on, or another --run-dir"
             )
+        return before["steps"] if isinstance(before.get("steps"), int) else run["steps"]
 
     def write(self, name: str, content: str | bytes) -> None:
         """Writes a file whole or not at all; of several processes the first does."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
-import jax
 from jax.sharding import Mesh
 
 from llama_jax.axes import using
@@ -18,6 +17,7 @@ from llama_jax.errors import UserError
 from llama_jax.objectives.base import losses
 from llama_jax.text.files import open_for_training
 from llama_jax.text.vocabulary import Vocabulary
+from llama_jax.train.best import Best
 from llama_jax.train.checkpoint import Checkpoints
 from llama_jax.train.fits import check_context
 from llama_jax.train.flops import of_step
@@ -45,11 +45,11 @@ class Setup:
       part: the part of a batch's rows that this process reads, of how many.
       fields: (shape, dtype) of every field of a batch, by stream and name.
       model: the unbound module.
-      init: key -> boxed parameters.
       loss: a function of parameters, batch and key.
       layout: shapes and shardings of the state.
       checkpoints: what the run directory keeps of states.
       digest: the tokenizer's SHA-256, which every checkpoint keeps.
+      length: steps that the run had until now, on which its rates depend.
       ready: a meeting for when the first batch is there; until then an error of one process is an
         error of all.
     """
@@ -62,11 +62,11 @@ class Setup:
     part: tuple[int, int]
     fields: dict[str, Any]
     model: nn.Module
-    init: Callable[[jax.Array], Any]
     loss: Bound
     layout: Plan
     checkpoints: Checkpoints
     digest: str
+    length: int
     ready: Callable[[], None]
 
     def read_data(self, say: Callable[[str], None]) -> None:
@@ -83,7 +83,7 @@ class Setup:
 
     @functools.cached_property
     def _flops(self) -> float | None:
-        return of_step(self.init, self.loss, self.fields)
+        return of_step(self.layout.abstract.params, self.loss, self.fields)
 
     def save(self, step: int, state: TrainState) -> None:
         """Begins to save a step; a meeting of all processes.
@@ -112,8 +112,9 @@ def set_up(
     ready = at_exit.enter_context(together())
     agree(code() | {"run": json.loads(to_json(run))})
     resumed = on_first(lambda: bool(saved_steps(place.checkpoints)))
+    length = run.steps
     if resumed:
-        place.check_same(json.loads(to_json(run)), functools.partial(as_now, run=run))
+        length = place.check_same(json.loads(to_json(run)), functools.partial(as_now, run=run))
 
     start = None if resumed else Start.of(run)
     tokenizer = _tokenizer(start, place)
@@ -134,12 +135,14 @@ def set_up(
     checkpoints = Checkpoints(place.checkpoints, run.keep, say)
     # The save that still runs is finished whatever ends the loop.
     at_exit.callback(checkpoints.finish)
+    best = Best.read(place.path)
+    checkpoints.best = best and best.step
     checkpoints.clean()
     digest = place.tokenizer_digest()
     state, reached = _begin(start, place, layout, checkpoints, digest, say)
     setup = Setup(
-        *(run, tokenizer, mesh, loader, reached, part, fields, model, init),
-        *(bind(model, total), layout, checkpoints, digest, ready),
+        *(run, tokenizer, mesh, loader, reached, part, fields, model),
+        *(bind(model, total), layout, checkpoints, digest, length, ready),
     )
     return setup, state
 

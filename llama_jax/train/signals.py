@@ -9,6 +9,7 @@ service hears SIGTERM in one of them and agrees with the others on a step that n
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,19 +37,25 @@ class Stop:
 def graceful() -> Iterator[Stop]:
     """Within the block the first SIGTERM or SIGINT only sets `Stop`; a second SIGINT exits at once.
 
-    In a thread that is not the main one (a notebook's, a server's) signals stay as they are.
+    In a notebook the second ends the cell and leaves the kernel its variables. In a thread that is
+    not the main one (a server's) signals stay as they are.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
 
+    notebook = "ipykernel" in sys.modules
+
     def handle(number, _frame):
         if stop.signal and number == signal.SIGINT:
+            if notebook:
+                raise KeyboardInterrupt
             # Not sys.exit: a hung computation would never get to raise it.
             os._exit(130)
         stop.signal = signal.Signals(number).name
-        os.write(2, f"\n{stop.signal}: finishing this step; Ctrl-C again exits at once\n".encode())
+        again = "interrupt again to end the cell" if notebook else "Ctrl-C again exits at once"
+        os.write(2, f"\n{stop.signal}: finishing this step; {again}\n".encode())
         if several():
             os.kill(os.getpid(), signal.SIGTERM)
 

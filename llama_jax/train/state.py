@@ -11,6 +11,7 @@ import optax
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from llama_jax import seeds
 from llama_jax.axes import LETTERS, Rules, weight_sharding
 from llama_jax.errors import UserError
 from llama_jax.layers.linear import Lettered
@@ -109,17 +110,23 @@ def plan(
     Raises:
       UserError: an axis of a weight or an activation that the mesh cannot divide.
     """
+    # Traced once for all that follows; inlined, so that `init` is the program it would be without.
+    init_params = jax.jit(init_params, inline=True)
+
+    def keys(words_2):  # of the same type in every trace
+        return jax.random.split(seeds.key(words_2))
+
     try:
         # Traced, not run: the devices of an ahead-of-time mesh cannot make a key.
-        boxed_params = jax.eval_shape(lambda: init_params(jax.random.key(0)))
+        boxed_params = jax.eval_shape(lambda: init_params(keys(seeds.words(0))[0]))
     except ValueError as error:
         if "divisible" not in str(error):
             raise
         raise UserError(str(error)) from None
     transform = optimizer.build(steps, boxed_params)
 
-    def init(seed) -> TrainState:
-        k_params, k_steps = jax.random.split(jax.random.key(seed))
+    def init(words_2) -> TrainState:
+        k_params, k_steps = keys(words_2)
         params = init_params(k_params)
         zero = jnp.zeros((), jnp.int32)
         # optax maps over the boxes, so that moments carry the letters of their weights.
@@ -130,15 +137,15 @@ def plan(
 
     abstract = jax.tree_util.tree_map_with_path(
         lambda path, leaf: _placed(path, leaf, mesh, rules),
-        jax.eval_shape(init, 0),
+        jax.eval_shape(init, seeds.words(0)),
         is_leaf=_is_box,
     )
     boxes, _ = jax.tree_util.tree_flatten_with_path(boxed_params, is_leaf=_is_box)
     letters = {path_name(path): box.letters for path, box in boxes}
     check_axes("".join(letters.values()), mesh, rules)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    place = jax.jit(lambda seed: nn.meta.unbox(init(seed)), out_shardings=shardings)
-    return Plan(abstract, letters, transform, place)
+    place = jax.jit(lambda words_2: nn.meta.unbox(init(words_2)), out_shardings=shardings)
+    return Plan(abstract, letters, transform, lambda seed: place(seeds.words(seed)))
 
 
 def check_axes(letters: str, mesh: Mesh, rules: Rules) -> None:

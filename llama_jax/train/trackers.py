@@ -3,12 +3,15 @@
 import hashlib
 import importlib
 import json
+import netrc
 import os
 import sys
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from llama_jax.errors import UserError
 from llama_jax.files import whole_file
@@ -65,11 +68,11 @@ class TensorBoard:
 
 
 class WandB:
-    """Weights & Biases, if it is installed; its key comes from the environment and stays there.
+    """Weights & Biases, if it is installed; its key stays where `wandb login` keeps it.
 
     Args:
       project: where to.
-      place: the run directory; the same one goes on in the same W&B run.
+      place: the run directory; the same one goes on in the same W&B run, one made anew in another.
       run: the resolved run, JSON.
 
     Raises:
@@ -82,15 +85,15 @@ class WandB:
         except ModuleNotFoundError:
             raise UserError("--wandb needs the package wandb; try: pip install wandb") from None
         offline = os.environ.get("WANDB_MODE") in ("offline", "disabled")
-        if not offline and not os.environ.get("WANDB_API_KEY"):
+        if not offline and not os.environ.get("WANDB_API_KEY") and not _logged_in():
             raise UserError(
-                "W&B needs its key in the environment: set WANDB_API_KEY, or WANDB_MODE=offline"
+                "W&B needs its key: give `wandb login`, or set WANDB_API_KEY, or WANDB_MODE=offline"
             )
         config = json.loads(run)
         self._run = wandb.init(
             project=project,
             name=config.get("name"),
-            id=hashlib.sha256(str(place).encode()).hexdigest()[:16],
+            id=_wandb_id(place),
             resume="allow",
             dir=str(place),
             config=config,
@@ -103,6 +106,28 @@ class WandB:
     def close(self) -> None:
         """See `Sink`."""
         self._run.finish()
+
+
+def _logged_in() -> bool:
+    """Whether `wandb login` has left a key for the server in the user's netrc file."""
+    place = os.environ.get("NETRC") or Path.home() / ".netrc"
+    server = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc.netrc(place).authenticators(server) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _wandb_id(place: Path) -> str:
+    """The W&B run of a directory, noted in it; those of older versions have it from their path."""
+    note, metrics = place / "wandb-id", place / "metrics.jsonl"
+    if note.is_file() and (found := note.read_text().strip()):
+        return found
+    begun = metrics.is_file() and metrics.stat().st_size > 0
+    made = hashlib.sha256(str(place).encode()).hexdigest()[:16] if begun else uuid.uuid4().hex[:16]
+    with whole_file(note) as draft:
+        draft.write_text(made + "\n")
+    return made
 
 
 class Heartbeat:

@@ -142,4 +142,4 @@ def _sizes(model: Decoder) -> tuple:
         size = sizes(model)
     except UserError:
         return ()
-    return (*size.letters.values(), size.layers, size.qk_norm)
+    return (*size.letters.values(), size.layers, size.qk_norm, size.bias)

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from llama_jax.errors import UserError, nearest
+from llama_jax.messages import cut, short
 from llama_jax.text.files import MAIN
 
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -24,16 +25,18 @@ def find(name: str | Path | None) -> Path:
     """
     if name is None:
         return smollm2()
+    if not isinstance(name, str | os.PathLike):
+        raise UserError(f"weights were named by {short(name)}; a path or a name was expected")
     path = Path(name).expanduser()
-    if path.exists():
+    if os.path.exists(path):  # of a name that is no path, such as one too long, it says no
         return path
     if name == "smollm2":
         return smollm2()
     owner, slash, model = str(name).partition("/")
     if not (slash and owner and model) or "/" in model or owner.startswith((".", "~")):
         raise UserError(
-            f"{name} does not exist; give a checkpoint's file or folder, or owner/name of a "
-            "repository of the Hugging Face hub"
+            f"{cut(str(name), 300)} does not exist; give a checkpoint's file or folder, or "
+            "owner/name of a repository of the Hugging Face hub"
         )
     return _hub(str(name))
 

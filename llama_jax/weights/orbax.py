@@ -102,16 +102,27 @@ def corruption(path: Path) -> str | None:
 
 
 def restore_params(
-    directory: Path, mesh: Mesh, rules: Rules, say: Callable[[str], None] = to_stderr
+    directory: Path,
+    mesh: Mesh,
+    rules: Rules,
+    say: Callable[[str], None] = to_stderr,
+    step: int | None = None,
 ) -> tuple[Any, int]:
-    """The weights alone of the newest good step, split over `mesh` by their letters, and that step.
+    """The weights alone of a step, split over `mesh` by their letters, and that step.
 
     Of a run that averages its weights, the average.
 
+    Args:
+      directory: `checkpoints` of a run directory.
+      mesh: over which to split them.
+      rules: which mesh axis splits which letter.
+      say: told about corrupt checkpoints.
+      step: which one; None for the newest that is good.
+
     Raises:
-      UserError: no checkpoint, or none that is good.
+      UserError: no checkpoint, none that is good, or not of this step.
     """
-    path, saved = _saved_params(directory, say)
+    path, saved = _saved_params(directory, say, step)
     letters = json.loads((path / "letters.json").read_text())
     wanted = {
         name: jax.ShapeDtypeStruct(
@@ -195,10 +206,20 @@ def replaced(params: Any, found: dict[str, Any]) -> Any:
     return jax.tree_util.tree_map_with_path(lambda p, leaf: found.get(path_name(p), leaf), params)
 
 
-def _saved_params(directory: Path, say: Callable[[str], None]) -> tuple[Path, dict[str, Any]]:
-    """The newest good checkpoint, and shape and dtype of its weights by path name."""
+def _saved_params(
+    directory: Path, say: Callable[[str], None], step: int | None = None
+) -> tuple[Path, dict[str, Any]]:
+    """A checkpoint, the newest good one for None; and shape and dtype of its weights by path."""
     directory = directory.absolute()
-    step = newest_good(directory, say)
+    if step is None:
+        step = newest_good(directory, say)
+    elif step not in (steps := saved_steps(directory)):
+        raise UserError(
+            f"no checkpoint of step {step} in {directory}; there are "
+            f"{', '.join(map(str, steps)) or 'none'}"
+        )
+    elif (fault := corruption(directory / str(step))) is not None:
+        raise UserError(f"checkpoint {step} in {directory} is corrupt ({fault}); take another step")
     if step is None:
         raise UserError(
             f"no checkpoint in {directory}; train first: llama-jax train PRESET --run-dir DIR"

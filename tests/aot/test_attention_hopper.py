@@ -26,6 +26,14 @@ MASKS = {
     # Prefix and valid keys are read through the same arrays as these.
     "packed with positions": PACKED & Mask(q_positions=ROWS, kv_positions=ROWS),  # pyright: ignore
 }
+# Of each kernel, without and with numbers of keys in shared memory: one before results are copied
+# out, and one in each loop that loads from a slot of a ring before it frees it.
+FENCE = "fence.proxy.async"
+FENCES = {
+    "flash_forward": (1, 3),
+    "flash_query_gradients": (1, 2),
+    "flash_key_gradients": (3, 3),
+}
 # The last kind of mask has the code of the others too; each case takes half a minute of a core.
 CASES = [
     (H, name, softcap, jnp.bfloat16)
@@ -58,15 +66,18 @@ def test_kernels_compile_for_an_h100_with_wgmma_and_without_spills(
     )
     jax.jit(jax.grad(loss, (0, 1, 2))).lower(*args).compile()
 
-    uses = [use for file in sorted(tmp_path.glob("*.ptx")) for use in assembled(file.read_text())]
+    texts = [file.read_text() for file in sorted(tmp_path.glob("*.ptx"))]
+    uses = [use for text in texts for use in assembled(text)]
     print()
-    for use in uses:
+    for use, text in zip(uses, texts, strict=True):
         kernel = use.name.removesuffix("_mosaic_gpu_kernel")
         cap = f" softcap {softcap:.0f}" if softcap else ""
         print(
             f"{dtype.__name__} H {H} {name}{cap} | {kernel} | {use.registers} registers | "
-            f"{use.spills} spilled | {use.products}"
+            f"{use.spills} spilled | {use.products} | {text.count(FENCE)} fences"
         )
+        least = FENCES[kernel][name != "structure"]
+        assert text.count(FENCE) >= least, f"{kernel} frees what it loaded without a fence"
     assert {use.name.split("_mosaic")[0] for use in uses} == {
         "flash_forward",
         "flash_query_gradients",

@@ -130,13 +130,16 @@ CACHES = {
     "8 rows of 32768, heads of one of 8 devices": {"B": 8, "S": 32768, "N": 4, "K": 1},
     "4 queries over 131072": {"T": 4, "S": 131072, "N": 32, "K": 8},
     "float32, 5 key heads, ragged": {"B": 8, "S": 9000, "N": 10, "K": 5, "dtype": jnp.float32},
+    "Llama 3.2 1B, 8 rows of 32768": {"B": 8, "S": 32768, "N": 32, "K": 8, "H": 64},
+    "heads of 64, 1 row, 4 queries": {"T": 4, "S": 131072, "N": 32, "K": 8, "H": 64},
+    "heads of 80, float32, ragged": {"B": 8, "S": 9000, "N": 8, "H": 80, "dtype": jnp.float32},
 }
 
 
 @pytest.mark.parametrize("generation", TOPOLOGIES)
 @pytest.mark.parametrize("name", CACHES)
 def test_tokens_are_decoded_in_a_loop_without_a_copy_of_the_cache(name, generation):
-    shape = {"T": 1, "B": 1, "H": 128, "dtype": jnp.bfloat16} | CACHES[name]
+    shape = {"T": 1, "B": 1, "K": 8, "H": 128, "dtype": jnp.bfloat16} | CACHES[name]
     B, T, S, N, K, H, dtype = (shape[key] for key in ("B", "T", "S", "N", "K", "H", "dtype"))
     mesh = mesh_of(generation)
 

@@ -79,7 +79,7 @@ def test_decoding_keeps_one_cache(run, monkeypatch, capsys):
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     hbm = found["hbm_bytes_per_chip"]
     assert hbm["temporary"] < 0.2 * hbm["cache"]
-    assert any("pallas_tpu_decode" in line for line in found["backends"])
+    assert any("on tpu: pallas_tpu_decode" in line for line in found["backends"])  # heads of 64
 
 
 def test_decoding_over_an_axis_that_it_does_not_use_is_refused(capsys):

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from llama_jax.__main__ import main
-from llama_jax.kernels import target
+from llama_jax.kernels import assembler, target
 from llama_jax.kernels.attention import proof
 from llama_jax.kernels.attention.trials import Row
 
@@ -20,7 +20,11 @@ def gpu(monkeypatch):
 
     def shows(*rows):
         monkeypatch.setattr(target, "platform", lambda: "gpu")
-        monkeypatch.setattr(proof, "examine", lambda name: [r._replace(kernel=name) for r in rows])
+
+        def examine(name, kind):
+            return [r._replace(kernel=name) for r in rows] if kind == "bfloat16" else []
+
+        monkeypatch.setattr(proof, "examine", examine)
 
     return shows
 
@@ -30,6 +34,14 @@ def test_it_names_versions_devices_and_data(capsys):
     out = capsys.readouterr().out
     assert "jax 0." in out and "device 0: cpu" in out and "easy-vqa" in out
     assert "large pages: " in out or sys.platform != "linux"
+
+
+def test_on_a_gpu_it_says_which_assembler_there_is(gpu, monkeypatch, capsys):
+    gpu()
+    monkeypatch.setattr(assembler, "ptxas", lambda: None)
+    monkeypatch.setattr(assembler, "version", lambda: None)
+    assert main(["doctor"]) == 0
+    assert "ptxas: none found, so nothing compiles for a GPU; pip" in capsys.readouterr().out
 
 
 def test_it_shows_a_row_for_each_case_and_fails_if_one_does(gpu, capsys):

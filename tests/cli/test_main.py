@@ -131,6 +131,10 @@ def test_help_answers_at_once_and_imports_no_jax():
             ["train", "tiny_text", "--run-dir", "x", "--set", "growth=((1,2),)"],
             "no 'growth' in 'growth'; it is batch_schedule now\n",
         ),
+        (
+            ["train", "tiny_text", "--run-dir", "x", "--growth", "((1,2),)"],
+            "unknown option '--growth'; it is --batch_schedule now\n",
+        ),
         (["train", "tiny_text", "--run-dir", "x", "--model", "Decoder"], "set one of its fields"),
         (["train", "tiny_text", "--run-dir", "x", "--mesh.stag", "2"], "'--mesh.stage'?"),
         (["train", "tiny_text", "--run-dir", "x", "--set", "sed=1"], "Did you mean 'seed'?"),

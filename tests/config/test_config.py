@@ -81,6 +81,7 @@ def test_edit_takes_a_string_for_a_source_or_a_tokenizer():
         ("optimizer.rate", math.nan, "^optimizer.rate=nan: give 0 or more"),
         ("optimizer.b2", 1.5, "^optimizer.b2=1.5: give a number from 0 to 1"),
         ("optimizer.schedule.warmup", -5, "^optimizer.schedule.warmup=-5: give 0 or more"),
+        ("seed", 2**64, "^seed=18446744073709551616: give a whole number from 0 to"),
         ("optimizer.schedule.floor", 2, "^optimizer.schedule.floor=2.0: give a number from 0 to 1"),
         ("optimizer.schedule", None, "^optimizer.schedule=None is of type NoneType"),
         ("init_from", 3, r"^init_from=3 is of type int; str \| None was expected"),

@@ -87,13 +87,48 @@ def test_transparent_pixels_are_seen_on_white():
     found = decode(encoded(image))
     assert found[0, 0].tolist() == [255, 0, 0] and found[1, 1].tolist() == [255, 255, 255]
 
+    assert (decode(image) == found).all()  # arrays are seen as files are
 
-def test_a_photo_taken_sideways_is_turned_upright():
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (np.array([[True, False]]), [255, 0]),
+        (np.array([[7, 255]], np.int64), [7, 255]),
+        (np.array([[0.0, 0.5, 1.0]]), [0, 128, 255]),
+        (np.array([[-0.01, 1.1]], np.float32), [0, 255]),  # as resampling leaves them
+    ],
+)
+def test_numbers_of_an_array_mean_what_their_type_says(array, expected):
+    assert decode(array)[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (
+            np.array([[0, 300]], np.int16),
+            "int16 has numbers from 0 to 300; whole numbers .* 0..255",
+        ),
+        (np.array([[-1, 3]]), "from -1 to 3"),
+        (np.array([[0, 65535]], np.uint16), "from 0 to 65535"),
+        (np.array([[0.0, 254.0]]), "floats are taken as 0..1; divide them by 255"),
+        (np.array([[-2.1, 2.6]]), "undo what normalised them"),
+        (np.array([[0.0, np.nan]]), "from nan to nan"),
+    ],
+)
+def test_arrays_of_other_numbers_are_refused_and_never_wrap(array, message):
+    with pytest.raises(UserError, match=message):
+        decode(array)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_photo_taken_sideways_is_turned_upright(kind):
     image = Image.new("RGB", (4, 8), "white")
     exif = Image.Exif()
     exif[0x0112] = 6
     file = io.BytesIO()
-    image.save(file, "JPEG", exif=exif)
+    image.save(file, kind, exif=exif)
     assert decode(file.getvalue()).shape == (4, 8, 3)
 
 

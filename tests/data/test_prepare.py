@@ -483,13 +483,29 @@ def test_what_array_record_says_of_the_disk_is_one_line_and_no_draft_stays(
     assert not list((tmp_path / "x").glob("tokens-*"))
 
 
+def test_the_same_source_by_another_path_goes_on(source, words, tmp_path, monkeypatch):
+    (tmp_path / "texts").mkdir()
+    shutil.copy(source.path, tmp_path / "texts" / "lambs.jsonl")
+    monkeypatch.chdir(tmp_path)
+    first = make(JsonLines("texts/lambs.jsonl"), tmp_path / "out", words)
+    again = [
+        JsonLines("./texts/../texts/lambs.jsonl"),
+        JsonLines(str(tmp_path / "texts/lambs.jsonl")),
+    ]
+    for same in again:
+        assert make(same, tmp_path / "out", words).shards == first.shards
+    (tmp_path / "other.jsonl").write_bytes((tmp_path / "texts/lambs.jsonl").read_bytes())
+    with pytest.raises(UserError, match="was prepared with source"):
+        make(JsonLines("other.jsonl"), tmp_path / "out", words)
+
+
 def test_a_source_that_cannot_be_read_is_not_taken_for_the_folder(
     source, words, tmp_path, monkeypatch
 ):
     def fail(*_):
         raise OSError(errno.EIO, "Input/output error")
 
-    for place in ("llama_jax.data.sources.joined", "llama_jax.data.prepare.fingerprint"):
+    for place in ("llama_jax.data.json_rows.joined", "llama_jax.data.prepare.fingerprint"):
         with monkeypatch.context() as patch:
             patch.setattr(place, fail)
             with pytest.raises(UserError, match=r"lambs.jsonl' cannot be read \(Input/output err"):

@@ -82,8 +82,8 @@ def test_a_missing_file_is_refused_with_the_nearest(tmp_path):
         JsonLines(str(tmp_path / "row.jsonl")).open()
     with pytest.raises(UserError, match="holds no example"):
         JsonLines(str(tmp_path / "rows.jsonl")).open()
-    with pytest.raises(UserError, match="no file at"):
-        JsonLines(str(tmp_path)).open()
+    with pytest.raises(UserError, match="holds no file that ends in .parquet"):
+        Parquet(str(tmp_path)).open()
 
 
 def test_plain_text_is_documents_of_sentences(tmp_path):
@@ -202,9 +202,9 @@ def test_texts_of_many_files_are_documents(tmp_path):
 
 
 def test_text_is_checked_across_chunks_and_the_byte_is_named(tmp_path, monkeypatch):
-    from llama_jax.data import text_files
+    from llama_jax.data import file_bytes
 
-    monkeypatch.setattr(text_files, "CHUNK", 4)
+    monkeypatch.setattr(file_bytes, "CHUNK", 4)
     (tmp_path / "a.txt").write_text("abcü de\n\nüüf")
     assert [row["text"] for row in PlainText(str(tmp_path / "a.txt")).open()] == ["abcü de", "üüf"]
     (tmp_path / "a.txt").write_bytes("abcüdef".encode() + b"\xff!")
@@ -245,6 +245,37 @@ def test_a_name_stands_for_patterns_tables_and_mixes(tmp_path, monkeypatch):
     assert named("corpus/year=2024") == PlainText("corpus/year=2024")
     assert named("corpus/lang=de.jsonl") == JsonLines("corpus/lang=de.jsonl")
     assert named("/corpus/a=3,~/b=1") == Mix((Prepared("/corpus/a"), Prepared("~/b")), (3, 1))
+
+
+def test_files_are_taken_for_what_their_endings_say(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("c4/en.00.json.gz", "c4/*.JSON", "x.ndjson"):
+        assert named(name) == JsonLines(name)
+    for name in ("logs/a.ndjson", "tables/y/a.parquet", "notes/a.md", "mixed/a.txt", "mixed/b.json",
+                 "sheets/a.csv", "old/.hidden.jsonl"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert named("logs") == JsonLines("logs") and named("tables") == Parquet("tables")
+    assert named("notes") == PlainText("notes") and named("old") == PlainText("old")
+    with pytest.raises(UserError, match=r"several kinds \(1 .txt, 1 .json\); name one kind by"):
+        named("mixed")
+    for name, way in {
+        "a.csv": "DataFrame.to_parquet", "b/*.tar": "unpack it", "c.pdf": "take the text out",
+        "d.csv.gz": "DataFrame.to_parquet", "sheets": "holds .csv files, which are not read",
+    }.items():  # fmt: skip
+        with pytest.raises(UserError, match=way):
+            named(name)
+
+
+def test_a_folder_of_texts_is_read_with_the_folders_in_it_and_the_rest_is_counted(tmp_path):
+    for name in ("a.txt", "y/b.txt", "y/c.md", ".git/d.txt", "y/e.rst", "f.log"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    rows = PlainText(str(tmp_path)).open()
+    assert [row["document"] for row in rows] == ["a.txt:0", "y/b.txt:0", "y/c.md:0"]
+    assert rows.notes == [
+        f"{str(tmp_path)!r}: left out are 2 files (1 .log, 1 .rst); text ends in .txt or .md"
+    ]
 
 
 @pytest.mark.parametrize(

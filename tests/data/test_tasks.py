@@ -234,7 +234,7 @@ def test_sentences_without_a_text_are_joined_by_blanks(tmp_path):
     [b] = one_pass(Stream(JsonLines(str(tmp_path / "t.jsonl")), LanguageModel(12), 1), Letters())
     assert Letters().decode(b["tokens"][0]) == "One. Two."
     (tmp_path / "t.jsonl").write_text(json.dumps({"text": " "}))
-    with pytest.raises(UserError, match="document 0 is empty"):
+    with pytest.raises(UserError, match="holds no text in any of its 1 rows"):
         first_batch(JsonLines(str(tmp_path / "t.jsonl")), LanguageModel(12), Letters())
 
 

@@ -10,7 +10,7 @@ from llama_jax.families.gguf_names import HALVES, PAIRS
 from llama_jax.families.huggingface_names import NAMES as HUGGING_FACE
 from llama_jax.families.llama_meta import NAMES as META
 from llama_jax.families.names import tensors
-from llama_jax.families.sizes import Sizes, build
+from llama_jax.families.sizes import Sizes, build, sizes
 from llama_jax.layers.rope import Rope
 
 SIZES = Sizes(
@@ -77,3 +77,15 @@ def test_norms_of_q_and_k_have_names_where_a_notation_has_them():
     }
     with pytest.raises(UserError, match="no names for these norms"):
         tensors(model(1, qk_norm=True), META)
+
+
+def test_biases_of_q_k_and_v_have_names_where_a_notation_has_them():
+    biased = model(1, bias=True)
+    found = {n.tensor: n for n in tensors(biased, HUGGING_FACE)}
+    assert found["model.layers.0.self_attn.k_proj.bias"].shape == (12,)
+    pairs = {n.tensor: n for n in tensors(biased, PAIRS)}["blk.0.attn_q.bias"]
+    assert pairs.ours(np.arange(24)).tolist()[0] == [0, 2, 4, 1, 3, 5]  # halves, from pairs
+    assert not [n for n in tensors(model(1), HUGGING_FACE) if n.tensor.endswith("bias")]
+    with pytest.raises(UserError, match="have biases; there are no names"):
+        tensors(biased, META)
+    assert sizes(biased).bias and not sizes(model(1)).bias

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from llama_jax.errors import UserError
 from llama_jax.generate.decode import decode, greedy
 from llama_jax.generate.sample import Sampling
 from llama_jax.layers.stack import Stack
@@ -100,3 +101,12 @@ def test_top_p_keeps_the_smallest_set_with_that_much_probability(top_p, kept):
 def test_values_out_of_range_are_refused(fields):
     with pytest.raises(ValueError, match=next(iter(fields))):
         Sampling(**fields)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "most", "text"), [([[1]], 0, "max_new=0"), ([[1, 2], [1]], 2, "several lengths")]
+)
+def test_what_cannot_be_decoded_is_named(writer, prompts, most, text):
+    model, variables, memory = writer
+    with pytest.raises(UserError, match=text):
+        decode(model, variables, memory, prompts, eos=2, max_new=most)

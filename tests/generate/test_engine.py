@@ -10,6 +10,7 @@ from llama_jax.axes import make_mesh
 from llama_jax.errors import UserError
 from llama_jax.generate.engine import Engine, _advance, _first
 from llama_jax.generate.sample import Sampling
+from llama_jax.seeds import words
 from tests.generate import small
 
 # Logits of order 1 in float32; a cache sums in another order.
@@ -73,7 +74,7 @@ def test_only_what_draws_tokens_holds_random_numbers(engine, temperature, drawn)
     logits = jax.ShapeDtypeStruct((1, 64), np.float32)
     seen, ends = np.zeros((1, 0), bool), np.array([2], np.int32)
     sampling = Sampling(temperature=temperature)
-    first = jax.make_jaxpr(_first)(logits, sampling, np.uint32(0), ends, seen, cache)
+    first = jax.make_jaxpr(_first)(logits, sampling, words(0), ends, seen, cache)
     assert ("random" in str(first)) == drawn
 
 

@@ -1,5 +1,7 @@
 """A pretrained model in Python: strings in, strings out; ids and scores beside them."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -80,8 +82,13 @@ def test_long_texts_are_scored_in_windows_each_token_once(lm):
         ({"max_new_tokens": 0}, "max_new_tokens=0"),
         ({"temprature": 1.0}, "unknown setting 'temprature'"),
         ({"temperature": -1.0}, "temperature=-1.0"),
-        ({"seed": -1}, "seed=-1"),
+        ({"seed": 2**64}, "seed=18446744073709551616"),
         ({"stop": ["", "x"]}, "one character or more"),
+        ({"max_new_tokens": None}, "max_new_tokens=None: use a whole number"),
+        ({"max_new_tokens": 1.5}, "max_new_tokens=1.5"),
+        ({"temperature": "hot"}, "temperature='hot': a number was expected"),
+        ({"seed": None}, "seed=None: give a whole number"),
+        ({"stop": 3}, "stop=3: a string or several"),
     ],
 )
 def test_a_wrong_setting_is_named(lm, settings, text):
@@ -102,6 +109,45 @@ def test_prompts_are_checked(lm):
     # The answer ends where the context does.
     [done] = lm.complete([[1] * 195], 64)
     assert len(done.ids) == 5
+
+
+@pytest.mark.parametrize(
+    "prompt", [None, 3.5, b"sky", {"role": "user"}, ["the sky", None], [1, "sky"], [[1.5, 2]]]
+)
+def test_what_is_no_prompt_is_named(lm, prompt):
+    with pytest.raises(UserError, match="is no prompt; a text"):
+        lm.generate(prompt, 2)
+    with pytest.raises(UserError, match="is no prompt; a text"):
+        lm.complete(prompt, 2)
+
+
+def test_arrays_and_iterators_are_prompts_too(lm):
+    expected = lm.generate([1, 2], 4)
+    assert lm.generate(np.array([1, 2]), 4) == lm.generate(jnp.array([1, 2]), 4) == expected
+    assert lm.generate(jnp.array([[1, 2]]), 4) == [expected]
+    assert lm.generate((text for text in ("the sky",)), 4) == [lm.generate("the sky", 4)]
+    assert lm.complete("the sky", 4) == lm.complete(["the sky"], 4) and lm.complete([]) == []
+    assert lm.generate("the sky", 4, stop=None) == lm.generate("the sky", 4)
+
+
+@pytest.mark.parametrize("messages", [None, 3, [{"rol": "user", "content": "x"}], ["x"]])
+def test_what_is_no_conversation_is_named(lm, messages):
+    with pytest.raises(UserError, match="is no conversation; a text, or messages"):
+        lm.chat(messages)
+
+
+@pytest.mark.parametrize("window", [0, 1, -3, 2.5])
+def test_a_window_that_scores_nothing_is_refused(lm, window):
+    with pytest.raises(UserError, match="use at least 2 tokens"):
+        lm.logprobs([1, 2, 3], window)
+    assert len(lm.logprobs([1, 2, 3], 2)) == 2
+
+
+def test_traced_logits_are_those_of_the_module(lm):
+    with pytest.raises(UserError, match="within these write lm.module.apply"):
+        jax.jit(lm.logits)(jnp.array([[1, 2]]))
+    with pytest.raises(UserError, match="type float64; whole numbers"):
+        lm.logits([[1.0, 2.0]])
 
 
 def test_load_opens_a_folder_and_names_what_is_not_there(tmp_path, lm):

@@ -24,3 +24,19 @@ def test_weights_are_a_language_model_and_a_file_to_import_must_be_there(tmp_pat
     assert llama_jax.load(tmp_path, dtype="float32") == (tmp_path, "float32")
     with pytest.raises(UserError, match="my_run.py does not exist"):
         llama_jax.load(tmp_path, imports="my_run.py")
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"mesh": "fsdp"}, r"mesh='fsdp': a value such as make_mesh\(fsdp=1\)"),
+        ({"rules": "fsdp"}, "rules='fsdp': a value such as axes.FSDP_TENSOR"),
+        ({"dtype": "float17"}, "dtype='float17': give float32"),
+        ({"dtype": "int32"}, "dtype='int32': give float32"),
+        ({"path": 3}, "named by 3; a path or a name"),
+        ({"path": "x" * 5000}, "xxx... does not exist"),
+    ],
+)
+def test_an_argument_of_another_kind_is_named(given, text):
+    with pytest.raises(UserError, match=text):
+        llama_jax.load(**given)

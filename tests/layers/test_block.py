@@ -16,7 +16,7 @@ from llama_jax.models.tokens import text_positions
 from tests.models.small import FFN, D, V, attention, ids, start
 
 INPUTS = Inputs(positions=text_positions(2, 5), valid=jnp.ones((2, 5), bool))
-X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, D)), jnp.float32)
+X = jax.device_put(np.random.default_rng(0).normal(size=(2, 5, D)).astype(np.float32))
 
 
 def run(block, x):

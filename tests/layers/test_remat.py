@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +15,7 @@ from llama_jax.layers.block import Block
 from llama_jax.layers.mlp import SwiGLU
 from llama_jax.layers.stack import Stack, with_remat
 from llama_jax.models.decoder import Decoder
+from tests.shapes import shapes
 
 # Equal programs but for their order; float32 gradients of order 0.1.
 TOLERANCE = 1e-6
@@ -34,10 +34,10 @@ IDS = jnp.arange(4 * 64).reshape(4, 64) % 61
 def built(stack):
     """(model, parameters)."""
     model = Decoder(61, 32, stack).build()
-    init = jax.eval_shape(lambda: model.init(jax.random.key(0), IDS[:1, :8], method="decode"))
+    made = shapes(lambda: model.init(jax.random.key(0), IDS[:1, :8], method="decode"))
     rng = np.random.default_rng(0)
     params = jax.tree.map(
-        lambda x: jnp.asarray(rng.normal(0.2, 0.1, x.shape), x.dtype), nn.meta.unbox(init)
+        lambda x: jax.device_put(rng.normal(0.2, 0.1, x.shape).astype(x.dtype)), made
     )
     return model, params
 

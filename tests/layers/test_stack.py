@@ -3,9 +3,11 @@
 from dataclasses import replace
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from llama_jax.layers.attention import Attention
 from llama_jax.layers.block import Block
@@ -66,6 +68,30 @@ def test_single_layers_decode_with_a_cache():
     found = np.concatenate([first, then], axis=1)
     np.testing.assert_allclose(found, expected, atol=TOLERANCE)
     assert len(cache.layers) == 6 and int(cache.index) == 5
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_body_that_is_traced_once_makes_the_program_and_keys_of_one_traced_twice(
+    dropout, monkeypatch
+):
+    model = Decoder(61, 16, Stack((replace(STACKED.stack.pattern[0], dropout=dropout),), 2)).build()
+
+    def programs():
+        init = jax.jit(lambda key: model.init(key, IDS, method="decode"))
+
+        @jax.grad
+        def gradient(params, key):
+            rngs = {"dropout": key}
+            return jnp.sum(model.apply(params, IDS, method="decode", rngs=rngs)[0])
+
+        key = jax.random.key(0)
+        boxed = jax.eval_shape(init, key)
+        return init.lower(key).as_text(), jax.jit(gradient).lower(boxed, key).as_text()
+
+    once, scan = programs(), nn.scan
+    twice = lambda *args, check_constancy_invariants, **more: scan(*args, **more)  # noqa: E731
+    monkeypatch.setattr(nn, "scan", twice)
+    assert once == programs()
 
 
 BIASED = replace(

@@ -2,7 +2,6 @@
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from llama_jax.layers.attention import Attention
@@ -17,6 +16,7 @@ from llama_jax.models.multimodal import Multimodal
 from llama_jax.models.stem import Patches
 from llama_jax.models.text_encoder import TextEncoder
 from llama_jax.models.vision import SpaceTime, VisionEncoder
+from tests.shapes import shapes
 
 V, D, F, H = 50, 16, 24, 8
 FFN = SwiGLU(F)
@@ -55,11 +55,15 @@ def multimodal(fusion=None, **fields):
 
 
 def ids(rows=4, length=6, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).integers(6, V, (rows, length)))
+    return jax.device_put(
+        np.random.default_rng(seed).integers(6, V, (rows, length)).astype(np.int32)
+    )
 
 
 def pixels(*shape, seed=1):
-    return jnp.asarray(np.random.default_rng(seed).integers(0, 256, (*shape, 16, 16, 3)), jnp.uint8)
+    return jax.device_put(
+        np.random.default_rng(seed).integers(0, 256, (*shape, 16, 16, 3)).astype(np.uint8)
+    )
 
 
 def start(fn, model, *args):
@@ -67,7 +71,7 @@ def start(fn, model, *args):
 
     Only shapes are traced, which is much faster than compiling the initializers.
     """
-    boxed = jax.eval_shape(nn.init(fn, model), jax.random.key(0), *args)
+    made = shapes(nn.init(fn, model), jax.random.key(0), *args)
     rng = np.random.default_rng(0)
-    fill = lambda s: jnp.asarray(rng.normal(size=s.shape, scale=D**-0.5), s.dtype)  # noqa: E731
-    return jax.tree.map(fill, nn.meta.unbox(boxed)), jax.jit(nn.apply(fn, model))
+    fill = lambda s: jax.device_put(rng.normal(size=s.shape, scale=D**-0.5).astype(s.dtype))  # noqa: E731
+    return jax.tree.map(fill, made), jax.jit(nn.apply(fn, model))

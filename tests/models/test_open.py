@@ -98,6 +98,7 @@ def test_a_model_starts_and_runs_as_every_flax_module():
     model = SCANNED.build()
     params = model.init(jax.random.key(0), ids(2, 3))["params"]
     assert model.apply({"params": params}, ids(2, 3)).shape == (2, 3, V)
+    assert "Total Parameters" in model.tabulate(jax.random.key(0), ids(2, 3))
 
 
 def test_a_loss_sown_in_a_block_comes_out_with_its_gradient(form):
@@ -229,7 +230,7 @@ def test_low_rank_adapters_are_laid_over_by_interception(form):
         made = jax.eval_shape(lambda: SCANNED.build().init(jax.random.key(0), ids(ROWS, T)))
     boxes, rng = made["params"], np.random.default_rng(0)
     params = jax.tree.map(
-        lambda s: jnp.asarray(rng.normal(size=s.shape, scale=D**-0.5), s.dtype),
+        lambda s: jax.device_put(rng.normal(size=s.shape, scale=D**-0.5).astype(s.dtype)),
         nn.meta.unbox(boxes),
     )
     q = params["decoder"]["stack"]["layers"]["block_0"]["attn"]["q"]

@@ -1,7 +1,6 @@
 """Stems: the convolution as a product equals XLA's convolution; tubelets join frames."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,7 +13,7 @@ TOLERANCE = 1e-5
 
 
 def random(*shape):
-    return jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+    return jax.device_put(np.random.default_rng(0).normal(size=shape).astype(np.float32))
 
 
 @pytest.mark.parametrize("side", [8, 7])

@@ -1,5 +1,6 @@
 """A stand-in for a multimodal model: what objectives call, each method a line of arithmetic."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -32,7 +33,10 @@ class StandIn:
             "classify": (WIDTH, 3),
         }
         rng = np.random.default_rng(seed)
-        w = {k: jnp.asarray(rng.normal(size=shape), jnp.float32) for k, shape in shapes.items()}
+        w = {
+            k: jax.device_put(rng.normal(size=shape).astype(np.float32))
+            for k, shape in shapes.items()
+        }
         return w | {"tau": jnp.float32(1.0), "shift": jnp.float32(-2.0)}
 
     def encode_text(self, ids, valid=None, types=None):

@@ -30,6 +30,7 @@ from llama_jax.objectives import (
     SigmoidITC,
     losses,
 )
+from tests.shapes import shapes
 
 KEY = jax.random.key(0)
 WIDTH, VOCAB, ROPE = 8, 11, Rope()
@@ -74,9 +75,9 @@ EVERYTHING = PRETRAIN | {
 
 def weights(objectives, batch):
     """Random numbers in the shape of the parameters: compiling initializers takes longer."""
-    shapes = nn.meta.unbox(jax.eval_shape(nn.init(losses(objectives), model()), KEY, batch, KEY))
+    made = shapes(nn.init(losses(objectives), model()), KEY, batch, KEY)
     rng = np.random.default_rng(0)
-    return jax.tree.map(lambda s: rng.normal(0, 0.4, s.shape).astype(s.dtype), shapes)
+    return jax.tree.map(lambda s: rng.normal(0, 0.4, s.shape).astype(s.dtype), made)
 
 
 @pytest.fixture
@@ -91,8 +92,7 @@ def everything(batch):
 
 def test_exactly_the_heads_in_use_are_created(batch):
     def created(objectives):
-        shapes = jax.eval_shape(nn.init(losses(objectives), model()), KEY, batch, KEY)
-        return nn.meta.unbox(shapes)["params"]
+        return shapes(nn.init(losses(objectives), model()), KEY, batch, KEY)["params"]
 
     both = {"embed", "text", "masked_head", "next_head"}
     assert set(created({k: PRETRAIN[k] for k in ("mlm", "nsp")})) == both
@@ -117,7 +117,7 @@ def test_pretraining_is_two_text_passes_one_image_pass_and_one_fused_pass(batch)
         with nn.intercept_methods(count):
             return nn.apply(losses(PRETRAIN), model())(params, batch, KEY)
 
-    params = jax.eval_shape(nn.init(losses(PRETRAIN), model()), KEY, batch, KEY)
+    params = shapes(nn.init(losses(PRETRAIN), model()), KEY, batch, KEY)
     jax.eval_shape(run, params)
     towers = ("encode_text", "encode_image", "fuse", "readout")
     # Documents (for MLM and NSP together) and captions (for ITC and ITM together).

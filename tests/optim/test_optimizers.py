@@ -78,7 +78,7 @@ def test_steps_are_optaxs_on_each_layers_matrix(kind):
 
     def numbers(name):
         many = () if name == "embed" else (LAYERS,)
-        return jnp.asarray(rng.normal(size=many + SHAPES[name][0]), jnp.float32)
+        return jax.device_put(rng.normal(size=many + SHAPES[name][0]).astype(np.float32))
 
     params = {name: numbers(name) for name in names}
     boxed = {

@@ -10,6 +10,7 @@ from llama_jax import presets
 from llama_jax.axes import make_mesh, using
 from llama_jax.config import children, from_json, to_json
 from llama_jax.config.text import meanings
+from llama_jax.errors import UserError
 from llama_jax.objectives import losses
 from llama_jax.train.load import build
 from llama_jax.train.state import plan
@@ -96,3 +97,12 @@ def unsaid(config):
 @pytest.mark.parametrize("name", ["seed_demo", "seed_vqa", "tiny_decoder", "smollm2_135m"])
 def test_every_field_of_a_preset_says_in_the_help_what_it_means(name):
     assert not set(unsaid(presets.get(name)))
+
+
+def test_meshes_are_at_hand_and_what_was_renamed_says_so():
+    run = presets.get("tiny_decoder")
+    assert presets.meshes.laid_out(run, "fsdp").mesh.fsdp == -1
+    with pytest.raises(AttributeError, match="the model is the decoder now, as in model.stack"):
+        run.model.decoder  # noqa: B018
+    with pytest.raises(UserError, match="no preset None"):
+        presets.get(None)

@@ -24,6 +24,7 @@ from llama_jax.train.load import build
 from llama_jax.train.rows import put
 from llama_jax.train.step import bind, initializer
 from tests.demo import small
+from tests.shapes import shapes
 from tests.train.tiny import text_run
 
 PARTS = 4
@@ -53,10 +54,10 @@ class Case:
         self.model, total = build(run), losses(run.objectives)
         self.loss = bind(self.model, total)
         rng = np.random.default_rng(self.seed)
-        shapes = jax.eval_shape(initializer(self.model, total, self.fields), jax.random.key(0))
+        made = shapes(initializer(self.model, total, self.fields), jax.random.key(0))
         # Not those of `init`: compiling it would take longer than the test.
         self.params = jax.tree.map(
-            lambda x: jnp.asarray(rng.normal(0.3, 0.2, x.shape), x.dtype), nn.meta.unbox(shapes)
+            lambda x: jax.device_put(rng.normal(0.3, 0.2, x.shape).astype(x.dtype)), made
         )
         self.batch = {
             stream: {name: random(rng, name, *field) for name, field in fields.items()}

@@ -69,3 +69,16 @@ def test_what_fails_after_a_step_leaves_what_it_found(tmp_path, text, monkeypatc
     with pytest.raises(UserError, match="not finite"):
         train(run, tmp_path / "run", progress=False, profile=Profile(2, 3))
     assert (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") > 1
+
+
+@pytest.mark.parametrize("run", ["tiny_decoder", None])
+def test_a_name_in_place_of_a_run_is_refused(tmp_path, run):
+    with pytest.raises(UserError, match="a Run was expected, e.g. presets.get"):
+        train(run, tmp_path / "x", steps=1)
+    assert not (tmp_path / "x").exists()
+
+
+def test_half_a_step_is_refused(tmp_path, text):
+    with pytest.raises(UserError, match="steps=1.5 is of type float; int was expected"):
+        train(text_run(text), tmp_path / "x", steps=1.5)
+    assert not (tmp_path / "x").exists()

@@ -77,3 +77,9 @@ def test_a_run_does_not_go_on_with_other_settings_and_names_them(tmp_path):
         (tmp_path / "run.json").write_text("{")
         with pytest.raises(UserError, match="no readable run.json"):
             place.check_same(RUN)
+
+
+@pytest.mark.parametrize("path", ["gs://bucket/run", "s3://bucket/run", "hf://datasets/x"])
+def test_a_bucket_is_refused_before_anything_is_trained(path):
+    with pytest.raises(UserError, match="lies on a disk that can lock.*mount the bucket"):
+        RunDir(path)

@@ -20,6 +20,11 @@ def losses_of(tiny, steps=STEPS):
     return found
 
 
+def test_a_state_begins_with_a_seed_of_64_bits():
+    drawn = [bits(training().init(seed).params) for seed in (0, 3_000_000_000, 2**63)]
+    assert drawn[0] != drawn[1] != drawn[2] != drawn[0]
+
+
 def test_the_loss_falls_and_the_metrics_say_how():
     tiny = training()
     state = tiny.init()

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import sys
 import types
@@ -37,12 +38,41 @@ def test_wandb_gets_what_is_finite_and_never_the_key(tmp_path, wandb):
 def test_wandb_without_the_package_or_without_a_key_is_one_line(tmp_path, monkeypatch, wandb):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     with pytest.raises(UserError, match="set WANDB_API_KEY"):
         WandB("lambs", tmp_path, "{}")
     # Who has neither is told of the package first.
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="pip install wandb"):
         WandB("lambs", tmp_path, "{}")
+
+
+def test_the_key_of_wandb_login_is_found(tmp_path, monkeypatch, wandb):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    (tmp_path / "netrc").write_text("machine example.org login user password a-secret\n")
+    with pytest.raises(UserError, match="give `wandb login`"):
+        WandB("lambs", tmp_path, "{}")
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password a-secret\n")
+    WandB("lambs", tmp_path, "{}")
+    assert len(wandb["init"]) == 1 and "a-secret" not in repr(wandb)
+
+
+def test_a_directory_made_anew_is_another_run_of_wandb(tmp_path, wandb):
+    def run(place):
+        place.mkdir(exist_ok=True)
+        WandB("lambs", place, "{}")
+        return wandb["init"][-1]["id"]
+
+    first = run(tmp_path / "a")
+    (tmp_path / "a" / "wandb-id").unlink()
+    assert first != run(tmp_path / "a") != run(tmp_path / "b")
+    # One that trained before ids were noted goes on in the run that its path gave it.
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "metrics.jsonl").write_text('{"step": 1}\n')
+    assert run(tmp_path / "old") == hashlib.sha256(str(tmp_path / "old").encode()).hexdigest()[:16]
 
 
 def test_a_heartbeat_is_a_line_a_step_with_its_time(tmp_path):

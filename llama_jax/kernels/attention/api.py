@@ -110,8 +110,13 @@ KERNELS: dict[str, tuple[str, str]] = {
     "pallas_gpu": ("triton", "GPU"),
     "pallas_tpu_decode": ("mosaic_tpu_decode", "TPU_DECODE"),
     "pallas_tpu": ("mosaic_tpu", "TPU"),
+    "xla_decode": ("xla_decode", "DECODE"),
     "xla_chunked": ("xla_chunked", "CHUNKED"),
 }
+
+# Those that are tried where they run; what XLA compiles of its own operations is not.
+PALLAS = tuple(name for name in KERNELS if not name.startswith("xla"))
+TRITON = ("pallas_gpu_decode", "pallas_gpu")  # jax says that it will drop what compiles them
 
 
 def _module(name: str) -> Any:
@@ -128,23 +133,39 @@ def _alone(name: str, q, k, v, mask: Mask, **named: Any) -> Summed:
     return sharded.attend(kernel(name), q, k, v, mask, **named)
 
 
-def _chunked(q, k, v, mask: Mask, *, bias: None, scale: float, softcap: float | None) -> Summed:
-    """The partitioner can look into it, so it needs no `shard_map`."""
+def _inside(
+    name: str, q, k, v, mask: Mask, *, bias: None, scale: float, softcap: float | None
+) -> Summed:
+    """A form in XLA: the partitioner can look into it, so it needs no `shard_map`."""
     del bias  # refused by the table
-    return flash.attend(kernel("xla_chunked"), q, k, v, mask, scale=scale, softcap=softcap)
+    return flash.attend(kernel(name), q, k, v, mask, scale=scale, softcap=softcap)
 
 
-def _proved(name: str) -> str | None:
+def _proved(name: str, case: Case) -> str | None:
     # By name, for it computes with the kernels above.
-    return importlib.import_module("llama_jax.kernels.attention.proof").verdict(name)
+    proof = importlib.import_module("llama_jax.kernels.attention.proof")
+    return proof.verdict(name, np.dtype(case.q.dtype).name)
+
+
+def _gone(name: str) -> str | None:
+    """Why a kernel's compiler is not in the installed jax; None if it is."""
+    if name not in TRITON:
+        return None
+    # Here, for it imports what only a GPU needs.
+    return importlib.import_module("llama_jax.kernels.releases").without_triton()
+
+
+def _passed(name: str, case: Case) -> str | None:
+    """The same as a reason to take the next, so that it counts as no fallback."""
+    return _gone(name) if case.platform == "gpu" else None
 
 
 def _pallas(name: str, platform: str, worse: Any = _few_scores) -> Backend:
     return Backend(
         functools.partial(_alone, name),
         (platform,),
-        lambda case: _module(name).why_not(case),
-        worse,
+        lambda case: _gone(name) or _module(name).why_not(case),
+        lambda case: _passed(name, case) or worse(case),
         functools.partial(_proved, name),
     )
 
@@ -153,16 +174,21 @@ def _pallas(name: str, platform: str, worse: Any = _few_scores) -> Backend:
 BACKENDS: dict[str, Backend] = {
     "ring": Backend(_around, why_not=_no_ring),
     "pallas_gpu_decode": _pallas("pallas_gpu_decode", "gpu", _not_decoding),
+    "xla_decode": Backend(
+        functools.partial(_inside, "xla_decode"), ("gpu",), _no_chunks, _not_decoding
+    ),
     "mosaic_gpu": _pallas("mosaic_gpu", "gpu"),
     "pallas_gpu": _pallas("pallas_gpu", "gpu"),
     "pallas_tpu_decode": _pallas("pallas_tpu_decode", "tpu", _not_decoding),
     "pallas_tpu": _pallas("pallas_tpu", "tpu"),
-    "xla_chunked": Backend(_chunked, why_not=_no_chunks, worse=_few_scores),
+    "xla_chunked": Backend(
+        functools.partial(_inside, "xla_chunked"), why_not=_no_chunks, worse=_few_scores
+    ),
     "xla": Backend(reference.dense),
 }
 # What may compute a step of a ring, however few its scores.
 STEPS: dict[str, Backend] = {
-    name: Backend(row.run, row.platforms, row.why_not, proof=row.proof)
+    name: Backend(row.run, row.platforms, row.why_not, functools.partial(_passed, name), row.proof)
     for name, row in BACKENDS.items()
     if name in KERNELS and not name.endswith("decode")
 }
@@ -188,6 +214,7 @@ def attention(
     |---|---|---|
     | `ring` | a sequence split over devices; each step by one of the kernels below | all |
     | `pallas_gpu_decode` | few queries, a long cache split over programs (Triton) | GPU |
+    | `xla_decode` | few queries, a long cache in runs, in XLA: where jax has no Triton | GPU |
     | `mosaic_gpu` | flash attention with wgmma and asynchronous copies | Hopper |
     | `pallas_gpu` | flash attention (Triton) | GPU |
     | `pallas_tpu_decode` | few queries against a long cache | TPU |

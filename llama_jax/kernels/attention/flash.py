@@ -143,3 +143,13 @@ def merge(
         return x * jnp.moveaxis(jnp.exp(part - total), 1, 2)[..., None]
 
     return weighted(out, lse) + weighted(other, other_lse), jnp.where(seen, total, -jnp.inf)
+
+
+def merge_all(
+    out: Float[Array, "*parts H"], lse: Float[Array, "*parts"], axis: int
+) -> tuple[Float[Array, "*rest H"], Float[Array, "*rest"]]:
+    """`merge` over the parts along an axis, however many, in float32; not for gradients."""
+    total = jax.nn.logsumexp(lse, axis=axis)
+    # A row that sees no key: -inf - -inf would be NaN.
+    weight = jnp.exp(lse - jnp.expand_dims(jnp.where(total > -jnp.inf, total, 0.0), axis))
+    return jnp.sum(out * weight[..., None], axis=axis), total

@@ -19,6 +19,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float
 
+from llama_jax.kernels import assembler
 from llama_jax.kernels.attention.block_lists import Shown, shown, visits
 from llama_jax.kernels.attention.block_mask import Operands, codes
 from llama_jax.kernels.attention.flash import Kernel, Static
@@ -36,6 +37,7 @@ from llama_jax.kernels.attention.mosaic_gpu_parts import (
     products,
     release,
     ring,
+    share_registers,
     spread,
     turned,
     vector,
@@ -50,7 +52,7 @@ TYPES = (jnp.bfloat16, jnp.float16)
 CHIPS = ("H100", "H200", "H800", "H20")  # a GH200 is one of them; their successors have no wgmma
 
 
-# By head dim. Shared memory holds 227 KiB and a thread of two consumers 240 registers. A consumer
+# By head dim. Shared memory holds 227 KiB and a thread of two consumers 232 registers. A consumer
 # of head dim 128 keeps in registers: forward 64 results + 64 scores, query gradients 64 + 2 x 32,
 # key gradients 2 x 64 + 2 x 32.
 FORWARD = {64: Sizes(2, 128, 3), 128: Sizes(2, 128, 2), 256: Sizes(2, 64, 2)}
@@ -67,6 +69,8 @@ def why_not(case: Any) -> str | None:
         return f"head dim {head_dim} is more than {HEAD_DIMS[-1]}"
     if case.platform == "gpu" and not any(name in _device() for name in CHIPS):
         return f"wgmma is an instruction of Hopper GPUs, and the target is {_device()}"
+    if case.platform == "gpu" and (reason := assembler.miscompiles()):
+        return reason
     if case.bias:
         return "an additive bias is not read block by block"
     if mask.parts:
@@ -212,7 +216,7 @@ def _forward_body(names, mask: Shown, sizes: Sizes, static: Static, H: int, G: i
 
         @pl.when(group < sizes.consumers)
         def _consumer():
-            plgpu.set_max_registers(240, action="increase")
+            share_registers(sizes, consumer=True)
             here = pl.ds(tile * sizes.tile + group * ROWS, ROWS)
             plgpu.copy_gmem_to_smem(
                 ref["q"].at[batch, here, head], q_tile.at[group], q_full.at[group]
@@ -390,7 +394,7 @@ def _query_body(names, mask: Shown, sizes: Sizes, static: Static, H: int, G: int
 
         @pl.when(group < sizes.consumers)
         def _consumer():
-            plgpu.set_max_registers(240, action="increase")
+            share_registers(sizes, consumer=True)
             here = pl.ds(tile * sizes.tile + group * ROWS, ROWS)
             for source, target in (("q", q_tile), ("grad", grad_tile)):
                 plgpu.copy_gmem_to_smem(
@@ -524,7 +528,7 @@ def _key_body(names, mask: Shown, sizes: Sizes, static: Static, part: int, G: in
 
         @pl.when(group < sizes.consumers)
         def _consumer():
-            plgpu.set_max_registers(240, action="increase")
+            share_registers(sizes, consumer=True)
             mine, half = (group, 0) if sizes.split == 1 else (0, group)
             first = tile * sizes.tile + mine * ROWS
             here = pl.ds(first, ROWS)

@@ -36,6 +36,12 @@ SIDES = MATRIX.reduce(1), MATRIX.reduce(0)
 SEMANTICS = plgpu.LoweringSemantics.Warpgroup
 
 
+# Registers of a thread, of the 65,536 that a multiprocessor has: a block of 384 threads begins with
+# 168 for each; 2 x 232 + 40 = 3 x 168. The producer's copies and addresses are known to fit into 40
+# (jax's and tokamax's have as many); nobody checks 24, which would leave consumers 240.
+CONSUMER, PRODUCER = 232, 40
+
+
 class Sizes(NamedTuple):
     """How a pass is cut up.
 
@@ -153,9 +159,20 @@ def ring(sizes: Sizes, copies: int) -> tuple[Any, Any]:
     )
 
 
+def share_registers(sizes: Sizes, consumer: bool) -> None:
+    """Gives a consumer what the producer does not need; each calls it first.
+
+    With one consumer all begin with 255, and there is nothing to share. To "increase" to less than
+    there is has no defined meaning, so it is not asked for.
+    """
+    if sizes.consumers == 2:
+        count, action = (CONSUMER, "increase") if consumer else (PRODUCER, "decrease")
+        plgpu.set_max_registers(count, action=action)
+
+
 def produce(steps: Any, sizes: Sizes, rings: Sequence[tuple], fill: Callable) -> None:
     """The producer's walk; fill(n, slot) gives for each ring its copies, (source, target) refs."""
-    plgpu.set_max_registers(24 if sizes.consumers == 2 else 40, action="decrease")
+    share_registers(sizes, consumer=False)
 
     @pl.loop(0, steps)
     def _step(n):

@@ -247,9 +247,10 @@ class Layout(NamedTuple):
         return self.spec(shape, lambda row, heads, head, q, kv: (row, heads, q, 0))
 
     def keys(self, width: int) -> pl.BlockSpec:
-        """Of [B, K, S, width]."""
-        shape = (None, None, self.tile.kv, width)
-        return self.spec(shape, lambda row, heads, head, q, kv: (row, head, kv, 0))
+        """Of [B, K, S, width], or as the tile has them."""
+        block = self.tile.block_of_keys
+        shape = block(0, 0, 0, width)[0]
+        return self.spec(shape, lambda row, heads, head, q, kv: block(row, head, kv, width)[1])
 
     def sums(self) -> pl.BlockSpec:
         """Of [B, N, 1, T]: one number a query, along the lanes."""

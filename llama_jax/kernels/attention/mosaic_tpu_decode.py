@@ -4,6 +4,12 @@ A cache lies head by head, [B, K, S, H] (`layers.slots`), so a block of one head
 piece of memory. All G query heads of a key head, and all queries, are rows of one tile: a block of
 keys goes through the matrix unit once for all of them.
 
+Registers have 128 lanes, and XLA lays an array out so that they are filled. Heads of 128 or 256
+fill them, as [S, H]. Heads of 64 would leave half of the memory empty, so XLA turns them, and the
+kernel reads them as they lie, a key in each lane:
+
+    a head's keys in memory: 64 rows of S lanes      scores [rows, S] = q [rows, 64] x keys [64, S]
+
 The kernel is the forward one of `mosaic_tpu`: blocks of keys beyond a row's length, or outside of
 its window, are not in its list of steps and so not read. Blocks are larger than there, for a step
 with few queries takes as long as its keys take to arrive.
@@ -18,11 +24,13 @@ from llama_jax.kernels.attention import mosaic_tpu
 from llama_jax.kernels.attention.block_mask import Operands
 from llama_jax.kernels.attention.flash import Kernel, Static
 from llama_jax.kernels.attention.mosaic_tpu_steps import by_queries
+from llama_jax.kernels.attention.mosaic_tpu_tile import LANES, Turned
 
 MOST_ROWS = 256  # G * T; with more, computing takes longer than reading
 MOST_KEYS = 1 << 22  # 4 Mi numbers a list of steps could name with blocks of 512
 BLOCK_BYTES = 1 << 20  # of keys: 1.3 microseconds on a v5e, four times what a step costs
-BLOCK_KEYS = 4096  # 256 x 4096 scores in float32 are 4 MiB
+BLOCK_SCORES = 1 << 20  # in float32 4 MiB
+SUBLANES = 8  # of a tile of memory
 
 
 def why_not(case: Any) -> str | None:
@@ -34,19 +42,16 @@ def why_not(case: Any) -> str | None:
         return f"{T} queries x {N // K} heads of a key head are {rows} rows, more than {MOST_ROWS}"
     if case.mask.allow is not None:
         return "a mask with allow_BTS differs for each query"
-    if H % mosaic_tpu.LANES:
-        # Registers have 128 lanes, and memory is laid out for them.
-        return (
-            f"heads of {H} do not fill {mosaic_tpu.LANES} lanes: a copy of the cache would, padded"
-        )
+    if H % SUBLANES:
+        return f"heads of {H} are no multiple of {SUBLANES}: a copy of the cache would be, padded"
     if S > MOST_KEYS:
         return f"{S} keys are more than {MOST_KEYS}"
     return mosaic_tpu.why_not(case)
 
 
-def keys_in_block(S: int, H: int, itemsize: int) -> int:
-    """How many keys of a head a step reads."""
-    return mosaic_tpu.fit(S, min(BLOCK_BYTES // (itemsize * max(H, mosaic_tpu.LANES)), BLOCK_KEYS))
+def keys_in_block(rows: int, S: int, H: int, itemsize: int) -> int:
+    """How many keys of a head a step of so many rows reads."""
+    return mosaic_tpu.fit(S, min(BLOCK_BYTES // (itemsize * H), BLOCK_SCORES // rows))
 
 
 def forward(
@@ -60,10 +65,10 @@ def forward(
     """The result and its lse; `block` keys a step."""
     (B, T, N, H), (S, K) = q.shape, k.shape[1:3]
     G = N // K
-    size = keys_in_block(S, H, k.dtype.itemsize) if block is None else block
-    steps = by_queries(static.structure, data, T, S, T, size)
     # Sublanes of a 16-bit tile.
     rows = -(-G * T // 16) * 16
+    size = keys_in_block(rows, S, H, k.dtype.itemsize) if block is None else block
+    steps = by_queries(static.structure, data, T, S, T, size)
     q_BKRH = q.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B, K, G * T, H)
     k_BKSH, v_BKSH = (jnp.swapaxes(x, 1, 2) for x in (k, v))
     q_positions, kv_positions = data.q_positions, data.kv_positions
@@ -76,6 +81,9 @@ def forward(
         q_segments=None if data.q_segments is None else jnp.tile(data.q_segments, (1, G)),
     )
     call = mosaic_tpu.prepare(q_BKRH, k_BKSH, data, static, (rows, size), steps)
+    if H % LANES:
+        call = call._replace(tile=Turned(*call.tile))
+        k_BKSH, v_BKSH = (jnp.swapaxes(x, 2, 3) for x in (k_BKSH, v_BKSH))  # as they lie
     out, lse = mosaic_tpu.forward_of(call, q_BKRH, k_BKSH, v_BKSH)
     out = out.reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
     return out, lse.reshape(B, N, T)

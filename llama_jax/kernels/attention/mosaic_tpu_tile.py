@@ -126,6 +126,31 @@ class Tile(NamedTuple):
         """Rows and columns of the scores."""
         return (self.kv, self.q) if by_keys else (self.q, self.kv)
 
+    def block_of_keys(self, row: Any, head: Any, block: Any, width: int) -> tuple[tuple, tuple]:
+        """The shape of a block of keys or values in memory, and which of the blocks it is."""
+        return (None, None, self.kv, width), (row, head, block, 0)
+
+
+class Turned(Tile):
+    """A tile whose keys and values come as [H, S]: a key in each lane (forward alone)."""
+
+    __slots__ = ()
+
+    def dot(self, a: jax.Array, b: jax.Array, axes: tuple[int, int] = (1, 0)) -> jax.Array:
+        """The product with keys or values; their axis is named as if they were [S, H]."""
+        return super().dot(a, b, (axes[0], 1 - axes[1]))
+
+    def there(self, block: Any, keys: jax.Array) -> jax.Array:
+        """See `Tile.there`."""
+        if self.S % self.kv == 0:
+            return keys
+        exists = block * self.kv + _count(self.kv, 1) < self.S
+        return jnp.where(exists, keys.astype(jnp.float32), 0.0).astype(keys.dtype)
+
+    def block_of_keys(self, row: Any, head: Any, block: Any, width: int) -> tuple[tuple, tuple]:
+        """See `Tile.block_of_keys`."""
+        return (None, None, width, self.kv), (row, head, 0, block)
+
 
 class Columns(NamedTuple):
     """The owner's positions and segments, [rows, LANES], each lane the same."""

@@ -21,7 +21,7 @@ import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas.triton import store
 
-from llama_jax.kernels.attention import triton
+from llama_jax.kernels.attention import flash, triton
 from llama_jax.kernels.attention.block_mask import HIDDEN, Operands, codes
 from llama_jax.kernels.attention.flash import Kernel, Static
 from llama_jax.kernels.attention.triton import Side, Tile, power
@@ -74,7 +74,7 @@ def _forward(q, k, v, data: Operands, static: Static, *, kv: int | None, splits:
 
         first = table[0]
         blocks = jnp.maximum(table[1] - first, 0)
-        mine, others = (first + jax.lax.div(blocks * n, splits) for n in (share, share + 1))
+        mine, others = (first + before(n, blocks, splits) for n in (share, share + 1))
         start = triton.begin(rows.size, wide)
         out_RH, lse_R = triton.finish(jax.lax.fori_loop(mine, others, step, start), static)
         store(out, out_RH, mask=mask)
@@ -103,10 +103,16 @@ def _forward(q, k, v, data: Operands, static: Static, *, kv: int | None, splits:
             jax.ShapeDtypeStruct((B, splits, K, T * group), jnp.float32),
         ],
     )(table, _to_rows(q, K), k_BKSH, v_BKSH, data)
-    out_BKRH, lse_BKR = _merged(out_BXKRH, lse_BXKR)
+    out_BKRH, lse_BKR = flash.merge_all(out_BXKRH, lse_BXKR, axis=1)
     out = out_BKRH.reshape(B, K, T, group, H).swapaxes(1, 2).reshape(B, T, N, H)
     lse = lse_BKR.reshape(B, K, T, group).swapaxes(2, 3).reshape(B, N, T)
     return out.astype(q.dtype), lse
+
+
+def before(n: Any, blocks: Any, splits: int) -> Any:
+    """How many of a row's blocks the first n of its programs take; int32 holds every step of it."""
+    few, more = jax.lax.div(blocks, splits), jax.lax.rem(blocks, splits)
+    return few * n + jnp.minimum(n, more)
 
 
 def span(code: Any) -> Any:
@@ -150,14 +156,6 @@ def _of_rows(
         q_segments=each(data.q_segments),
         allow=each(data.allow),
     )
-
-
-def _merged(out_BXKRH: jax.Array, lse_BXKR: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`flash.merge` over any number X of parts."""
-    total = jax.nn.logsumexp(lse_BXKR, axis=1)
-    # A row that sees no key: -inf - -inf would be NaN.
-    weight = jnp.exp(lse_BXKR - jnp.where(total > -jnp.inf, total, 0.0)[:, None])
-    return jnp.sum(out_BXKRH * weight[..., None], axis=1), total
 
 
 DECODE = kernel()

@@ -29,7 +29,10 @@ def put(patch: pytest.MonkeyPatch, change: Callable[..., Any], small: int = 1) -
         return Mask(causal=True)
 
     cases = tuple(
-        trials.Trial(f"small {i}", causal, B=1, T=8, S=12, N=2, K=1, H=8) for i in range(small)
+        trials.Trial(
+            f"small {i}", causal, B=1, T=8, S=12, N=2, K=1, H=8, types=tuple(trials.BOUNDS)
+        )
+        for i in range(small)
     )
     patch.setattr(trials, "TRIALS", cases)
     patch.setattr(api, "kernel", lambda name: change(CHUNKED))
@@ -58,6 +61,18 @@ def doubled_dk(kernel):
         return dq, 2 * dk, dv
 
     return kernel._replace(backward=backward)
+
+
+def like_tf32(kernel):
+    """Of float32 the last 13 bits are dropped before it is multiplied."""
+    import jax.numpy as jnp
+
+    def forward(q, *given):
+        bits = q.astype(jnp.float32).view(jnp.int32)
+        rounded = ((bits + 0x1000) & ~0x1FFF).view(jnp.float32)
+        return kernel.forward(rounded.astype(q.dtype), *given)
+
+    return kernel._replace(forward=forward)
 
 
 def uncompilable(kernel):

@@ -12,7 +12,7 @@ import pytest
 from llama_jax.errors import UserError
 from llama_jax.kernels import backends
 from llama_jax.kernels.attention import proof, trials
-from llama_jax.kernels.attention.api import BACKENDS, KERNELS, STEPS, Case
+from llama_jax.kernels.attention.api import BACKENDS, PALLAS, STEPS, Case
 from llama_jax.kernels.attention.mask import Mask
 from llama_jax.kernels.backends import choose, lines, recording
 from llama_jax.kernels.target import here, interpreted
@@ -50,7 +50,7 @@ def child(stand_in, monkeypatch):
 
 def case():
     """One that a GPU's kernel takes."""
-    q = jax.ShapeDtypeStruct((1, 512, 2, 64), jnp.float32)
+    q = jax.ShapeDtypeStruct((1, 512, 2, 64), jnp.bfloat16)
     return Case("gpu", q, q, Mask(causal=True), False, None)
 
 
@@ -59,7 +59,9 @@ def test_what_is_right_is_used_and_kept(stand_in, caplog):
     with caplog.at_level(logging.INFO):
         assert proof.verdict("pallas_gpu") is None
     [line] = [r.message for r in caplog.records if r.name == proof.__name__]
-    assert line.startswith("pallas_gpu, tried on cpu for ") and line.endswith(" s: right")
+    assert line.startswith("pallas_gpu, tried in bfloat16 on cpu for ") and line.endswith(
+        " s: right"
+    )
     kept = json.loads(proof.record("pallas_gpu").read_text())
     assert kept["reason"] is None and kept["device"] == "cpu"
     [row] = kept["rows"]
@@ -80,7 +82,9 @@ def test_what_is_wrong_is_refused_with_the_reason(change, reason, stand_in, capl
     stand_in(change)
     assert proof.verdict("pallas_gpu") == FAILS + reason
     [line] = [r.message for r in caplog.records if r.levelno == logging.WARNING]
-    assert line.startswith("pallas_gpu, tried on cpu for ") and line.endswith(FAILS + reason)
+    assert line.startswith("pallas_gpu, tried in bfloat16 on cpu for ") and line.endswith(
+        FAILS + reason
+    )
 
 
 @pytest.mark.parametrize(
@@ -92,6 +96,36 @@ def test_one_stale_block_of_keys_shows(name, case, stand_in, monkeypatch):
     monkeypatch.setattr(trials, "DECODING", (case,))
     [row] = trials.prove(name)
     assert row.error > 10 * row.bound
+
+
+def test_each_type_of_numbers_has_its_own_answer(stand_in):
+    stand_in(stand_ins.like_tf32)
+    assert proof.verdict("pallas_gpu") is None
+    assert proof.verdict("pallas_gpu", "float16") is None
+    wrong = proof.verdict("pallas_gpu", "float32")
+    assert re.fullmatch(rf"{FAILS}\w+ differs by [\d.]+e-04 in 'small 0, float32'", wrong or "")
+    assert proof.record("pallas_gpu", "float32") != proof.record("pallas_gpu")
+
+
+def test_the_type_of_a_call_is_the_one_that_is_tried(stand_in, monkeypatch):
+    stand_in(stand_ins.like_tf32)
+    monkeypatch.setattr(backends, "here", lambda: True)
+    row = BACKENDS["pallas_gpu"]
+    assert row.refusal(case()) is None
+    q = jax.ShapeDtypeStruct((1, 512, 2, 64), jnp.float32)
+    assert "float32" in (row.refusal(case()._replace(q=q, k=q)) or "")
+
+
+def test_a_kernel_is_tried_in_the_types_that_it_takes():
+    def named(kernel, kind):
+        return [trial.name for trial in trials.trials(kernel, kind)]
+
+    assert named("pallas_gpu", "float32") == ["packed, float32"]
+    assert named("pallas_gpu_decode", "float16") == ["cache, window, float16"]
+    assert named("pallas_tpu", "float32") == ["packed, float32"]
+    assert named("pallas_tpu", "float16") == named("mosaic_gpu", "float32") == []
+    assert named("mosaic_gpu", "float16") == ["packed, float16"]
+    assert proof.examine("mosaic_gpu", "float32") == []
 
 
 def test_what_does_not_answer_in_time_is_refused(stand_in, monkeypatch):
@@ -164,7 +198,7 @@ def test_another_device_or_another_text_of_the_kernels_has_another_record(stand_
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"rows": []}', '{"reason": 3}', b"\xff"])
 def test_a_damaged_record_is_said_and_the_kernel_tried_again(text, stand_in, caplog, monkeypatch):
     row = trials.Row("pallas_gpu", "small 0", 0.0, 1.0, 0.1, None)
-    monkeypatch.setattr(proof, "examine", lambda name: [row])
+    monkeypatch.setattr(proof, "examine", lambda *given: [row])
     stand_in(stand_ins.right)
     place = proof.record("pallas_gpu")
     place.parent.mkdir()
@@ -228,7 +262,7 @@ def test_process_0_decides_for_all(stand_in, monkeypatch):
     assert proof.verdict("pallas_gpu") == first and "dk differs" in first
 
 
-@pytest.mark.parametrize("name", [name for name in KERNELS if name != "xla_chunked"])
+@pytest.mark.parametrize("name", PALLAS)
 def test_every_kernel_of_a_device_has_trials_longer_than_its_rings(name):
     cases = trials.trials(name)
     assert cases and min(case.S for case in cases) > 2 * 1024
@@ -243,9 +277,16 @@ def test_a_kernel_of_a_gpu_is_right_when_it_is_interpreted(monkeypatch):
     assert row.reason is None and 0 < row.error < row.bound
 
 
-def test_what_had_no_memory_is_refused_now_and_tried_again_next_time(stand_in, monkeypatch):
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "RESOURCE_EXHAUSTED: 3 GiB",
+        "JaxRuntimeError: UNAVAILABLE: No PTX compilation provider is available.",
+    ],
+)
+def test_what_had_no_memory_or_assembler_is_tried_again_next_time(reason, stand_in, monkeypatch):
     stand_in(stand_ins.right)
-    row = trials.Row("pallas_gpu", "small 0", None, 1.0, 0.1, "RESOURCE_EXHAUSTED: 3 GiB")
-    monkeypatch.setattr(proof, "_in_thread", lambda name: [row])
-    assert proof.verdict("pallas_gpu") == f"{FAILS}RESOURCE_EXHAUSTED: 3 GiB"
+    row = trials.Row("pallas_gpu", "small 0", None, 1.0, 0.1, reason)
+    monkeypatch.setattr(proof, "_in_thread", lambda *given: [row])
+    assert proof.verdict("pallas_gpu") == f"{FAILS}{reason}"
     assert not proof.record("pallas_gpu").exists()
