@@ -148,7 +148,8 @@ def _enable_compilation_cache(asked: Path | None) -> None:
     if asked:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(asked.expanduser().absolute())
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache_folder())
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+    # Small programs too: a start has thirty of them, and the compiler takes memory even for one.
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 def _missing(error: ModuleNotFoundError) -> str:

@@ -5,9 +5,10 @@ deeper = edit(run, "model.text.stack.repeats", 8)
 assert from_json(to_json(deeper)) == deeper
 """
 
-from llama_jax.config.fields import children, edit, leaves
+from llama_jax.config.fields import edit, leaves
 from llama_jax.config.run import BPE, File, Mesh, Run
 from llama_jax.config.run_json import as_now, from_json, to_json
+from llama_jax.trees import children
 
 __all__ = [
     "BPE",

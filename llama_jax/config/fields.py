@@ -9,6 +9,7 @@ from llama_jax.errors import UserError, nearest
 from llama_jax.messages import short
 from llama_jax.optim.optimizer import Optimizer, Schedule
 from llama_jax.optim.optimizer import named as optimizer_named
+from llama_jax.trees import children
 
 PLAIN = (bool, int, float, str, NoneType)  # values without parts
 # Fields that had another name once, for those who remember it.
@@ -53,15 +54,6 @@ def _edit(here: Any, parts: list[str], value: Any, path: str) -> Any:
         if said.startswith(f"{name}="):  # the check of its own class says all but where
             raise UserError(path.removesuffix(name) + said) from None
         raise UserError(f"{path}={value!r}: {said}") from None
-
-
-def children(config: Any) -> dict[str, Any]:
-    """What is directly inside a dataclass, dict or tuple, by field name, key or index."""
-    if dataclasses.is_dataclass(config):
-        return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.init}
-    if isinstance(config, Mapping):
-        return dict(config)
-    return {str(i): item for i, item in enumerate(config)} if isinstance(config, tuple) else {}
 
 
 def leaves(config: Any, path: str = "") -> list[tuple[str, Any]]:

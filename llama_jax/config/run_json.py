@@ -12,11 +12,12 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from llama_jax.config.fields import check_fields, children
+from llama_jax.config.fields import check_fields
 from llama_jax.config.tags import is_ours, our_class, stem, tag
 from llama_jax.config.upgrades import upgraded
 from llama_jax.errors import UserError, nearest
 from llama_jax.messages import short
+from llama_jax.trees import children
 
 # Goes up when an older run.json can no longer be read; a new field with a default is no reason.
 VERSION = 1

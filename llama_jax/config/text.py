@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from llama_jax.config.fields import children, declared, edit, no_field
+from llama_jax.config.fields import declared, edit, no_field
+from llama_jax.trees import children
 
 TRUTH = {"true": True, "false": False}
 NONE = ("none", "null")

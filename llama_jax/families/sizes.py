@@ -9,7 +9,6 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from llama_jax.config.differences import difference
 from llama_jax.errors import UserError
 from llama_jax.layers.attention import Attention
 from llama_jax.layers.block import Block
@@ -18,6 +17,7 @@ from llama_jax.layers.norm import RMSNorm
 from llama_jax.layers.rope import Rope
 from llama_jax.layers.stack import Stack
 from llama_jax.models.decoder import Decoder
+from llama_jax.trees import difference
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,10 @@ lm.chat("Why is the sky blue?")
 lm.logits([[1, 2, 3]])                                     # [B,T,V] float32
 """
 
+import contextvars
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -350,9 +352,22 @@ def load(
 
     with links_followed(allow_links):
         checkpoint = open_checkpoint(find(path), pickle=pickle)
-        vocabulary = tokenizer(checkpoint)
-        engine = open_engine(checkpoint, mesh, rules, dtype, progress)
-    return LM(engine, vocabulary, str(checkpoint.place))
+        # Beside the weights, which leave Python's lock alone while they are read and turned.
+        with ThreadPoolExecutor(1, "tokenizer") as pool:
+            here = contextvars.copy_context()  # links
+            vocabulary = pool.submit(here.run, tokenizer, checkpoint)
+
+            def watched(names: Iterable) -> Iterator:
+                for name in progress(names):
+                    if vocabulary.done():
+                        vocabulary.result()  # without a tokenizer nobody waits for the weights
+                    yield name
+
+            try:
+                engine = open_engine(checkpoint, mesh, rules, dtype, watched)
+            finally:
+                words = vocabulary.result()  # its error comes first
+    return LM(engine, words, str(checkpoint.place))
 
 
 def open_engine(

@@ -48,9 +48,6 @@ def load(
     """
     from jax.sharding import Mesh
 
-    from llama_jax.config import from_json
-    from llama_jax.config.user_code import use
-    from llama_jax.models.decoder import Decoder
     from llama_jax.weights.find import find
 
     for name, value, kind, example in (
@@ -60,9 +57,16 @@ def load(
         if not isinstance(value, kind):
             raise UserError(f"{name}={short(value)}: a value such as {example} was expected")
     _check_dtype(dtype)
-    use(imports or ())
+    if imports:
+        from llama_jax.config.user_code import use
+
+        use(imports)
     place = find(path)
     if (place / "run.json").is_file() and (place / "checkpoints").is_dir():
+        # A run may be of anything that can be trained; weights alone need none of that.
+        from llama_jax.config import from_json
+        from llama_jax.models.decoder import Decoder
+
         run = from_json((place / "run.json").read_text(encoding="utf-8"), say=lambda line: None)
         if not isinstance(run.model, Decoder):
             from llama_jax.train.load import load as trained

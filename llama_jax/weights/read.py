@@ -3,7 +3,8 @@
 Host memory beyond the parameters: the largest tensor, as it is in the file, and at most `OVERHEAD`
 for what is compiled (40 to 60 MB were measured; tests/weights/test_memory.py holds it to that).
 Tensors are turned, split and cast on the devices, of which each gets only its own part. On a CPU
-the parameters are host memory too; they are filled in place.
+the parameters are host memory too; they are filled in place, and those of single layers are turned
+by NumPy (`host`).
 """
 
 import dataclasses
@@ -19,12 +20,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from llama_jax.axes import FSDP_TENSOR, Rules, make_mesh, using, weight_sharding
-from llama_jax.errors import FormatError
 from llama_jax.families.names import Name, Table, tensors
 from llama_jax.formats.source import Source
 from llama_jax.layers.linear import Lettered
 from llama_jax.models.decoder import Decoder
 from llama_jax.trees import flat, nested
+from llama_jax.weights.host import arrays, not_finite
 
 OVERHEAD = 96 * 2**20  # bytes
 AHEAD = 2**22  # numbers, 16 MB of float32: a few tensors of a small model
@@ -63,8 +64,13 @@ def read(
     dtype = jnp.dtype(dtype)
     wanted = tensors(model, table)
     source.check({name.tensor: name.shape for name in wanted}, unused)
-    way = _Way(min(AHEAD, max(math.prod(name.shape) for name in wanted)), dtype)
     found: dict[str, Any] = {}
+    if not model.stack.scan and mesh.size == 1 and mesh.devices.flat[0].platform == "cpu":
+        for name, array in arrays(source, wanted, dtype, AHEAD, progress):
+            place = weight_sharding(name.our_letters, name.our_shape, mesh, rules)
+            found[name.path] = jax.device_put(array, place)
+        return {"decoder": nested(found)}
+    way = _Way(min(AHEAD, max(math.prod(name.shape) for name in wanted)), dtype)
     with using(mesh, rules):
         for name in progress(wanted):
             way.clear(math.prod(name.shape))
@@ -125,14 +131,6 @@ def _numbers(source: Source, name: Name) -> np.ndarray:
     tensor = source.read(name.tensor)
     # jax has no float64 and would warn.
     return tensor.astype(np.float32) if tensor.dtype == np.float64 else tensor
-
-
-def not_finite(tensor: str, dtype: Any) -> FormatError:
-    """The error for a tensor with values that are not finite, or not in `dtype`."""
-    return FormatError(
-        f"tensor {tensor!r} holds values that are not finite as {jnp.dtype(dtype).name}, which "
-        f"ends at {float(jnp.finfo(dtype).max):.3g}; is the file damaged, or would bfloat16 do?"
-    )
 
 
 @lru_cache(64)

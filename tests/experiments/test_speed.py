@@ -30,7 +30,7 @@ def test_work_is_counted_as_two_operations_a_weight_and_token():
     )
 
 
-def test_the_table_of_the_bench_gives_ratios_of_which_more_is_better():
+def test_the_table_of_the_bench_gives_medians_ranges_and_ratios_of_which_more_is_better():
     ours = {
         "prefill": 200.0,
         "decode": 30.0,
@@ -41,6 +41,16 @@ def test_the_table_of_the_bench_gives_ratios_of_which_more_is_better():
     }
     theirs = {key: 100.0 for key in ours} | {"load": 4.0}
     limits = {"bandwidth": 20.0, "gemm": 100.0, "prefill": 400.0, "decode": 40.0, "decode_8": 300.0}
-    table = bench.table({"ours": ours, "transformers": theirs, "limits": limits})
-    assert "| prefill, 512 tokens (tokens/s) | 200 | 100 | 2.00 | 50% |" in table
-    assert "| load (s) | 2 | 4 | 2.00 |  |" in table and "| 500 | 100 | 0.20 |  |" in table
+    rounds = {"ours": [ours, ours, ours | {"prefill": 220.0, "load": 1.0}]}
+    rounds |= {"transformers": [theirs] * 3, "limits": [limits] * 3}
+    table = bench.table(rounds)
+    prefill = "200 (200 to 220) | 100 (100 to 100) | 2.00 (2.00 to 2.20) | 50% |"
+    assert f"| prefill, 512 tokens (tokens/s) | {prefill}" in table
+    assert "| load (s) | 2 (1 to 2) | 4 (4 to 4) | 2.00 (2.00 to 4.00) |  |" in table
+    assert "| 500 (500 to 500) | 100 (100 to 100) | 0.20 (0.20 to 0.20) |  |" in table
+
+
+def test_the_bench_names_the_processor_and_every_release(monkeypatch):
+    monkeypatch.setattr(bench, "PACKAGES", ("jax", "flax"))
+    said = bench.machine()
+    assert re.search(r"^\S.*, \d+ cores.*; jax [\d.]+, flax [\d.]+$", said), said
