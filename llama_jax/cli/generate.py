@@ -60,7 +60,7 @@ def weights(parser: argparse.ArgumentParser) -> None:
 
 
 def _chat_format(parser: argparse.ArgumentParser, help: str) -> None:
-    names = "llama2, llama3, llama4, or the name of one of the model's templates"
+    names = "one of ours (a wrong name lists them), or of the model's templates"
     parser.add_argument("--chat-format", metavar="NAME", help=f"{help}: {names}")
 
 

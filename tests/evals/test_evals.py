@@ -296,7 +296,7 @@ def test_an_evaluation_can_run_while_training(trained):
 
 
 def test_run_eval_prints_a_table_or_json(trained, monkeypatch, capsys):
-    monkeypatch.setattr(report, "load", lambda run_dir: trained(VQA))
+    monkeypatch.setattr(report, "load", lambda run_dir, step: trained(VQA))
     rows = report.run_eval("runs/x")
     table = capsys.readouterr().out
     assert "runs/x, step 7" in table

@@ -86,7 +86,7 @@ def test_json_has_every_line_with_its_numbers(folder, capsys):
         (["nowhere.gguf"], "does not exist"),
         (["FOLDER", "--weights", "FOLDER"], "weights named twice"),
         (["FOLDER", "--text", "nowhere.txt"], "nowhere.txt cannot be read"),
-        (["FOLDER", "--text", "SHORT"], "a text of 2 tokens; at least 16"),
+        (["FOLDER", "--text", "SHORT"], "a text of 1 tokens; at least 16"),
         (["FOLDER", "--against", "transformer"], "Did you mean 'transformers'?"),
         (["FOLDER", "--agianst", "none"], "Did you mean '--against'?"),
     ],
