@@ -8,6 +8,7 @@ import importlib.util
 import math
 import re
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
 from llama_jax.chips import CHIPS, Chip
@@ -40,6 +41,11 @@ PODS: dict[str, tuple[int, ...]] = {
     "v5p": (16, 20, 28),
     "tpu7x": (16, 24, 24),
 }
+
+
+# The first libtpu that compiles for a chip, and the jax that comes with it: that of jax 0.10 names a
+# TPU7x's devices, and ends the process when it is to compile for one.
+LEAST = {"tpu7x": ("0.0.48", "0.11")}
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,12 @@ class Topology:
         package = "jax_plugins.xla_cuda13" if self.chip.gpu else "libtpu"
         if not _installed(package):
             raise UserError(f"compiling for {self} needs {package.split('.')[-1]}; try: {AOT}")
+        libtpu, jax = LEAST.get(self.chip.name, ("0", ""))
+        if not self.chip.gpu and _numbers(found := metadata.version("libtpu")) < _numbers(libtpu):
+            raise UserError(
+                f"compiling for {self} needs libtpu {libtpu} or later, and {found} is installed; "
+                f"try jax {jax} or later (Python >= 3.12) with its libtpu: pip install -U 'jax[tpu]'"
+            )
         try:
             with quiet():
                 if self.chip.gpu:
@@ -134,6 +146,11 @@ class Topology:
                 f"{', '.join(f'{self.chip.name}:{shape}' for shape in KNOWN[self.chip.name])}"
             ) from None
         return found.devices
+
+
+def _numbers(version: str) -> list[int]:
+    """What a version counts: "0.0.48.1" is [0, 0, 48, 1]; letters and what follows do not count."""
+    return [int(n) for n in re.match(r"[\d.]*", version)[0].split(".") if n]  # pyright: ignore
 
 
 def _installed(package: str) -> bool:

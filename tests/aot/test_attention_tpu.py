@@ -70,7 +70,10 @@ def test_temporary_memory_grows_with_the_length_not_its_square(generation):
             used[T] = stats.temp_size_in_bytes
             print(f"{T:>8} {'and back' if backward else 'forward':>8} {used[T] / MIB:8.2f}")
             # Copies with heads before lengths, and two numbers a query. Scores would be 256 GiB.
-            assert used[T] < stats.argument_size_in_bytes + stats.output_size_in_bytes
+            limit = stats.argument_size_in_bytes + stats.output_size_in_bytes
+            if backward:  # segments of queries hand dk and dv on in float32: twice k and v
+                limit += 2 * 4 * T * 2 * 128
+            assert used[T] < limit
         assert used[131072] < 4.5 * (used[32768] + VMEM)
 
 
