@@ -43,8 +43,8 @@ PODS: dict[str, tuple[int, ...]] = {
 }
 
 
-# The first libtpu that compiles for a chip, and the jax that comes with it: that of jax 0.10 names a
-# TPU7x's devices, and ends the process when it is to compile for one.
+# The first libtpu that compiles for a chip, and the jax that it comes with: that of jax 0.10 knows
+# a TPU7x's devices, and ends the process when it is to compile for one.
 LEAST = {"tpu7x": ("0.0.48", "0.11")}
 
 
@@ -118,7 +118,7 @@ class Topology:
         if not self.chip.gpu and _numbers(found := metadata.version("libtpu")) < _numbers(libtpu):
             raise UserError(
                 f"compiling for {self} needs libtpu {libtpu} or later, and {found} is installed; "
-                f"try jax {jax} or later (Python >= 3.12) with its libtpu: pip install -U 'jax[tpu]'"
+                f"try jax {jax} or later with its libtpu (Python >= 3.12): pip install 'jax[tpu]'"
             )
         try:
             with quiet():
