@@ -1,7 +1,7 @@
 """Flash attention for Hopper GPUs (H100, H200) in Pallas Mosaic GPU: wgmma fed by the copy engine.
 
 A block of threads owns a tile of queries (in `_key_gradients`: of keys) and walks along the other
-side in steps, over the blocks that `visits` lists. How producer and consumers share memory stands
+side in steps, over the blocks that `ways` names. How producer and consumers share memory stands
 in `mosaic`. On a first reading go to `_forward_body`.
 
 Everything here is in powers of two: p = exp2(scores * unit - lse2), for that is what the hardware
@@ -20,8 +20,8 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float
 
 from llama_jax.kernels import assembler
-from llama_jax.kernels.attention.block_lists import Shown, shown, visits
-from llama_jax.kernels.attention.block_mask import Operands, codes
+from llama_jax.kernels.attention.block_lists import Shown, nth, shown, ways
+from llama_jax.kernels.attention.block_mask import Operands
 from llama_jax.kernels.attention.flash import Kernel, Static
 from llama_jax.kernels.attention.mosaic_gpu_parts import (
     MATRIX,
@@ -150,7 +150,7 @@ def forward(
     q, k, v = (_pad(x, wide, 3) for x in (q, k, v))
     q, k, v = _pad(q, sizes.tile, 1), _pad(k, sizes.step, 1), _pad(v, sizes.step, 1)
     mask = shown(static.structure, data, T, S, q.shape[1], k.shape[1])
-    way = visits(codes(static.structure, data, T, S, sizes.tile, sizes.step), k.shape[1] > S)
+    way = ways(static.structure, data, T, S, sizes.tile, sizes.step)
     names, arrays = _names(q=q, k=k, v=v, way=way, queries=mask.queries, keys=mask.keys)
     out, lse = call(
         _forward_body(names, mask, sizes, static, wide, N // k.shape[2]),
@@ -199,7 +199,7 @@ def _forward_body(names, mask: Shown, sizes: Sizes, static: Static, H: int, G: i
         (k_full, k_free), (v_full, v_free) = k_bars, v_bars
 
         def block_of(n):
-            return ref["way"][row, tile, 2 + n]
+            return nth(ref["way"], row, tile, n)
 
         def slot_of(n):
             return lax.rem(n, jnp.int32(sizes.stages))
@@ -343,7 +343,7 @@ def _query_gradients(q, k, v, grad, data: Operands, static: Static, lse2, delta)
     k, v = _pad(k, sizes.step, 1), _pad(v, sizes.step, 1)
     lse2, delta = _pad(lse2, sizes.tile, 2, jnp.inf), _pad(delta, sizes.tile, 2)
     mask = shown(static.structure, data, T, S, q.shape[1], k.shape[1])
-    way = visits(codes(static.structure, data, T, S, sizes.tile, sizes.step), k.shape[1] > S)
+    way = ways(static.structure, data, T, S, sizes.tile, sizes.step)
     names, arrays = _names(
         q=q,
         k=k,
@@ -390,7 +390,7 @@ def _query_body(names, mask: Shown, sizes: Sizes, static: Static, H: int, G: int
         full, free = bars
 
         def block_of(n):
-            return ref["way"][row, tile, 2 + n]
+            return nth(ref["way"], row, tile, n)
 
         @pl.when(group < sizes.consumers)
         def _consumer():
@@ -474,9 +474,7 @@ def _key_gradients(q, k, v, grad, data: Operands, static: Static, lse2, delta):
         [_pad(lse2, sizes.step, 2, jnp.inf), _pad(delta, sizes.step, 2)], axis=2
     )  # [B, N, 2, T]
     mask = shown(static.structure, data, T, S, q.shape[1], k.shape[1])
-    code = codes(static.structure, data, T, S, sizes.step, sizes.tile).swapaxes(1, 2)
-    # Padded keys need no mask here: they have rows of their own, which are cut off.
-    way = visits(code, False)
+    way = ways(static.structure, data, T, S, sizes.step, sizes.tile, by_keys=True)
     names, arrays = _names(
         q=q, k=k, v=v, grad=grad, stats=stats, way=way, queries=mask.queries, keys=mask.keys
     )
@@ -593,7 +591,7 @@ def _key_body(names, mask: Shown, sizes: Sizes, static: Static, part: int, G: in
         def _producer():
             def fill(n, slot):
                 block, member = lax.div(n, jnp.int32(G)), lax.rem(n, jnp.int32(G))
-                there = pl.ds(ref["way"][row, tile, 2 + block] * sizes.step, sizes.step)
+                there = pl.ds(nth(ref["way"], row, tile, block) * sizes.step, sizes.step)
                 q_head = head * G + member
                 copies = [
                     (ref[source].at[batch, there, q_head, part_of], ring.at[slot, i])
