@@ -114,12 +114,14 @@ class Topology:
         package = "jax_plugins.xla_cuda13" if self.chip.gpu else "libtpu"
         if not _installed(package):
             raise UserError(f"compiling for {self} needs {package.split('.')[-1]}; try: {AOT}")
-        libtpu, jax = LEAST.get(self.chip.name, ("0", ""))
-        if not self.chip.gpu and _numbers(found := metadata.version("libtpu")) < _numbers(libtpu):
-            raise UserError(
-                f"compiling for {self} needs libtpu {libtpu} or later, and {found} is installed; "
-                f"try jax {jax} or later with its libtpu (Python >= 3.12): pip install 'jax[tpu]'"
-            )
+        if self.chip.name in LEAST:
+            (libtpu, jax), found = LEAST[self.chip.name], metadata.version("libtpu")
+            if _numbers(found) < _numbers(libtpu):
+                raise UserError(
+                    f"compiling for {self} needs libtpu {libtpu} or later, and {found} is "
+                    f"installed; try jax {jax} or later with its libtpu (Python >= 3.12): "
+                    "pip install 'jax[tpu]'"
+                )
         try:
             with quiet():
                 if self.chip.gpu:
