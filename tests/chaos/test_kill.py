@@ -1,12 +1,16 @@
 """A process killed in the middle of training loses no step that it had saved, and no bit."""
 
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from llama_jax import presets
+from llama_jax.__main__ import main
 from llama_jax.train.loop import train
 from tests.train.tiny import STEPS, losses, multimodal_run, text_run
 
@@ -44,3 +48,29 @@ def test_a_multimodal_run_goes_on_after_kill_9_bit_for_bit(tmp_path):
     assert child(killed, "multimodal", STEPS, 8) == -signal.SIGKILL
     assert train(multimodal_run(), killed, progress=False).step == STEPS
     assert losses(killed) == losses(whole)
+
+
+def test_sigterm_in_the_middle_is_status_143_and_the_run_goes_on(tmp_path, text, monkeypatch):
+    monkeypatch.setenv("TINY_TEXT", str(text))
+    monkeypatch.setitem(presets.NAMES, "tiny_text", "tests.train.tiny:tiny_text")
+    monkeypatch.setattr("llama_jax.__main__._enable_compilation_cache", lambda cache: None)
+    place = tmp_path / "run"
+    code = (
+        "import sys; from llama_jax import presets; from llama_jax.__main__ import main\n"
+        "presets.NAMES['tiny_text'] = 'tests.train.tiny:tiny_text'\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    args = ["train", "tiny_text", "--run-dir", str(place), "--steps", "100000"]
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, *args], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    while not (place / "metrics.jsonl").exists() or not (place / "metrics.jsonl").read_text():
+        assert child.poll() is None
+        time.sleep(0.1)
+    # A second run in the same directory meanwhile:
+    assert main(args) == 2
+    os.kill(child.pid, signal.SIGTERM)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 128 + signal.SIGTERM
+    assert "SIGTERM: saved step" in err and "give the same command to go on" in err
+    assert any(path.name.isdigit() for path in (place / "checkpoints").iterdir())

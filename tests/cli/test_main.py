@@ -314,29 +314,6 @@ def test_presets_are_listed_with_a_line_each(capsys):
     assert any(line.startswith("tiny_decoder  ") and len(line.split()) > 4 for line in lines)
 
 
-def test_sigterm_in_the_middle_is_status_143_and_the_run_goes_on(tiny, tmp_path):
-    place = tmp_path / "run"
-    code = (
-        "import sys; from llama_jax import presets; from llama_jax.__main__ import main\n"
-        "presets.NAMES['tiny_text'] = 'tests.train.tiny:tiny_text'\n"
-        "sys.exit(main(sys.argv[1:]))"
-    )
-    args = ["train", "tiny_text", "--run-dir", str(place), "--steps", "100000"]
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, *args], cwd=ROOT, stderr=subprocess.PIPE, text=True
-    )
-    while not (place / "metrics.jsonl").exists() or not (place / "metrics.jsonl").read_text():
-        assert child.poll() is None
-        time.sleep(0.1)
-    # A second run in the same directory meanwhile:
-    assert main(args) == 2
-    os.kill(child.pid, signal.SIGTERM)
-    _, err = child.communicate(timeout=60)
-    assert child.returncode == 128 + signal.SIGTERM
-    assert "SIGTERM: saved step" in err and "give the same command to go on" in err
-    assert any(path.name.isdigit() for path in (place / "checkpoints").iterdir())
-
-
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_command_whose_training_was_stopped_does_not_count_as_done(
     tiny, monkeypatch, tmp_path, name

@@ -1,7 +1,5 @@
 import logging
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,21 +103,6 @@ def test_kjv_holds_every_verse_once_and_no_markup(data_dir):
     )
     names = [row["document"] for rows in splits.values() for row in rows]
     assert len(set(names)) == 1189
-
-
-def test_two_processes_that_prepare_at_once_both_find_it_whole(tmp_path):
-    code = (
-        "from llama_jax.data import Tfds; import sys; "
-        "print(len(Tfds('kjv', data_dir=sys.argv[1], limit=3).open()))"
-    )
-    running = [
-        subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE,
-                         stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
-        for _ in range(2)
-    ]  # fmt: skip
-    results = [process.communicate(timeout=60) for process in running]
-    assert [out for out, _ in results] == ["3\n", "3\n"], results
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["kjv"]  # no draft is left
 
 
 def test_preparing_again_reads_what_is_there_and_nothing_warns(tmp_path, monkeypatch, caplog):

@@ -1,11 +1,8 @@
 """A run over prepared data: stopped, gone on with, refused; its state brought together."""
 
+import contextlib
 import dataclasses
 import json
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -76,49 +73,16 @@ def test_a_run_needs_the_tokenizer_of_its_data(folder, text, tmp_path):
         train(run, tmp_path / "b", progress=False)
 
 
-TOGETHER = """
-import json, sys
-import jax
-jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
-from llama_jax.config import from_json
-from llama_jax.data.loader import Loader, merged
-from llama_jax.text.files import open_for_training
-from llama_jax.train.processes import exchange
-run = from_json(open(sys.argv[3]).read())
-loader = Loader(run.data, open_for_training(run.tokenizer.path), run.seed, jax.process_index(), 2)
-for _ in range(3):
-    next(loader)
-print(json.dumps(merged(exchange(loader.state()))))
-loader.close()
-"""
+def test_the_states_of_two_processes_are_that_of_one(folder, text):
+    run, words = run_of(folder, text), open_for_training(folder)
 
+    def state(*part):
+        with contextlib.closing(Loader(run.data, words, run.seed, *part)) as loader:
+            for _ in range(3):
+                next(loader)
+            return loader.state()
 
-@pytest.mark.slow
-def test_two_processes_bring_their_states_together(folder, text, tmp_path):
-    run = run_of(folder, text)
-    (tmp_path / "run.json").write_text(to_json(run))
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    command = [sys.executable, "-c", TOGETHER, address]
-    processes = [
-        subprocess.Popen(
-            [*command, str(i), str(tmp_path / "run.json")],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parents[2],
-        )
-        for i in range(2)
-    ]
-    found = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], found
-    states = [json.loads(out.splitlines()[-1]) for out, _ in found]  # Gloo talks before
-    alone = Loader(run.data, open_for_training(folder), run.seed)
-    for _ in range(3):
-        next(alone)
-    assert states == [json.loads(json.dumps(merged([alone.state()])))] * 2
-    alone.close()
+    assert merged([state(0, 2), state(1, 2)]) == merged([state()])
 
 
 def test_a_run_over_packed_data_is_evaluated(folder, text, tmp_path, capsys):

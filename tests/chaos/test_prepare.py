@@ -1,4 +1,4 @@
-"""Preparations that are killed: workers end too, and the same command goes on to the same data."""
+"""Preparations killed, or begun twice at once: the same command goes on to the same data."""
 
 import json
 import os
@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 LINES = 24_000  # in shards of 3000; each takes two workers' time enough to be killed in
 DONE = re.compile(r"(\d+)/8 shards")
 ENDS = {signal.SIGTERM: 130, signal.SIGINT: 130, signal.SIGKILL: -9}
+pytestmark = pytest.mark.chaos
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +70,6 @@ def whole(command, tmp_path_factory):
     return Prepared(str(out)).open().manifest
 
 
-@pytest.mark.slow
 def test_workers_end_with_their_parent_and_the_same_command_goes_on_at_once(
     command, whole, tmp_path
 ):
@@ -96,3 +96,18 @@ def test_workers_end_with_their_parent_and_the_same_command_goes_on_at_once(
     names = {path.name for path in out.iterdir()}
     assert names == {".lock", "manifest.json", "tokenizer.json", *(s.file for s in whole.shards)}
     assert not left & running().keys()
+
+
+def test_two_processes_that_prepare_at_once_both_find_it_whole(tmp_path):
+    code = (
+        "from llama_jax.data import Tfds; import sys; "
+        "print(len(Tfds('kjv', data_dir=sys.argv[1], limit=3).open()))"
+    )
+    running = [
+        subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE,
+                         stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        for _ in range(2)
+    ]  # fmt: skip
+    results = [process.communicate(timeout=60) for process in running]
+    assert [out for out, _ in results] == ["3\n", "3\n"], results
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["kjv"]  # no draft is left
