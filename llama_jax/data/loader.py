@@ -120,6 +120,11 @@ class Loader:
         """The batch of any step, without moving; of streams that are not packed ahead."""
         return {name: feed(step) for name, feed in self._feeds.items()}
 
+    def packed_rows(self, name: str) -> int | None:
+        """How many rows read all documents of a stream that is packed ahead; None of another."""
+        flow = self._flows.get(name)
+        return flow and flow.rows
+
     def report(self, batches: int) -> list[str]:
         """What was left out, and of packed streams what so many batches read of their sources."""
         notes = [f"{name}: {note}" for name, feed in self._feeds.items() for note in feed.notes]

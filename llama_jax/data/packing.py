@@ -17,6 +17,7 @@ in padding; a longer one is cut into pieces of T.
 import functools
 import hashlib
 import json
+import math
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -125,6 +126,12 @@ class Flow:
         """A digest of all documents and their weights."""
         facts = [part.manifest.content for part in self.parts], self.shares, self.fraction
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    @property
+    def rows(self) -> int:
+        """About how many rows it takes to read every document once, at least 1."""
+        pairs = sum(part.manifest.pairs for part in self.parts) * self.fraction
+        return max(1, math.ceil(pairs / self.length))
 
     def report(self, batches: int) -> str:
         """Says what so many batches read of each source; if padding ends their rows, at most."""

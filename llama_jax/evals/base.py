@@ -112,11 +112,14 @@ def unmasked(stream: Stream) -> Stream:
 
 
 def training_sample(stream: Stream, tokenizer: Vocabulary, rows: int) -> Iterator[dict[str, Any]]:
-    """About so many shuffled rows of the training data: what a baseline may know."""
+    """About so many shuffled rows of the training data: what a baseline may know.
+
+    Of data packed ahead no more than all: to count them again would tell nothing.
+    """
     stream = dataclasses.replace(stream, batch=whole_batch(stream, 256))
     loader = Loader({"sample": stream}, tokenizer)
     try:
-        for _ in range(-(-rows // stream.batch)):
+        for _ in range(-(-min(rows, loader.packed_rows("sample") or rows) // stream.batch)):
             yield next(loader)["sample"]
     finally:
         loader.close()

@@ -39,6 +39,11 @@ def spied(stand_in):
     return Spy(), seen
 
 
+def found(objective, model, batch):
+    """The loss of an objective, compiled as one program."""
+    return jax.jit(lambda batch: objective(Acts(model, batch, KEY)))(batch)
+
+
 def test_itc_by_hand():
     za, zb = jnp.eye(2), jnp.array([[1.0, 0.0], [1.0, 0.0]])
     # Logits at scale 2, a to b: [[2, 2], [0, 0]]; b to a: [[2, 0], [2, 0]].
@@ -109,9 +114,10 @@ def test_sigmoid_by_hand():
 
 
 LOSSES = {
-    "itc": lambda za, zb, s, w: itc_loss(za, zb, 5.0, s, w),
-    "sigmoid": lambda za, zb, s, w: sigmoid_loss(za, zb, 5.0, -1.0, s, w),
+    "itc": jax.jit(lambda za, zb, s, w: itc_loss(za, zb, 5.0, s, w)),
+    "sigmoid": jax.jit(lambda za, zb, s, w: sigmoid_loss(za, zb, 5.0, -1.0, s, w)),
 }
+draw = jax.jit(hard_negatives, static_argnames="group")
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -149,7 +155,7 @@ def test_rows_of_weight_zero_are_as_if_absent(name, keep):
 )
 def test_negatives_are_never_of_the_same_class_and_always_real(ids, keep, group, seed):
     ids, keep = np.array(ids), np.array(keep)
-    drawn, found = hard_negatives(
+    drawn, found = draw(
         jax.random.key(seed),
         100 * unit(6) @ unit(6).T,
         same(ids),
@@ -168,8 +174,8 @@ def test_negatives_are_never_of_the_same_class_and_always_real(ids, keep, group,
 
 def test_negatives_are_drawn_by_similarity():
     logits = jnp.log(jnp.array([[9.0, 0.6, 0.3, 0.1]]))
-    draw = jax.vmap(lambda key: hard_negatives(key, logits, same(range(4)), jnp.ones(4))[0][0])
-    shares = np.bincount(draw(jax.random.split(KEY, 4000)), minlength=4) / 4000
+    first = jax.vmap(lambda key: draw(key, logits, same(range(4)), jnp.ones(4))[0][0])
+    shares = np.bincount(first(jax.random.split(KEY, 4000)), minlength=4) / 4000
     # Four standard deviations of a share are at most 4 sqrt(0.25 / 4000) = 0.032.
     np.testing.assert_allclose(shares, [0, 0.6, 0.3, 0.1], atol=0.032)
 
@@ -199,23 +205,22 @@ def test_itm_is_three_pairs_a_row_with_labels_in_order(stand_in, batch):
 
 
 def test_itm_rows_bound_the_fused_pass(stand_in, batch):
-    assert ITM("captions", rows=2)(Acts(stand_in(), batch, KEY)).count == 6
-    assert RollITM("captions", rows=2)(Acts(stand_in(), batch, KEY)).count == 4
+    assert found(ITM("captions", rows=2), stand_in(), batch).count == 6
+    assert found(RollITM("captions", rows=2), stand_in(), batch).count == 4
     with pytest.raises(UserError, match="rows=9.*8 rows"):
         ITM("captions", rows=9)(Acts(stand_in(), batch, KEY))
 
 
 def test_a_batch_of_one_class_has_no_negatives(stand_in, batch):
     batch["captions"]["class"][:] = 1
-    loss = ITM("captions")(Acts(stand_in(), batch, KEY))
-    assert loss.count == 8
-    assert RollITM("captions")(Acts(stand_in(), batch, KEY)).count == 8
+    assert found(ITM("captions"), stand_in(), batch).count == 8
+    assert found(RollITM("captions"), stand_in(), batch).count == 8
 
 
 def test_a_missing_image_takes_no_part(stand_in, batch):
     batch["captions"]["image_valid"] = np.arange(8) != 3
-    assert ITC("captions")(Acts(stand_in(), batch, KEY)).count == 7
-    assert ITM("captions")(Acts(stand_in(), batch, KEY)).count == 21
+    assert found(ITC("captions"), stand_in(), batch).count == 7
+    assert found(ITM("captions"), stand_in(), batch).count == 21
 
 
 def test_texts_of_one_image_are_not_each_others_negatives(stand_in, batch):
@@ -223,9 +228,9 @@ def test_texts_of_one_image_are_not_each_others_negatives(stand_in, batch):
         "image": batch["captions"]["image"][:1],
         "class": np.arange(8, dtype=np.int32),
     }
-    acts = Acts(stand_in(), {"captions": captions}, KEY)
-    assert ITM("captions")(acts).count == 8
-    assert ITC("captions")(acts).metrics["recall"] == (8, 8)
+    batch = {"captions": captions}
+    assert found(ITM("captions"), stand_in(), batch).count == 8
+    assert found(ITC("captions"), stand_in(), batch).metrics["recall"] == (8, 8)
 
 
 def test_no_gradient_through_the_draw(stand_in, batch):
