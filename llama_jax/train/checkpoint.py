@@ -37,6 +37,10 @@ from llama_jax.weights.orbax import (
     to_stderr,
 )
 
+# Of devices that hold the same array each saves a part of it, if that has so many bytes: to cut small
+# arrays up takes longer than to write them (39 on eight devices: 0.13 s of CPU a save, whole 0.07).
+PART = 2**20
+
 
 class Checkpoints:
     """The checkpoints of one run directory; `save` returns while the disk still works.
@@ -79,7 +83,7 @@ class Checkpoints:
         if first():
             shutil.rmtree(path, ignore_errors=True)
         parts = _parts(state)
-        args = ocp.args.Composite(**{k: ocp.args.StandardSave(v) for k, v in parts.items()})
+        args = ocp.args.Composite(**{k: ocp.args.PyTreeSave(v) for k, v in parts.items()})
         try:
             self._orbax.save(path, args=args)
         except Exception as error:
@@ -177,7 +181,8 @@ class Checkpoints:
         path, parts = self.directory / str(step), _parts(abstract)
         check_sizes(path, saved_shapes(path), flat(abstract.params))
         args = ocp.args.Composite(**{k: ocp.args.StandardRestore(v) for k, v in parts.items()})
-        out = self._orbax.restore(path, args=args)
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+            out = reader.restore(path, args=args)
         return abstract.replace(params=out["params"], ema=out.get("ema"), **out["rest"]), data
 
     def _find(self, repair: bool) -> tuple[int, dict[str, Any]] | None:
@@ -197,7 +202,13 @@ class Checkpoints:
 def _writer() -> ocp.AsyncCheckpointer:
     # Directories made in the background leave threads waiting for 20 minutes on a full disk.
     options = AsyncOptions(create_directories_asynchronously=False)
-    return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), async_options=options)
+    arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=PART)
+    known = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+    parts = {
+        name: ocp.PyTreeCheckpointHandler(type_handler_registry=known)
+        for name in ("params", "rest", "ema")
+    }
+    return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(**parts), async_options=options)
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
