@@ -121,7 +121,7 @@ def _sentencepiece(opened: Opened, backend: spm.SentencePiece) -> dict[str, Any]
         {"type": "Fuse"},
     ]
     normalizers, pre = [blank], None
-    if opened.prefix != "never":
+    if opened.front == "space":
         decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
         normalizers = [front, blank]
     if opened.prefix != "never" and backend.texts:

@@ -55,6 +55,9 @@ def from_fields(fields: Mapping[str, Any]) -> Pretrained:
         tokens, scores, types = spm.with_added(tokens, scores, types, special, SOURCE)
         backend = spm.build(tokens, scores, types, SOURCE)
         prefixed = bool(fields.get("tokenizer.ggml.add_space_prefix", True))
+        if backend.texts:
+            backend = spm.parted(backend, prefixed, SOURCE)
+            return assemble("sentencepiece", backend, special, SOURCE)
         return assemble("sentencepiece", backend, special, SOURCE, "every" if prefixed else "never")
     raise FormatError(
         f"{SOURCE}: the tokenizer {model[:40]!r} is not supported; expected 'gpt2' or 'llama'"

@@ -61,6 +61,62 @@ class SentencePiece:
         return self.backend.EncodeAsIds(text)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Parted(SentencePiece):
+    """As llama.cpp reads a GGUF file that has added tokens: a text is cut at them before all else.
+
+    The longest of them comes first wherever it stands, and a space goes before each part between
+    them (llama.cpp, src/llama-vocab.cpp, `tokenizer_st_partition`).
+
+    Attributes:
+      front: "space" if parts have one.
+    """
+
+    def encode(self, text: str, place: Place = "start") -> list[int]:
+        """The ids of plain text, each part with its space."""
+        ids: list[int] = []
+        for number, part in enumerate(self._parts(text)):
+            if isinstance(part, int):
+                ids.append(part)
+            else:
+                spaced = self.front == "space" and (number > 0 or place != "rest")
+                ids += self.backend.EncodeAsIds(" " * spaced + part)
+        return ids
+
+    def _parts(self, text: str) -> list[str | int]:
+        parts: list[str | int] = [text]
+        for token, number in self._longest_first:
+            if token in text:
+                cut = [
+                    [p] if isinstance(p, int) else _between(p.split(token), number) for p in parts
+                ]
+                parts = [part for piece in cut for part in piece]
+        return [part for part in parts if part != ""]
+
+    @functools.cached_property
+    def _longest_first(self) -> list[tuple[str, int]]:
+        return sorted(self.texts.items(), key=lambda item: -len(item[0].encode()))
+
+
+def _between(parts: Sequence[str], number: int) -> list[str | int]:
+    """`parts` with a number between each two."""
+    return [part for text in parts for part in (number, text)][1:]
+
+
+def parted(given: SentencePiece, spaced: bool, source: str) -> Parted:
+    """The same pieces, read as llama.cpp reads them.
+
+    Raises:
+      FormatError: they do not fit together.
+    """
+    types = [UNUSED if kind == USER_DEFINED else kind for kind in given.types]
+    hidden = build(given.tokens, given.scores, types, source)
+    front: Front = "space" if spaced else ""
+    return Parted(
+        hidden.backend, given.pieces, given.tokens, given.scores, given.types, front=front
+    )
+
+
 def read(data: bytes, others: ConfigFiles, source: str) -> Opened:
     """Reads a tokenizer.model.
 

@@ -92,9 +92,15 @@ def convert(
             dst, model, params, files, kind, ids=ids, progress=progress, family=source.family
         )
     elif to == "gguf":
+        from llama_jax.text.gguf import OWN_FILE
         from llama_jax.weights.gguf_write import write_gguf
 
         fields = {"general.name": name} | known(companions.fields)
+        if OWN_FILE in fields:
+            say(
+                f"GGUF's own fields cannot say all that this tokenizer does: {dst} has its "
+                "tokenizer.json too, for llama-jax; other programs read some texts otherwise"
+            )
         numbers: Any = GGUF_KINDS[kind]
         write_gguf(dst, model, params, fields, numbers, progress, source.family)
     else:

@@ -77,6 +77,22 @@ def test_another_models_tokenizer_is_told_and_left(tmp_path):
     assert "b.gguf gets no tokenizer, for" in line and "it is another model's tokenizer" in line
 
 
+def test_what_other_programs_will_not_read_in_a_gguf_file_is_said(tmp_path):
+    tree = json.loads(bpe_json())
+    word = {"id": 394, "content": "word", "single_word": True, "special": False}
+    more = {"lstrip": False, "rstrip": False, "normalized": False}
+    tree["added_tokens"].append(word | more)
+    size = 395
+    place = save(tmp_path / "a", weights(vocab_size=size), vocab_size=size)
+    (place / "tokenizer.json").write_text(json.dumps(tree))
+    heard = []
+    convert(place, tmp_path / "b.gguf", "gguf", say=heard.append)
+    [line] = heard
+    assert "b.gguf has its tokenizer.json too" in line and "other programs read" in line
+    found, again = (tokenizer(open_checkpoint(tmp_path / name)) for name in ("a", "b.gguf"))
+    assert found.encode("a word") == again.encode("a word") != again.encode("a words")
+
+
 def test_an_added_token_may_be_beyond_the_embedding(tmp_path):
     place = save(tmp_path / "a", weights(vocab_size=394), vocab_size=394)
     (place / "tokenizer.json").write_bytes(bpe_json())
