@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Of a SentencePiece vocabulary with added (user-defined) tokens, llama.cpp gives other ids than SentencePiece.
 #
-# llama.cpp b11549 (xllamacpp 2026.10.11549), gguf 0.19.0, sentencepiece 0.2.2, CPU, 2026-11-30. Both put a space,
+# llama.cpp as in xllamacpp 2026.10.11549, gguf 0.19.0, sentencepiece 0.2.2, CPU, 2026-11-30. Both put a space,
 # "▁", before a text. SentencePiece puts one before the text, once, even if an added token such as <think> begins it.
 # llama.cpp first cuts the text at added tokens, then puts a space before every part: none before a <think> that
 # begins a text, one behind each <think> in it. The same words, another row of ids, in training and in serving,
