@@ -15,7 +15,6 @@ from llama_jax.families.huggingface_names import BUFFERS, NAMES
 from llama_jax.families.huggingface_rope import bad, rope, scaling
 from llama_jax.families.names import Table
 from llama_jax.families.sizes import Sizes, build, sizes, unlike
-from llama_jax.messages import short
 from llama_jax.models.decoder import Decoder
 
 # Fields that must have one of these values, for nothing else is built; absent means the first.
@@ -30,6 +29,8 @@ SUSPECT = re.compile(
     "window|layer_types|no_rope|softcap|multiplier|expert|alibi|rotary|rope|qk_|bias|scal|quant"
 )
 KNOWN = {*FIXED, "rope_theta", "rope_scaling", "rope_parameters"}
+# How tensors are packed is no matter of a family: `formats.quantised` reads it.
+KNOWN |= {"quantization_config", "compression_config"}
 LARGEST = 2**31  # of any size in a config
 MOST_LAYERS = 10_000
 
@@ -132,12 +133,6 @@ class HuggingFace:
         built = config.get("architectures")
         if built and self.architecture.lower() not in str(built).lower():
             raise bad(place, "architectures", built, f"[{self.architecture!r}]")
-        if quantised := config.get("quantization_config"):
-            method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
-            raise FormatError(
-                f"{place}: quantization_config of {short(method)}; GPTQ, AWQ and other quantised "
-                "safetensors are not read; take the original checkpoint, or a GGUF file"
-            )
         for name, values in FIXED.items():
             if (value := config.get(name)) is not None and value not in values:
                 raise bad(place, name, value, repr(values[0]))

@@ -28,6 +28,16 @@ TYPES = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 CODES = {dtype: code for code, dtype in TYPES.items()}
+# Its names of types that hold parts of quantised weights (see `quantised`), or notes of a program.
+PACKED = {
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
+    **{f"I{8 * n}": np.dtype(f"<i{n}") for n in (1, 2, 4, 8)},
+    **{f"U{8 * n}": np.dtype(f"<u{n}") for n in (1, 2, 4, 8)},
+    "BOOL": np.dtype(np.bool_),
+}
+READ = TYPES | PACKED
 HEADER_BYTES = 100_000_000  # the format's own limit
 # XLA on a CPU takes an array that lies on such a boundary as it is, others it copies.
 ALIGNMENT = 64
@@ -93,16 +103,16 @@ def _span(path: Path, name: str, about: Any) -> tuple[int, int]:
 
 def _entry(path: Path, name: str, about: dict[str, Any], start: int, nbytes: int) -> Entry:
     code, shape = about.get("dtype"), about.get("shape")
-    if not isinstance(code, str) or code not in TYPES:
+    if not isinstance(code, str) or code not in READ:
         raise FormatError(
-            f"{path}: tensor {name[:80]!r} is of type {str(code)[:20]!r}; {', '.join(TYPES)} can "
-            "be read (a quantised checkpoint? take the original one)"
+            f"{path}: tensor {name[:80]!r} is of type {str(code)[:20]!r}; {', '.join(READ)} can "
+            "be read"
         )
     if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 2**63 for n in shape):
         raise _broken(path, f"tensor {name[:80]!r} has no shape")
-    if len(shape) > 8 or math.prod(shape) * TYPES[code].itemsize != nbytes:
+    if len(shape) > 8 or math.prod(shape) * READ[code].itemsize != nbytes:
         raise _broken(path, f"tensor {name[:80]!r} has {nbytes:,} bytes and shape {shape[:8]}")
-    return Entry(tuple(shape), TYPES[code], start)
+    return Entry(tuple(shape), READ[code], start)
 
 
 def _broken(path: Path, what: str) -> FormatError:

@@ -18,11 +18,12 @@ import numpy as np
 
 from llama_jax.errors import FormatError, nearest
 from llama_jax.formats.links import may_follow
-from llama_jax.formats.safetensors import Entry, read_header, read_tensor
+from llama_jax.formats.safetensors import PACKED, TYPES, Entry, read_header, read_tensor
 
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARD = re.compile(r"[A-Za-z0-9._-]{1,200}")
+NO_NUMBERS = {dtype.name for dtype in PACKED.values()}
 INDEX_BYTES = 64 * 2**20  # a larger index is not one
 CONFIG_BYTES = 2**20
 
@@ -64,7 +65,8 @@ class Source:
           unused: names that may be there and are not read.
 
         Raises:
-          FormatError: names the first tensor that is missing, is not expected or has another shape.
+          FormatError: names the first tensor that is missing, is not expected, has another shape or
+            is a part of a quantised one.
         """
         for name, shape in wanted.items():
             if name not in self.tensors:
@@ -73,6 +75,12 @@ class Source:
                     f"file of the checkpoint{nearest(name, self.tensors)}"
                 )
             found = self.tensors[name]
+            if found.dtype in NO_NUMBERS:
+                raise FormatError(
+                    f"{found.file}: tensor {name!r} is of type {found.dtype}; {', '.join(TYPES)} "
+                    "were expected (how a quantised checkpoint is read, quantization_config in its "
+                    "config.json says)"
+                )
             if found.shape != tuple(shape):
                 raise FormatError(
                     f"{found.file}: tensor {name!r} has shape {list(found.shape)}, the "

@@ -27,6 +27,8 @@ from llama_jax.errors import FormatError
 from llama_jax.families.base import Family
 from llama_jax.families.names import Name, Table
 from llama_jax.formats.links import following as links_followed
+from llama_jax.formats.quantised.expand import expanded
+from llama_jax.formats.quantised.scheme import scheme_of
 from llama_jax.formats.source import INDEX, Source, inside, read_json, safetensors
 from llama_jax.models.decoder import Decoder
 from llama_jax.weights.read import read
@@ -175,7 +177,8 @@ def _huggingface(folder: Path, place: Path) -> Checkpoint:
     if not (folder / CONFIG).exists():
         raise FormatError(f"{folder} has no {CONFIG}, which says what model {place.name} is of")
     file = inside(folder, CONFIG)
-    config, source = read_json(file), safetensors(place)
+    config = read_json(file)
+    source = expanded(safetensors(place), scheme_of(config, file))
     family = families.of(config, file)
     model = family.huggingface.model(config, file)
     unused = family.huggingface.unused(model, source.tensors)

@@ -48,7 +48,6 @@ def test_rope_is_read_in_the_old_and_in_the_new_notation(fields, rope):
         ({"model_type": "gemma2"}, "model_type='gemma2'; 'llama' was expected"),
         ({"model_type": None}, "model_type=None"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "architectures="),
-        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "of 'gptq'; GPTQ, AWQ"),
         ({"sliding_window": 4096}, "sliding_window=4096"),
         ({"attention_bias": True}, "attention_bias=True; False was expected"),
         ({"mlp_bias": True}, "mlp_bias=True"),

@@ -71,7 +71,10 @@ def with_nan(found):
             lambda w: w | {Q: w[Q][:8].copy()},
             "has shape [8, 16], the configuration asks for [16, 16]",
         ),
-        (lambda w: w | {Q: w[Q].astype("int8")}, "is of type 'I8'"),
+        (
+            lambda w: w | {Q: w[Q].astype("int8")},
+            "is of type int8; F64, F32, F16, BF16 were expected",
+        ),
         (with_nan, f"tensor '{Q}' holds values that are not finite"),
         (lambda w: w | {"model.layers.0.self_attn.q_proj.lora_A.weight": w[Q]}, "an adapter"),
     ],
