@@ -11,6 +11,7 @@ import importlib.util
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from llama_jax import families
 from llama_jax.families.base import Family
 from llama_jax.families.huggingface_rope import scaling
 from llama_jax.families.sizes import sizes
+from llama_jax.formats.source import inside, read_json
 from llama_jax.models.decoder import Decoder
 from llama_jax.weights.opened import Checkpoint
 
@@ -89,10 +91,32 @@ def _settings() -> dict[str, Any]:
 def _folder(checkpoint: Checkpoint) -> tuple[Any, tuple[str, ...]]:
     place = checkpoint.place
     folder = place if place.is_dir() else place.absolute().parent
+    method, expanding = _expanding(folder)
     made = _class(checkpoint).from_pretrained(
-        folder, use_safetensors=True, local_files_only=True, **_settings()
+        folder, use_safetensors=True, local_files_only=True, **_settings(), **expanding
     )
-    return made, ("the folder, read by transformers itself",)
+    if method == "bitsandbytes":
+        made = made.dequantize(dtype=_settings()["dtype"])
+    note = "the folder, read by transformers itself"
+    return made, (note if method is None else f"{note}, and expanded from {method}",)
+
+
+def _expanding(folder: Path) -> tuple[str | None, dict[str, Any]]:
+    """How a folder is quantised, and what makes transformers read its numbers, as we do.
+
+    Untold, it computes with packed weights, and quantises what goes into each layer.
+    """
+    import transformers
+
+    about = read_json(inside(folder, "config.json")).get("quantization_config")
+    method = about.get("quant_method") if isinstance(about, dict) else None
+    if method == "compressed-tensors":
+        return method, {
+            "quantization_config": transformers.CompressedTensorsConfig(dequantize=True)
+        }
+    if method == "fp8":
+        return method, {"quantization_config": transformers.FineGrainedFP8Config(dequantize=True)}
+    return method, {}
 
 
 def _gguf(checkpoint: Checkpoint) -> tuple[Any, tuple[str, ...]]:

@@ -173,7 +173,10 @@ def _loss(stored: str, kind: str) -> str | None:
     if kind == "q8_0":
         return "q8_0 keeps 8 bits of each number of the matrices"
     if stored not in BITS:
-        return "the source is quantised: its values are kept, and what quantising lost is not back"
+        return (
+            "the source is quantised: its values are kept, as plain numbers, and what quantising "
+            "lost is not back"
+        )
     precision, exponent = (a > b for a, b in zip(BITS[stored], BITS[kind], strict=True))
     if not precision and not exponent:
         return None

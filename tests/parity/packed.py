@@ -168,8 +168,13 @@ def bnb4(kind: str, double: bool, dtype: torch.dtype) -> Case:
             weight.to(dtype), False, quant_type=kind, compress_statistics=double
         )
         made = made.to("cpu")
-        dense = bnb.functional.dequantize_4bit(made.weight.data, made.weight.quant_state)
-        return dict(made.state_dict()), dense
+        parts = dict(made.state_dict())
+        # As rows of one block each: on a CPU bitsandbytes 0.50 takes the scales of other blocks
+        # where a row is no whole number of them.
+        state = made.weight.quant_state
+        state.shape = torch.Size([out * width // state.blocksize, state.blocksize])
+        dense = bnb.functional.dequantize_4bit(made.weight.data, state)
+        return parts, dense.reshape(out, width)
 
     return Case("bitsandbytes", config, pack)
 

@@ -34,7 +34,7 @@ class Float8:
     scale: str
     dtype: np.dtype
 
-    name = E4M3
+    name = "scaled_float8"
 
     def expand(self, parts: Parts) -> np.ndarray:
         """The products."""

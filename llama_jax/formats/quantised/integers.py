@@ -27,7 +27,7 @@ class Integer8:
     shape: tuple[int, int]
     blocks: Blocks
 
-    name = "int8"
+    name = "scaled_int8"
 
     def expand(self, parts: Parts) -> np.ndarray:
         """The products."""
@@ -64,8 +64,8 @@ class PackedInteger:
 
     @property
     def name(self) -> str:
-        """As "int4"."""
-        return f"int{self.bits}"
+        """As "packed_int4"."""
+        return f"packed_int{self.bits}"
 
     def expand(self, parts: Parts) -> np.ndarray:
         """The products."""
