@@ -43,7 +43,7 @@ def scheme_of(config: Mapping[str, Any], place: Path | str = "config.json") -> S
     assert inner is not None
     about = Config(place, field, inner.fields)
     method = about.get("quant_method", _unsaid(about))
-    if method not in SCHEMES:
+    if not isinstance(method, str) or method not in SCHEMES:
         raise FormatError(
             f"{place}: {field} of {short(method)}; {', '.join(SCHEMES)} are read; take the "
             f"original checkpoint, or a GGUF file{nearest(str(method), SCHEMES)}"
