@@ -17,6 +17,7 @@ from llama_jax.families import gguf_rope
 from llama_jax.families.base import Family
 from llama_jax.families.names import Table, tensors
 from llama_jax.formats.gguf_file import open_file
+from llama_jax.formats.gguf_scales import scaled
 from llama_jax.formats.source import Source
 from llama_jax.models.decoder import Decoder
 
@@ -57,6 +58,7 @@ def open_gguf(path: str | Path) -> Gguf:
     """
     place = Path(path)
     fields, source = open_file(place)
+    source = scaled(source)
     family = families.of_gguf(fields, place)
     words = family.gguf
     assert words is not None

@@ -199,6 +199,38 @@ def test_a_quantised_file_is_read_into_params(tmp_path):
     assert found.source.tensors["output.weight"].dtype == "q8_0"
 
 
+def with_factors(**factors: np.ndarray) -> tuple[File, dict[str, np.ndarray]]:
+    """A tiny file with an NVFP4 matrix and, behind its name, these tensors of float32."""
+    kind, name = GGMLQuantizationType.NVFP4, "blk.1.ffn_down"
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    stored = np.random.default_rng(2).integers(0, 126, (32, size), dtype=np.uint8)
+    values = tiny_tensors()
+    del values[f"{name}.weight"]
+    values |= {f"{name}.{ending}": factor for ending, factor in factors.items()}
+    file = tiny_file(values)
+    file.tensors.append(told(f"{name}.weight", (32, block), kind, len(file.data)))
+    file.data += stored.tobytes()
+    values[f"{name}.weight"] = quants.dequantize(stored, kind)
+    return file, values
+
+
+def test_a_factor_beside_a_matrix_is_multiplied_in(tmp_path):
+    factor = np.float32([0.37])
+    file, values = with_factors(scale=factor, input_scale=np.float32([9.0]))
+    found = opened(tmp_path, file)
+    params = read(found.model, found.source, GGUF, unused=found.unused)["decoder"]
+    down = params["stack"]["layers"]["block_0"]["ffn"]["down"]["w"][1]
+    np.testing.assert_array_equal(down, (values["blk.1.ffn_down.weight"] * factor).T)
+    assert found.source.tensors["blk.1.ffn_down.weight"].dtype == "nvfp4"
+
+
+def test_a_factor_that_is_not_one_number_or_has_no_matrix_is_refused(tmp_path):
+    file, _ = with_factors(scale=np.float32([1, 2]))
+    refused(tmp_path, file, "'blk.1.ffn_down.scale' is float32 of shape [2]; one float32")
+    values = tiny_tensors() | {"blk.7.ffn_down.scale": np.float32([2])}
+    refused(tmp_path, tiny_file(values), "does not have", "blk.7.ffn_down.scale")
+
+
 CONFIGS = {
     "another architecture": (
         {"general__architecture": (Type.STRING, "qwen2")},

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llama_jax.formats.quantised.bits import nibbles
+from llama_jax.formats.quantised.blocks import Blocks
 from llama_jax.formats.quantised.fields import Config
 from llama_jax.formats.quantised.float8 import FLOATS
 from llama_jax.formats.quantised.parts import Parts
 from llama_jax.formats.quantised.rows import by_rows
 
-# Where in a word column 0, 1, ... 7 is.
+# Which half-byte of a word column 0, 1, ... 7 is.
 PLACE = [0, 4, 1, 5, 2, 6, 3, 7]
 
 
@@ -40,22 +40,25 @@ class AwqMatrix:
         """The products, rounded once to the scales' type."""
         stored, scales = parts.load("qweight"), parts.load("scales")
         zeros = columns(parts.load("qzeros")).astype(np.float32)
-        wide, width = scales.astype(np.float32), self.shape[1]
+        wide = np.array(scales.T, np.float32, order="C")
+        groups, width = Blocks(1, self.group), self.shape[1]
 
         def make(first: int, end: int) -> np.ndarray:
             rows = columns(stored[:, first // 8 : end // 8]).astype(np.float32)
-            rows = rows.reshape(-1, self.group, end - first)
-            rows -= zeros[:, None, first:end]
-            rows *= wide[:, None, first:end]
-            return rows.reshape(width, -1).T
+            rows -= groups.over(zeros, first, end, width)
+            rows *= groups.over(wide, first, end, width)
+            return rows
 
         return by_rows(self.shape, scales.dtype, make)
 
 
 def columns(stored: np.ndarray) -> np.ndarray:
-    """The numbers of words `[in, out/8]`, in order."""
-    apart = nibbles(np.ascontiguousarray(stored).view(np.uint8))
-    return apart.reshape(len(stored), -1, 8)[..., PLACE].reshape(len(stored), -1)
+    """The numbers of words `[in, out/8]` as `[out, in]`."""
+    turned = np.ascontiguousarray(stored.T).view(np.uint32)
+    apart = np.empty((len(turned), 8, turned.shape[1]), np.uint8)
+    for column, place in enumerate(PLACE):
+        np.copyto(apart[:, column], turned >> np.uint32(4 * place) & 15, casting="unsafe")
+    return apart.reshape(-1, turned.shape[1])
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,8 @@ class Blocks4:
         stored = stored.reshape(blocks, self.block // 2)
 
         def make(first: int, end: int) -> np.ndarray:
-            return values[nibbles(stored[first:end], high_first=True)] * scales[first:end, None]
+            codes = nibbles(stored[first:end], high_first=True)
+            return np.take(values, codes, mode="clip") * scales[first:end, None]
 
         made = by_rows((blocks, self.block), self.dtype, make)
         return made.reshape(-1)[:count].reshape(self.shape)

@@ -88,6 +88,6 @@ def _products(
 
     def make(first: int, end: int) -> np.ndarray:
         over = blocks.over(scales, first, end, shape[1])
-        return CODES[nibbles(stored[first:end])] * over
+        return np.take(CODES, nibbles(stored[first:end]), mode="clip") * over
 
     return by_rows(shape, BFLOAT16, make)

@@ -43,7 +43,7 @@ class Float8:
 
         def make(first: int, end: int) -> np.ndarray:
             over = self.blocks.over(scales, first, end, self.shape[1])
-            return VALUES[stored[first:end]] * over
+            return np.take(VALUES, stored[first:end], mode="clip") * over
 
         return by_rows(self.shape, self.dtype, make)
 

@@ -16,7 +16,7 @@ import numpy as np
 from llama_jax.formats.quantised.bits import fields, words
 from llama_jax.formats.quantised.fields import Config
 from llama_jax.formats.quantised.float8 import FLOATS
-from llama_jax.formats.quantised.order import groups_of
+from llama_jax.formats.quantised.order import groups_of, of_groups
 from llama_jax.formats.quantised.parts import Parts
 from llama_jax.formats.quantised.rows import by_rows
 
@@ -53,12 +53,14 @@ class GptqMatrix:
         group = np.arange(width) // self.group
         if "g_idx" in parts:
             group = groups_of(parts, "g_idx", parts.load("g_idx"), len(scales))
-        zeros = self._zeros(parts.load("qzeros"), out).T.astype(np.float32)
-        wide = scales.T.astype(np.float32)
+        zeros = np.array(self._zeros(parts.load("qzeros"), out).T, np.float32, order="C")
+        wide = np.array(scales.T, np.float32, order="C")
 
         def make(first: int, end: int) -> np.ndarray:
             rows = fields(stored[:, first:end].T, self.bits, width).astype(np.float32)
-            return (rows - zeros[first:end][:, group]) * wide[first:end][:, group]
+            rows -= of_groups(zeros[first:end], group)
+            rows *= of_groups(wide[first:end], group)
+            return rows
 
         return by_rows(self.shape, scales.dtype, make)
 

@@ -7,7 +7,7 @@ import numpy as np
 from llama_jax.formats.quantised.bits import fields, words
 from llama_jax.formats.quantised.blocks import Blocks
 from llama_jax.formats.quantised.float8 import FLOATS
-from llama_jax.formats.quantised.order import groups_of
+from llama_jax.formats.quantised.order import groups_of, of_groups
 from llama_jax.formats.quantised.parts import Parts
 from llama_jax.formats.quantised.rows import by_rows
 
@@ -77,12 +77,14 @@ class PackedInteger:
 
         def over(values: np.ndarray, first: int, end: int) -> np.ndarray:
             if group is not None:
-                return values[first:end][:, group]
+                return of_groups(values[first:end], group)
             return self.blocks.over(values, first, end, width)
 
         def make(first: int, end: int) -> np.ndarray:
             rows = fields(stored[first:end], self.bits, width).astype(np.float32)
-            return (rows - over(zeros, first, end)) * over(wide, first, end)
+            rows -= over(zeros, first, end)
+            rows *= over(wide, first, end)
+            return rows
 
         return by_rows(self.shape, scales.dtype, make)
 
