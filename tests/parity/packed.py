@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,7 +77,7 @@ def compressed(format_: str, dtype: torch.dtype = torch.bfloat16, **weights: Any
         else:
             scale = torch.maximum(most, -least) / 6
         if format_.startswith("mx"):
-            scale = torch.exp2(torch.floor(torch.log2(scale)))
+            scale = scale / torch.frexp(scale).mantissa / 2  # the power of two below
         if format_.startswith("nv"):
             state["weight_global_scale"] = (448 * 6 / weight.abs().max()).reshape(1).float()
             scale = (scale * state["weight_global_scale"]).to(torch.float8_e4m3fn)
@@ -259,11 +260,11 @@ CASES = {
 
 
 def matrix(out: int = 32, width: int = 64, seed: int = 0) -> Tensor:
-    """Random numbers of large and of small rows, and a group of zeros."""
-    made = torch.randn(out, width, generator=torch.Generator().manual_seed(seed))
-    made *= torch.logspace(-3, 1, out)[:, None]
-    made[0] = 0.01
-    return made
+    """Numbers of large and of small rows, one of them the same; on every machine these."""
+    whole = np.random.default_rng(seed).integers(-(2**12), 2**12, (out, width))
+    rows = np.ldexp(whole / 2**12, (np.arange(out) % 14 - 9)[:, None])
+    rows[0] = 0.01
+    return torch.from_numpy(rows.astype(np.float32))
 
 
 def main() -> None:
