@@ -113,6 +113,33 @@ def test_four_bits_may_be_held_as_another_type_and_end_within_a_block(tmp_path):
     np.testing.assert_array_equal(bits(found), bits(wanted))
 
 
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_modelopt_multiplies_by_the_scale_of_a_matrix(tmp_path, shape):
+    parts, _ = case("ct_nvfp4")
+    whole = np.full(shape, 0.37, "float32")
+    given = {"weight": parts["weight_packed"], "weight_scale": parts["weight_scale"]}
+    given |= {"weight_scale_2": whole, "input_scale": np.ones((), "float32")}
+    source = packed(tmp_path, given, {"quant_method": "modelopt", "quant_algo": "NVFP4"})
+    table = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], "float32")
+    stored = given["weight"].astype(int)
+    codes = np.stack([stored & 15, stored >> 4], -1).reshape(32, 64)
+    values = table[codes % 8] * np.where(codes < 8, 1, -1).astype("float32")
+    scales = given["weight_scale"].astype("float32") * np.float32(0.37)
+    np.testing.assert_array_equal(source.read("m.weight"), values * scales.repeat(16, 1))
+    assert list(source.tensors) == ["m.weight"]
+
+
+@pytest.mark.parametrize("rows", [1, 32])
+def test_modelopt_s_8_bit_floats_have_a_scale_for_a_matrix_or_for_each_row(tmp_path, rows):
+    given = {
+        "weight": case("fp8")[0]["weight"],
+        "weight_scale": np.linspace(1, 2, rows, dtype="f4"),
+    }
+    found = packed(tmp_path, given, {"quant_method": "modelopt"}).read("m.weight")
+    scales = given["weight_scale"][:, None]
+    np.testing.assert_array_equal(found, given["weight"].astype("float32") * scales)
+
+
 def test_a_name_is_a_nearer_target_than_a_pattern_and_a_pattern_than_a_class(tmp_path):
     config = compressed("naive-quantized")
     config["config_groups"] = {
@@ -163,6 +190,7 @@ GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32}
         (GPTQ | {"group_size": 0}, "group_size=0"),
         (GPTQ | {"checkpoint_format": "marlin"}, "checkpoint_format='marlin'; 'gptq' or"),
         (GPTQ | {"dynamic": {"+:x": {"bits": 8}}}, "dynamic="),
+        ({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}, "quant_algo='W4A8_AWQ'"),
         ({"quant_method": "awq", "version": "gemv"}, "version='gemv'; 'gemm'"),
         ({"quant_method": "awq", "bits": 8}, "bits=8; 4 was expected"),
         (compressed("sparse-24"), "quantization_config.format='sparse-24'"),

@@ -6,7 +6,7 @@
 
 scheme                   which scheme a config.json names
 float8, float4, integers how matrices are packed, each a type: what it needs, what it gives
-gptq, awq, bitsandbytes, compressed, fp8   the schemes: which module is packed in which of them
+gptq, awq, bitsandbytes, compressed, fp8, modelopt   the schemes: which module is in which of them
 bits, blocks, rows       fields of bits; scales of blocks; a matrix made some rows at a time
 parts, expand            the tensors of a module; the whole source
 

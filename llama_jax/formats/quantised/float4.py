@@ -32,7 +32,7 @@ class Nvfp4:
         whole = parts.load(GLOBAL).reshape(1, 1)
         with np.errstate(all="ignore"):  # of a zero comes what is not finite, and is refused
             scales = VALUES[parts.load(SCALE).view(np.uint8)] / whole
-        return _products(parts, self.shape, NVFP4, scales)
+        return products(parts.load(PACKED), self.shape, NVFP4, scales, BFLOAT16)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ class Mxfp4:
 
     def expand(self, parts: Parts) -> np.ndarray:
         """The products, rounded once to bfloat16."""
-        return _products(parts, self.shape, MXFP4, numbers(parts.load(SCALE)))
+        scales = numbers(parts.load(SCALE))
+        return products(parts.load(PACKED), self.shape, MXFP4, scales, BFLOAT16)
 
 
 NVFP4, MXFP4 = Blocks(1, 16), Blocks(1, 32)
@@ -57,7 +58,7 @@ NVFP4, MXFP4 = Blocks(1, 16), Blocks(1, 32)
 
 def nvfp4(parts: Parts) -> Nvfp4:
     """The packing of a module; raises FormatError for a tensor that is missing or another one."""
-    shape = _shape(parts, NVFP4)
+    shape = shape_of(parts, PACKED, NVFP4)
     parts.check(SCALE, [E4M3], NVFP4.shape(shape))
     parts.check(GLOBAL, ["float32"], (1,), ())
     return Nvfp4(shape)
@@ -65,29 +66,34 @@ def nvfp4(parts: Parts) -> Nvfp4:
 
 def mxfp4(parts: Parts) -> Mxfp4:
     """The packing of a module; errors as of `nvfp4`."""
-    shape = _shape(parts, MXFP4)
+    shape = shape_of(parts, PACKED, MXFP4)
     parts.check(SCALE, POWERS, MXFP4.shape(shape))
     return Mxfp4(shape)
 
 
-def _shape(parts: Parts, blocks: Blocks) -> tuple[int, int]:
-    out, across = parts.matrix(PACKED, ["uint8"])
+def shape_of(parts: Parts, part: str, blocks: Blocks) -> tuple[int, int]:
+    """The axes of a matrix that is packed in this tensor; errors as of `nvfp4`."""
+    out, across = parts.matrix(part, ["uint8"])
     assert blocks.columns is not None
     if 2 * across % blocks.columns:
         raise parts.wrong(
-            PACKED,
+            part,
             f"has rows of {2 * across} numbers; whole groups of {blocks.columns} were expected",
         )
     return out, 2 * across
 
 
-def _products(
-    parts: Parts, shape: tuple[int, int], blocks: Blocks, scales: np.ndarray
+def products(
+    stored: np.ndarray,
+    shape: tuple[int, int],
+    blocks: Blocks,
+    scales: np.ndarray,
+    dtype: np.dtype,
 ) -> np.ndarray:
-    stored = parts.load(PACKED)
+    """The numbers of the codes times their scales, float32, rounded once to `dtype`."""
 
     def make(first: int, end: int) -> np.ndarray:
         over = blocks.over(scales, first, end, shape[1])
         return np.take(CODES, nibbles(stored[first:end]), mode="clip") * over
 
-    return by_rows(shape, BFLOAT16, make)
+    return by_rows(shape, dtype, make)

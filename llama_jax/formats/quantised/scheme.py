@@ -11,6 +11,7 @@ from llama_jax.formats.quantised.compressed import compressed_tensors
 from llama_jax.formats.quantised.fields import Config
 from llama_jax.formats.quantised.fp8 import fbgemm, fine_grained
 from llama_jax.formats.quantised.gptq import gptq
+from llama_jax.formats.quantised.modelopt import modelopt
 from llama_jax.formats.quantised.parts import Scheme
 from llama_jax.messages import short
 
@@ -23,6 +24,7 @@ SCHEMES: Mapping[str, Callable[[Config], Scheme]] = {
     "gptq": gptq,
     "awq": awq,
     "bitsandbytes": bitsandbytes,
+    "modelopt": modelopt,
 }
 
 
