@@ -25,9 +25,9 @@ from llama_jax import families
 from llama_jax.axes import FSDP_TENSOR, Rules, make_mesh
 from llama_jax.errors import FormatError
 from llama_jax.families.base import Family
-from llama_jax.families.names import Name, Table
+from llama_jax.families.names import Name, Table, tensors
 from llama_jax.formats.links import following as links_followed
-from llama_jax.formats.quantised.expand import expanded
+from llama_jax.formats.quantised.expand import expanded, idle_biases
 from llama_jax.formats.quantised.scheme import scheme_of
 from llama_jax.formats.source import INDEX, Source, inside, read_json, safetensors
 from llama_jax.models.decoder import Decoder
@@ -181,7 +181,8 @@ def _huggingface(folder: Path, place: Path) -> Checkpoint:
     source = expanded(safetensors(place), scheme_of(config, file))
     family = families.of(config, file)
     model = family.huggingface.model(config, file)
-    unused = family.huggingface.unused(model, source.tensors)
+    wanted = [name.tensor for name in tensors(model, family.huggingface.table)]
+    unused = (*family.huggingface.unused(model, source.tensors), *idle_biases(source, wanted))
     tokenizer = folder if any(folder.glob("tokenizer*")) else None
     return _checkpoint(place, "huggingface", family, model, source, unused, tokenizer)
 

@@ -6,9 +6,10 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from llama_jax.errors import FormatError
+from llama_jax.formats.source import safetensors
 from llama_jax.verify.declared import said
 from llama_jax.verify.facts import facts
 from llama_jax.weights.convert import convert
@@ -82,4 +83,21 @@ def test_a_scale_that_is_no_number_is_refused_with_the_weight_s_name(tmp_path):
     data[begin : begin + 4] = np.float32(np.nan).tobytes()
     file.write_bytes(data)
     with pytest.raises(FormatError, match=f"tensor '{name}' holds values that are not finite"):
+        load_params(open_checkpoint(folder))
+
+
+def test_biases_of_zeros_that_a_model_has_no_room_for_are_read_past(tmp_path):
+    folder, found = quantised(tmp_path / "packed")
+    file, bias = folder / "model.safetensors", "model.layers.0.mlp.down_proj.bias"
+
+    def with_bias(name, value):
+        stored = {name: safetensors(file).read(name) for name in safetensors(file).tensors}
+        save_file(stored | {name: np.full(16, value, "float16")}, file, {"format": "pt"})
+
+    with_bias(bias, 0)
+    assert open_checkpoint(folder).unused == (bias,)
+    wanted = load_params(open_checkpoint(save(tmp_path / "plain", found)))
+    jax.tree.map(np.testing.assert_array_equal, load_params(open_checkpoint(folder)), wanted)
+    with_bias(bias, 0.5)
+    with pytest.raises(FormatError, match=f"does not have, e.g. '{bias}'"):
         load_params(open_checkpoint(folder))

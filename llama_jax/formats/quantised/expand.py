@@ -1,14 +1,15 @@
 """A source of packed tensors, shown as one of plain tensors."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from llama_jax.errors import FormatError
 from llama_jax.formats.quantised.parts import Packing, Parts, Scheme
+from llama_jax.formats.safetensors import TYPES
 from llama_jax.formats.source import Source, Tensor
 
-WEIGHT = "weight"
+WEIGHT, BIAS = "weight", ".bias"
 
 
 def expanded(source: Source, scheme: Scheme | None) -> Source:
@@ -43,6 +44,24 @@ def expanded(source: Source, scheme: Scheme | None) -> Source:
         return packing.expand(parts)
 
     return Source(source.place, tensors, read)
+
+
+def idle_biases(source: Source, wanted: Iterable[str]) -> tuple[str, ...]:
+    """Biases of zeros beside packed matrices of a model without biases, as AutoGPTQ wrote them.
+
+    Args:
+      source: what `expanded` gave.
+      wanted: names of the tensors that the model has.
+    """
+    known = set(wanted)
+    plain = {dtype.name for dtype in TYPES.values()}
+
+    def idle(name: str) -> bool:
+        matrix = source.tensors.get(name.removesuffix(BIAS) + "." + WEIGHT)
+        packed = matrix is not None and matrix.dtype not in plain
+        return packed and name not in known and not source.read(name).any()
+
+    return tuple(name for name in source.tensors if name.endswith(BIAS) and idle(name))
 
 
 def _modules(tensors: Mapping[str, Tensor], scheme: Scheme) -> dict[str, dict[str, str]]:

@@ -3,13 +3,12 @@
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 
 import numpy as np
 
 from llama_jax.formats.safetensors import aligned
 
-AT_A_TIME = 2**19  # numbers
+AT_A_TIME = 2**18  # numbers
 WHOLE = 8  # rows: AWQ has so many in a word
 
 
@@ -30,13 +29,9 @@ def by_rows(
             np.copyto(out[first:end], make(first, end), casting="unsafe")
 
     starts = range(0, shape[0], step)
-    if len(starts) > 1:
-        list(_threads().map(fill, starts))
-    else:
-        list(map(fill, starts))
+    if len(starts) == 1:
+        fill(0)
+        return out
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1), "expand") as pool:
+        list(pool.map(fill, starts))
     return out
-
-
-@lru_cache(1)
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(min(4, os.cpu_count() or 1), "expand")
