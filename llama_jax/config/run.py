@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llama_jax.axes import FSDP_TENSOR, Rules, make_mesh
+from llama_jax.data.held_out import NAME
 from llama_jax.errors import UserError, nearest
 from llama_jax.messages import short
 from llama_jax.optim.optimizer import AdamW, Optimizer
@@ -128,8 +129,9 @@ class Run:
       eval_every: steps between evaluations that do not say how often; 0 means at the end only.
       save_every: steps between checkpoints; the last step is always saved.
       keep: checkpoints kept.
-      keep_best: a figure of an evaluation, such as "scores/lm_perplexity": the checkpoint of the
-        step where it was best is kept beside them; None keeps none.
+      keep_best: a figure of an evaluation, such as "scores/lm_perplexity", or "held_out/lm_loss"
+        if a stream holds something out: the checkpoint of the step where it was best is kept beside
+        them; None keeps none.
       evaluations: by name, values with `every` (steps; 0 means `eval_every`) and
         `__call__(model, params, tokenizer, run) -> dict[str, float]`.
       init_from: what to begin with (fine-tuning): a run directory, of which the weights that match
@@ -190,10 +192,13 @@ class Run:
         for name in ("data", "objectives", "evaluations"):
             if not isinstance(getattr(self, name), Mapping):
                 raise UserError(f"{name}={short(getattr(self, name))}: give a dict, by name")
-        if self.keep_best and self.keep_best.partition("/")[0] not in self.evaluations:
+        known = {*self.evaluations}
+        if any(getattr(stream, "measured", None) for stream in self.data.values()):
+            known.add(NAME)
+        if self.keep_best and self.keep_best.partition("/")[0] not in known:
             raise UserError(
                 f"keep_best={self.keep_best!r}: give a figure of an evaluation, EVALUATION/FIGURE; "
-                f"the run's evaluations are {sorted(self.evaluations) or 'none'}"
+                f"the run's evaluations are {sorted(known) or 'none'}"
             )
         if not self.objectives:
             raise UserError(

@@ -11,11 +11,12 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from llama_jax.data.fields import Batch, Examples, Fields, Task
+from llama_jax.data.held_out import Part, Share
 from llama_jax.data.language import LanguageModel
 from llama_jax.data.rows import Source
 from llama_jax.data.shards import Mix, Prepared
@@ -42,6 +43,8 @@ class Stream:
       seed: changes order, masks and the share that `fraction` keeps.
       fraction: share of the source's rows to use (documents, pictures with all their questions); a
         smaller share is part of a larger one.
+      held_out: what is never trained on and measured instead: a share of the source's documents
+        (`held_out.py`), or another source.
     """
 
     source: Source
@@ -49,6 +52,7 @@ class Stream:
     batch: int
     seed: int = 0
     fraction: float = 1.0
+    held_out: Share | Source = Share()
 
     def __post_init__(self) -> None:
         """Checks the values."""
@@ -61,6 +65,27 @@ class Stream:
     def fields(self, tokenizer: Vocabulary) -> Fields:
         """The shape and dtype of each field of the global batch, without opening data."""
         return self.task.fields(self.batch, tokenizer)
+
+    @property
+    def training(self) -> Source:
+        """The source without what is held out."""
+        return self._part("training") or self.source
+
+    @property
+    def measured(self) -> "Stream | None":
+        """The stream over what is held out of it, whole; None if nothing is."""
+        if isinstance(self.held_out, Share):
+            source = self._part("held out")
+        else:
+            source = self.held_out
+        if source is None:
+            return None
+        return dataclasses.replace(self, source=source, fraction=1.0, held_out=Share())
+
+    def _part(self, side: Literal["training", "held out"]) -> Part | None:
+        if not isinstance(self.held_out, Share) or not self.held_out.share:
+            return None
+        return Part(self.source, self.held_out, side, getattr(self.task, "field", None))
 
 
 class Loader:
@@ -192,6 +217,21 @@ def merged(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return whole
 
 
+def length(stream: Stream, tokenizer: Vocabulary) -> int:
+    """Rows of an epoch: of a packed stream about so many.
+
+    Raises:
+      UserError: the source cannot be opened.
+    """
+    if _is_flow(stream):
+        source: Any = stream.source
+        parts = source.sources if isinstance(source, Mix) else (source,)
+        pairs = sum(part.open().manifest.pairs for part in parts)
+        return max(1, -(-pairs // stream.task.length))  # pyright: ignore
+    examples, _ = _examples(stream, tokenizer, once=False)
+    return len(examples) * examples.rows
+
+
 def one_pass(
     stream: Stream,
     tokenizer: Vocabulary,
@@ -243,6 +283,8 @@ def _flow(
 
     task, source = stream.task, stream.source
     assert isinstance(task, LanguageModel) and isinstance(source, Prepared | Mix)
+    if stream.training is not source:
+        stream.training.open()  # says how prepared data holds something out
     lanes = range(*_share(stream, name, 1, index, count))
     key = _hash(seed, stream.seed, name)
     return Flow(
@@ -283,7 +325,7 @@ class _Feed:
 
 def _examples(stream: Stream, tokenizer: Vocabulary, once: bool) -> tuple[Examples, Sequence[str]]:
     """The examples of a pass, and what there is to say of them."""
-    rows = stream.source.open()
+    rows = stream.training.open()
     stream.fields(tokenizer)  # a batch that does not fit the task is refused here
     keep = np.arange(len(rows))
     if stream.fraction < 1:

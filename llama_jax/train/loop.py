@@ -17,6 +17,7 @@ from llama_jax.kernels.backends import lines, summary
 from llama_jax.messages import short
 from llama_jax.train.accumulate import joined
 from llama_jax.train.best import NOTE, Best, improved
+from llama_jax.train.held_out import NAME as HELD_OUT
 from llama_jax.train.log import Late, Log
 from llama_jax.train.processes import check_divided
 from llama_jax.train.profile import Profile, Tracer
@@ -112,6 +113,8 @@ def _train(
     if step < run.steps:  # 4. or there is nothing to do
         setup.read_data(log.say)
         stop = at_exit.enter_context(graceful())
+        if not step:
+            _held_out(setup, state, step, log)
         step, evaluations = _steps(setup, state, place, log, tracer, stop)
         setup.checkpoints.finish()
         stopped = stop.signal if step < run.steps else None
@@ -187,7 +190,20 @@ def _evaluations(setup: Setup, state: TrainState, step: int, log: Log) -> Found:
             with log.rates.pause():
                 found[name] = evaluation(setup.model, state.best, setup.tokenizer, run)
             log.evaluation(step, name, found[name])
+    if step == run.steps or (run.eval_every and step % run.eval_every == 0):
+        found |= _held_out(setup, state, step, log)
     return found
+
+
+def _held_out(setup: Setup, state: TrainState, step: int, log: Log) -> Found:
+    """The losses on what the streams hold out, if they do; their time does not count."""
+    if not setup.held_out:
+        return {}
+    jax.block_until_ready(state)
+    with log.rates.pause():
+        found = setup.held_out(state.best)
+    log.evaluation(step, HELD_OUT, found)
+    return {HELD_OUT: found}
 
 
 def _note_best(
@@ -220,10 +236,10 @@ def _announce(setup: Setup, start: int, place: RunDir, say: Callable[[str], None
         say("a CPU has no bfloat16 products and is slower with them; try --dtype float32")
     for line in rates_said(run, start, setup.length):
         say(line)
-    if run.eval_every and not run.evaluations:
+    if run.eval_every and not run.evaluations and not setup.held_out:
         say(
             f"eval_every={run.eval_every}, and the run has no evaluations: nothing is evaluated; "
-            "give it some, such as evaluations={'scores': Scores()}"
+            f"hold something out, such as --data.{next(iter(run.data))}.held_out 0.05"
         )
     count = setup.layout.parameters
     say(f"{run.name}: {count:,} parameters, {mesh.size} device(s), {run.steps} steps")

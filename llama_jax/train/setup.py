@@ -21,6 +21,7 @@ from llama_jax.train.best import Best
 from llama_jax.train.checkpoint import Checkpoints
 from llama_jax.train.fits import check_context
 from llama_jax.train.flops import of_step
+from llama_jax.train.held_out import HeldOut
 from llama_jax.train.init_from import Start
 from llama_jax.train.load import build
 from llama_jax.train.processes import agree, code, exchange, on_first, together
@@ -50,6 +51,7 @@ class Setup:
       checkpoints: what the run directory keeps of states.
       digest: the tokenizer's SHA-256, which every checkpoint keeps.
       length: steps that the run had until now, on which its rates depend.
+      held_out: what measures the losses on what streams hold out.
       ready: a meeting for when the first batch is there; until then an error of one process is an
         error of all.
     """
@@ -67,6 +69,7 @@ class Setup:
     checkpoints: Checkpoints
     digest: str
     length: int
+    held_out: HeldOut
     ready: Callable[[], None]
 
     def read_data(self, say: Callable[[str], None]) -> None:
@@ -143,7 +146,9 @@ def set_up(
     state, reached = _begin(start, place, layout, checkpoints, digest, say)
     setup = Setup(
         *(run, tokenizer, mesh, loader, reached, part, fields, model),
-        *(bind(model, total), layout, checkpoints, digest, length, ready),
+        *(bind(model, total), layout, checkpoints, digest, length),
+        HeldOut(run, model, tokenizer, mesh, part),
+        ready,
     )
     return setup, state
 
@@ -151,7 +156,7 @@ def set_up(
 def _tokenizer(start: Start | None, place: RunDir) -> Vocabulary:
     """The tokenizer, as the run directory has it: the same now and when the run goes on."""
     if start is not None:
-        on_first(lambda: place.write_tokenizer(start.tokenizer()[1]))
+        on_first(lambda: place.write_origin(start.tokenizer()[1], start.kept()))
     return open_for_training(place.path)
 
 
