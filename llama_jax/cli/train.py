@@ -80,6 +80,13 @@ def of_a_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Path, help="keep compiled programs here: a faster start")
     parser.add_argument("--profile", metavar="START:STOP", help="trace these steps for XProf")
     parser.add_argument("--wandb", metavar="PROJECT", help="log to W&B too (first: wandb login)")
+    parser.add_argument(
+        "--continue-with",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="change a field of a run that goes on: rate, batch, mixture, ...; may be given again",
+    )
     parser.add_argument("--allow-pickle", action="store_true", help="begin with Meta's .pth files")
     parser.add_argument("--options", action="store_true", help="list every field of the run")
     parser.set_defaults(overrides=[])  # options that are fields
@@ -139,12 +146,14 @@ def carry_out(args: argparse.Namespace, run: "Run") -> None:
             # Gloo, which joins processes on CPUs, prints from C++; training prints nothing.
             joined.enter_context(turned(1, 2))
             joined.enter_context(member(cluster))
+        from llama_jax.train.continued import parsed
         from llama_jax.train.init_from import trusting
         from llama_jax.train.loop import train
 
         joined.enter_context(trusting(args.allow_pickle))
 
-        result = train(run, args.run_dir, None, not args.quiet, profile, args.wandb)
+        changes = parsed(args.continue_with)
+        result = train(run, args.run_dir, None, not args.quiet, profile, args.wandb, changes)
     if result.stopped:
         raise Stopped(result.stopped)
 

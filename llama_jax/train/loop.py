@@ -6,8 +6,9 @@ result = train(presets.get("tiny_decoder"), "runs/tiny", steps=200)
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -63,6 +64,7 @@ def train(
     progress: bool = True,
     profile: Profile | None = None,
     wandb: str | None = None,
+    continue_with: Mapping[str, Any] | None = None,
 ) -> Result:
     """Trains `run` in `run_dir`, going on from its newest checkpoint if there is one.
 
@@ -75,6 +77,8 @@ def train(
       progress: show progress on standard error.
       profile: steps to trace.
       wandb: the project of Weights & Biases to log to as well.
+      continue_with: fields by path that change as the run goes on, such as {"optimizer.rate":
+        1e-4}; `train/continued.py` says which may.
 
     Raises:
       UserError: anything that the user can mend; nothing saved before is lost.
@@ -89,7 +93,7 @@ def train(
             at_exit.callback(log.close)
             tracer = Tracer(profile, place.profile, log.say)
             at_exit.callback(tracer.close)
-            return _train(run, place, log, tracer, at_exit)
+            return _train(run, place, log, tracer, at_exit, continue_with or {})
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -102,10 +106,15 @@ def train(
 
 
 def _train(
-    run: Run, place: RunDir, log: Log, tracer: Tracer, at_exit: contextlib.ExitStack
+    run: Run,
+    place: RunDir,
+    log: Log,
+    tracer: Tracer,
+    at_exit: contextlib.ExitStack,
+    changes: Mapping[str, Any],
 ) -> Result:
     begin = time.perf_counter()
-    setup, state = set_up(run, place, log.say, at_exit)
+    setup, state = set_up(run, place, log.say, at_exit, changes)
     step = int(state.step)
     log.start(step)
     _announce(setup, step, place, log.say)
@@ -148,6 +157,7 @@ def _steps(
         tracer.before(step)
         state, metrics = programs(batches, state, put(batch, setup.mesh, run.rules))
         if step == start + 1:
+            place.write("run.json", to_json(run))
             place.write("receipts.txt", "\n".join(lines(programs.receipts)) + "\n")
             log.say(f"computed by {summary(programs.receipts)} (why: receipts.txt)")
         if compiled:  # that says nothing about the speed

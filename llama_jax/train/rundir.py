@@ -25,7 +25,7 @@ REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # gs://bucket/run
 # the later steps compute, and is refused by name. A user's file that has changed is told of.
 FREE = (
     *("steps", "log_every", "eval_every", "save_every", "keep", "evaluations", "mesh", "rules"),
-    *("imports", "keep_best"),
+    *("imports", "keep_best", "history"),
 )
 
 
