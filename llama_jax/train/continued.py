@@ -59,6 +59,9 @@ def continued(
       UserError: a change that may not be, with the reason; or what `check` raises.
     """
     run = dataclasses.replace(run, history=before.history)
+    if hasattr(run.optimizer.schedule, "begin") and hasattr(before.optimizer.schedule, "begin"):
+        begin = before.optimizer.schedule.begin  # an older version's, if it began with that
+        run = edit(run, "optimizer.schedule.begin", begin)
     for change in before.history:
         if _value(run, change.path) == change.before:
             run = edit(run, change.path, change.after)

@@ -91,6 +91,16 @@ def test_a_change_that_may_not_be_is_refused_with_its_reason(text, path, value, 
         changed(run(text), **{path: value})
 
 
+def test_a_run_whose_warmup_began_at_nothing_goes_on_so(text):
+    command = edit(run(text), "optimizer.schedule.warmup", 4)
+    written = json.loads(to_json(command))
+    del written["optimizer"]["schedule"]["begin"]  # as older versions wrote it
+    old = from_json(json.dumps(written))
+    assert float(old.optimizer.rate_at(9)(0)) == 0
+    assert continued(command, old, 2, {}, lambda run: 0)[0] == old
+    assert float(command.optimizer.rate_at(9)(0)) == pytest.approx(command.optimizer.rate / 4)
+
+
 def test_options_without_a_value_or_a_run_to_go_on_with_are_refused(text, tmp_path):
     assert parsed(["a.b=1=2"]) == {"a.b": "1=2"}
     with pytest.raises(UserError, match="has no '='"):
