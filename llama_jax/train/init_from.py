@@ -116,11 +116,12 @@ class Start:
         Raises:
           UserError: there is none, or it does not fit the model.
         """
-        run, named = self.run, self.run.tokenizer
+        run, named, brought = self.run, self.run.tokenizer, None
         if isinstance(named, File) and named.path:
             found, files = named.build(()), files_of(named.path)
         elif self.origin is not None:
             found, files = self.origin.tokenizer()
+            brought = run.init_from
         elif isinstance(named, File):
             raise UserError(
                 f"{run.name} has no tokenizer; give --init-from WEIGHTS, which bring theirs, or "
@@ -129,7 +130,7 @@ class Start:
         else:
             found = named.build([stream.source for stream in run.data.values()])
             files = {"tokenizer.json": found.content()}
-        check_vocabulary(run.model, found)
+        check_vocabulary(run.model, found, brought)
         return found, files
 
     def kept(self) -> dict[str, bytes | None]:

@@ -15,6 +15,7 @@ from llama_jax.evals import run_eval
 from llama_jax.text.files import NAMES, open_for_training
 from llama_jax.text.tokenizer import Tokenizer
 from llama_jax.train.from_weights import tokenizer_of
+from llama_jax.train.init_from import Start
 from llama_jax.train.load import load
 from llama_jax.train.loop import train
 from llama_jax.weights.convert import convert
@@ -196,6 +197,24 @@ def test_a_tokenizer_with_more_ids_than_embeddings_is_refused(places, tmp_path):
     with pytest.raises(UserError, match="vocab is 290 and the tokenizer's vocabulary is 300"):
         named = File(str(places[0] / "hf"))
         train(tuning(places, model=model, init_from=None, tokenizer=named), tmp_path)
+
+
+def test_of_two_vocabularies_it_is_said_which_wins_and_how_to_change_it(places, tmp_path):
+    train(text_run(places[1], steps=0), tmp_path / "first", progress=False)
+    model = edit(text_run(places[1]), "model.vocab", 280).model
+    run = text_run(
+        places[1], model=model, tokenizer=BPE(280), init_from=str(tmp_path / "first"), steps=0
+    )
+    with pytest.raises(
+        UserError,
+        match=r"vocab is 280 and the vocabulary of .*/first's tokenizer, which init_from takes "
+        r"along, is 300; --set model.vocab=300 keeps it, --set tokenizer=PATH .* takes another",
+    ):
+        train(run, tmp_path / "second", progress=False)
+    words = Tokenizer.train(["a lamb went to sea"] * 9, vocab=280)
+    words.save(tmp_path / "words.json")
+    said = edit(run, "tokenizer", str(tmp_path / "words.json"))
+    assert Start.of(said).tokenizer()[1] == {"tokenizer.json": words.content()}
 
 
 def test_a_mistyped_path_is_answered_with_the_nearest(places, tmp_path):
