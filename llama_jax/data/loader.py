@@ -127,9 +127,9 @@ class Loader:
           seed: the run's seed.
           process_index: which host this is.
           process_count: how many share each batch; each gets a contiguous part of its rows.
-          past: of the streams that changed since. One with another batch goes on at the row that
-            is next; one with another source begins there; prepared data, whose rows each have
-            their own place, are dealt to the rows anew, in another order.
+          past: what changed of streams since. One with another batch goes on at the row that is
+            next; one with another source begins there; prepared data, whose rows each have their
+            own place, are dealt to the rows anew, in another order.
 
         Raises:
           UserError: a source cannot be opened or a batch cannot be shared out.

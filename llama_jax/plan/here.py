@@ -1,7 +1,7 @@
 """What a run's step will take of the devices that are here, and what is done if it is too much.
 
 By shapes, before anything is allocated: weights, moments and gradients are exact, and activations
-are what the forward pass leaves for the backward one.
+are what the forward pass leaves for the backward one, and what a layer makes of it again.
 """
 
 import dataclasses
@@ -52,9 +52,19 @@ def need(run: Run, devices: Sequence[Any]) -> Need:
     state = step.layout.abstract
     params, kept = held(state.params), held((state.opt_state, state.ema))
     sums = 1 + (run.accumulate > 1)  # of micro-batches, and those of the one at hand
-    left = step.residuals() / run.accumulate / len(devices)
+    left = _left(run, step) / run.accumulate / len(devices)
     parts = {"weights": params, "optimizer": kept, "gradients": sums * params, "activations": left}
     return Need(parts)
+
+
+def _left(run: Run, step: Step) -> float:
+    """Bytes of activations at the most, of all devices together."""
+    left, every = step.residuals(), stacks(run.model)
+    if all(stack.remat == "none" for stack in every.values()):
+        return left
+    whole = dataclasses.replace(step, run=with_policy(run, every, "none")).residuals()
+    layers = sum(len(stack.pattern) * stack.repeats for stack in every.values())
+    return left + max(whole - left, 0) / max(layers, 1)
 
 
 def room(device: Any) -> int | None:

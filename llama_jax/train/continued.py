@@ -48,7 +48,7 @@ def continued(
     Args:
       run: what the command gives.
       before: the run as its directory has it.
-      step: of the checkpoint that it goes on from.
+      step: the step of the checkpoint that it goes on from.
       wanted: paths and values; text is read as on the command line.
       check: compares a run with the directory's.
 

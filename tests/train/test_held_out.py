@@ -26,6 +26,13 @@ def run(text, **changes):
     return held
 
 
+@pytest.fixture(scope="module")
+def whole(text, tmp_path_factory):
+    """Such a run, and what came of it."""
+    place = tmp_path_factory.mktemp("runs") / "whole"
+    return place, train(run(text, keep_best="held_out/lm_loss"), place, progress=False)
+
+
 def texts(source):
     return [row["text"] for row in source.open()]
 
@@ -70,23 +77,22 @@ def test_what_is_held_out_does_not_depend_on_the_documents_beside_it(text, tmp_p
     assert before <= set(texts(Part(PlainText(str(text)), Share(0.3), "held out")))
 
 
-def test_the_loss_on_it_is_logged_before_the_first_step_and_while_training(text, tmp_path):
-    result = train(run(text, keep_best="held_out/lm_loss"), tmp_path, progress=False)
-    found = measured(tmp_path)
+def test_the_loss_on_it_is_logged_before_the_first_step_and_while_training(whole):
+    place, result = whole
+    found = measured(place)
     assert list(found) == [0, 2, 4]
     assert found[4] < found[0]
     assert result.evaluations["held_out"]["lm_loss"] == found[4]
-    assert Best.read(tmp_path) == Best(4, "held_out/lm_loss", found[4])
-    row = next(row for row in run_eval(tmp_path) if row.name == "lm_perplexity")
+    assert Best.read(place) == Best(4, "held_out/lm_loss", found[4])
+    row = next(row for row in run_eval(place) if row.name == "lm_perplexity")
     assert np.log(row.value) == pytest.approx(found[4], abs=SAME)
     assert "(held out)" in row.data
 
 
-def test_a_run_goes_on_with_the_same_documents_held_out(text, tmp_path):
-    train(run(text), tmp_path / "whole", progress=False)
+def test_a_run_goes_on_with_the_same_documents_held_out(whole, text, tmp_path):
     train(run(text, steps=2), tmp_path / "parts", progress=False)
     train(run(text), tmp_path / "parts", progress=False)
-    assert measured(tmp_path / "whole") == measured(tmp_path / "parts")
+    assert measured(whole[0]) == measured(tmp_path / "parts")
     with pytest.raises(UserError, match=r"data.text.held_out.share was 0.2, is 0.1"):
         train(run(text, **{"data.text.held_out": 0.1}), tmp_path / "parts", progress=False)
 

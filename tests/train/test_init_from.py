@@ -14,13 +14,14 @@ from llama_jax.errors import UserError
 from llama_jax.evals import run_eval
 from llama_jax.text.files import NAMES, open_for_training
 from llama_jax.text.tokenizer import Tokenizer
-from llama_jax.train.from_weights import tokenizer_of
-from llama_jax.train.init_from import Start
+from llama_jax.train.from_weights import FromWeights, tokenizer_of
+from llama_jax.train.init_from import Start, trusting
 from llama_jax.train.load import load
 from llama_jax.train.loop import train
 from llama_jax.weights.convert import convert
 from tests.generate import small
 from tests.train.tiny import text_run, write_text
+from tests.weights import test_meta
 
 # float32 sums in another order: rows apart, not packed; and on one device, not eight.
 LOSS = 1e-5
@@ -243,6 +244,14 @@ def test_pickles_are_not_opened_and_the_way_round_is_said(places, tmp_path):
     (tmp_path / "params.json").write_text("{}")
     with pytest.raises(UserError, match="llama-jax convert .* --allow-pickle"):
         train(tuning(places, init_from=str(tmp_path)), tmp_path / "run", progress=False)
+
+
+def test_pickles_are_begun_with_when_they_are_trusted(places, tmp_path):
+    folder = test_meta.save(tmp_path / "meta", test_meta.weights())
+    model = test_meta.model(test_meta.PARAMS, test_meta.SHAPES)
+    with trusting():
+        origin = Start.of(tuning(places, model=model, init_from=str(folder))).origin
+    assert isinstance(origin, FromWeights) and origin.checkpoint.kind == "meta"
 
 
 def test_a_model_trained_from_nothing_may_use_a_tokenizer_of_others(places, tmp_path):
