@@ -102,11 +102,13 @@ def test_prepared_data_holds_out_the_same_documents(text, tmp_path):
     args = (PlainText(str(text)), tmp_path / "out", words, {"tokenizer.json": words.content()})
     prepare(*args, workers=1, held_out=Share(0.2))
     prepare(*args, workers=1, held_out=Share(0.2))  # nothing is left to do, and nothing differs
-    for side, place in (("training", "out"), ("held out", "out/held_out")):
+    stream = run(text).data["text"]
+    assert stream.measured is not None
+    for part, place in ((stream.training, "out"), (stream.measured.source, "out/held_out")):
         rows = Prepared(str(tmp_path / place)).open()
         assert isinstance(rows, TokenRows)
         found = {words.decode(row["tokens"][1:-1].tolist()) for row in rows}
-        assert found == set(texts(Part(PlainText(str(text)), Share(0.2), side)))
+        assert found == set(texts(part))
     with pytest.raises(UserError, match=r"was prepared with source"):
         prepare(*args, workers=1)
 
