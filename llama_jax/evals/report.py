@@ -42,7 +42,7 @@ def run_eval(
         print(jsonlib.dumps(as_json(rows) | {"step": trained.step}, indent=2))
     else:
         show(rows, f"{run_dir}, step {trained.step}")
-        for change in trained.run.history:
+        for change in getattr(trained.run, "history", ()):
             print(said(change))
     return rows
 
