@@ -13,7 +13,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from llama_jax.cli import about, convert, doctor, generate, plan, prepare, runs, train, verify
+from llama_jax.cli import (
+    about,
+    convert,
+    doctor,
+    finetune,
+    generate,
+    plan,
+    prepare,
+    runs,
+    train,
+    verify,
+)
 from llama_jax.errors import CodeError, Stopped, UserError, nearest
 from llama_jax.files import cache_folder
 
@@ -138,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run, parser=sub)
         return sub
 
-    for group in (train, prepare, runs, convert, generate, verify, plan, about, doctor):
+    for group in (train, finetune, prepare, runs, convert, generate, verify, plan, about, doctor):
         group.add(command)
     return parser
 

@@ -57,7 +57,7 @@ ARROWS = {
     "streams": (),
     "text": (),
     "train": (
-        *("axes", "config", "chips", "data.loader", "kernels.backends", "kernels.flop_count"),
+        *("axes", "config", "chips", "data", "kernels.backends", "kernels.flop_count"),
         *("layers.linear", "models", "objectives", "optim", "seeds", "text", "weights"),
     ),
     # It checks what `weights` and `generate` make of a file, so it looks into both.

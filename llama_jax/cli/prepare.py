@@ -16,12 +16,20 @@ def add(command: Add) -> None:
     words.add_argument("--tokenizer", help="a tokenizer's file or folder, a run, or weights")
     words.add_argument("--vocab", type=int, help="train a tokenizer of so many ids on the source")
     prepare.add_argument("--field", help="of a row; else 'text', else 'sentences'")
+    prepare.add_argument(
+        "--held-out",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of documents, such as 0.02: they go into OUT/held_out, to measure runs on",
+    )
     prepare.add_argument("--workers", type=int, help="processes; else one a core")
     prepare.add_argument("--quiet", action="store_true", help="no progress on standard error")
     own_code(prepare)
 
 
 def _prepare(args: argparse.Namespace) -> None:
+    from llama_jax.data import Share
     from llama_jax.data import prepare as preparing
     from llama_jax.data.sources import named
     from llama_jax.text.files import MAIN, files_of, open_for_training
@@ -43,7 +51,8 @@ def _prepare(args: argparse.Namespace) -> None:
         if not args.quiet:
             print(text, file=sys.stderr, flush=True)
 
-    made = preparing.prepare(source, args.out, words, files, args.field, workers, say)
+    share = Share(args.held_out)
+    made = preparing.prepare(source, args.out, words, files, args.field, workers, say, share)
     print(
         f"{args.out}: {made.documents:,} documents, {made.tokens:,} tokens of {made.vocab:,} ids, "
         f"{len(made.shards)} shards, {made.empty:,} empty; tokenizer {made.tokenizer[:12]}"

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_jax.cli.options import MESH, Add, own_code
+from llama_jax.cli.options import MESH, Add, named_run, override, own_code, set_field
 from llama_jax.errors import Stopped, UserError
 from llama_jax.streams import turned
 
@@ -20,7 +20,7 @@ class _Help(argparse.Action):
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None):
         parser.print_help()
         if namespace.preset is not None:
-            from llama_jax.cli.options import described, named_run
+            from llama_jax.cli.options import described
             from llama_jax.config.user_code import use
 
             use(namespace.imports)
@@ -40,24 +40,8 @@ def add(command: Add) -> None:
         metavar="PRESET",
         help="a name that `llama-jax presets` lists, or your own: my_run.py:run",
     )
-    train.add_argument("--run-dir", required=True, type=Path, help="where everything is written")
-    train.add_argument("--steps", type=int, help="optimizer steps in all")
-    train.add_argument("--mesh", metavar="MESH", help=MESH)
-    train.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="PATH=VALUE",
-        help="the same as --PATH VALUE; may be given again",
-    )
-    own_code(train)
-    train.add_argument("--quiet", action="store_true", help="no progress on standard error")
-    train.add_argument("--cache", type=Path, help="keep compiled programs here: a faster start")
-    train.add_argument("--profile", metavar="START:STOP", help="trace these steps for XProf")
-    train.add_argument("--wandb", metavar="PROJECT", help="log to W&B too (first: wandb login)")
+    of_a_run(train)
     _several(train.add_argument_group("several processes"))
-    train.add_argument("--options", action="store_true", help="list every field of the preset")
-    train.set_defaults(overrides=[])  # options that are fields
     train.epilog = (
         "Any field of the run is an option too, such as --init-from WEIGHTS (begin with the "
         "weights of a run or of others), --optimizer.rate 3e-4, --optimizer muon, --seed "
@@ -79,6 +63,35 @@ def add(command: Add) -> None:
     )
 
 
+def of_a_run(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that every command that trains has."""
+    parser.add_argument("--run-dir", required=True, type=Path, help="where everything is written")
+    parser.add_argument("--steps", type=int, help="optimizer steps in all")
+    parser.add_argument("--mesh", metavar="MESH", help=MESH)
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="the same as --PATH VALUE; may be given again",
+    )
+    own_code(parser)
+    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    parser.add_argument("--cache", type=Path, help="keep compiled programs here: a faster start")
+    parser.add_argument("--profile", metavar="START:STOP", help="trace these steps for XProf")
+    parser.add_argument("--wandb", metavar="PROJECT", help="log to W&B too (first: wandb login)")
+    parser.add_argument(
+        "--continue-with",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="change a field of a run that goes on: rate, batch, mixture, ...; may be given again",
+    )
+    parser.add_argument("--allow-pickle", action="store_true", help="begin with Meta's .pth files")
+    parser.add_argument("--options", action="store_true", help="list every field of the run")
+    parser.set_defaults(overrides=[])  # options that are fields
+
+
 def _several(group: Any) -> None:
     """The options of `train/cluster.py`."""
     group.add_argument(
@@ -97,13 +110,28 @@ def _train(args: argparse.Namespace) -> None:
         from llama_jax.cli.rehearse import on_stage
 
         on_stage(args)
-    run = _run(args)
+    run = given(args, named_run(args.preset))
     if args.options:
-        from llama_jax.config import leaves
+        show(run)
+    else:
+        carry_out(args, run)
 
-        for path, value in leaves(run):
-            print(f"--{path} {value!r}")
-        return
+
+def show(run: "Run") -> None:
+    """Prints every field of a run as an option."""
+    from llama_jax.config import leaves
+
+    for path, value in leaves(run):
+        print(f"--{path} {value!r}")
+
+
+def carry_out(args: argparse.Namespace, run: "Run") -> None:
+    """Trains a run as the options of the command say.
+
+    Raises:
+      UserError: anything that the user can mend.
+      Stopped: a signal ended it; what it had done is saved.
+    """
     from llama_jax.train.cluster import Cluster, member
     from llama_jax.train.profile import Profile
 
@@ -118,17 +146,24 @@ def _train(args: argparse.Namespace) -> None:
             # Gloo, which joins processes on CPUs, prints from C++; training prints nothing.
             joined.enter_context(turned(1, 2))
             joined.enter_context(member(cluster))
+        from llama_jax.train.continued import parsed
+        from llama_jax.train.init_from import trusting
         from llama_jax.train.loop import train
 
-        result = train(run, args.run_dir, None, not args.quiet, profile, args.wandb)
+        joined.enter_context(trusting(args.allow_pickle))
+
+        changes = parsed(args.continue_with)
+        result = train(run, args.run_dir, None, not args.quiet, profile, args.wandb, changes)
     if result.stopped:
         raise Stopped(result.stopped)
 
 
-def _run(args: argparse.Namespace) -> "Run":
-    from llama_jax.cli.options import named_run, override, set_field
+def given(args: argparse.Namespace, run: "Run") -> "Run":
+    """The run with the fields that the command gives.
 
-    run = named_run(args.preset)
+    Raises:
+      UserError: no such field, or a value that is none of its.
+    """
     if args.mesh is not None:
         from llama_jax.presets.meshes import laid_out
 

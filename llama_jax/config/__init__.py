@@ -6,12 +6,13 @@ assert from_json(to_json(deeper)) == deeper
 """
 
 from llama_jax.config.fields import edit, leaves
-from llama_jax.config.run import BPE, File, Mesh, Run
-from llama_jax.config.run_json import as_now, from_json, to_json
+from llama_jax.config.run import BPE, Change, File, Mesh, Run
+from llama_jax.config.run_json import as_now, from_json, run_as_now, to_json
 from llama_jax.trees import children
 
 __all__ = [
     "BPE",
+    "Change",
     "File",
     "Mesh",
     "Run",
@@ -20,5 +21,6 @@ __all__ = [
     "edit",
     "from_json",
     "leaves",
+    "run_as_now",
     "to_json",
 ]

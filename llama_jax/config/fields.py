@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from llama_jax.data.held_out import Share
 from llama_jax.errors import UserError, nearest
 from llama_jax.messages import short
 from llama_jax.optim.optimizer import Optimizer, Schedule
@@ -146,6 +147,8 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def _named(old: Any, new: Any) -> Any:
     """What a string stands for where a source, tokenizer, optimizer or schedule was; or `new`."""
+    if type(new) in (int, float) and isinstance(old, Share):
+        return Share(float(new))
     if not isinstance(new, str):
         return new
     if isinstance(old, Optimizer | Schedule):

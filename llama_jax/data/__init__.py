@@ -3,6 +3,8 @@
 from etils import epy
 
 with epy.lazy_api_imports(globals()):
+    from llama_jax.data.completions import Completions
+    from llama_jax.data.held_out import Share
     from llama_jax.data.loader import Loader, Stream, one_pass
     from llama_jax.data.shards import Mix, Prepared
     from llama_jax.data.sources import ImageFolder, JsonLines, Parquet, PlainText, Tfds, texts
@@ -20,6 +22,7 @@ with epy.lazy_api_imports(globals()):
 
 __all__ = [
     "Captions",
+    "Completions",
     "Denoise",
     "Describe",
     "ImageFolder",
@@ -35,6 +38,7 @@ __all__ = [
     "Questions",
     "SentencePairs",
     "Seq2Seq",
+    "Share",
     "Stream",
     "Tfds",
     "one_pass",

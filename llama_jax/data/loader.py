@@ -11,11 +11,12 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from llama_jax.data.fields import Batch, Examples, Fields, Task
+from llama_jax.data.held_out import Part, Share
 from llama_jax.data.language import LanguageModel
 from llama_jax.data.rows import Source
 from llama_jax.data.shards import Mix, Prepared
@@ -42,6 +43,8 @@ class Stream:
       seed: changes order, masks and the share that `fraction` keeps.
       fraction: share of the source's rows to use (documents, pictures with all their questions); a
         smaller share is part of a larger one.
+      held_out: what is never trained on and measured instead: a share of the source's documents
+        (`held_out.py`), or another source.
     """
 
     source: Source
@@ -49,6 +52,7 @@ class Stream:
     batch: int
     seed: int = 0
     fraction: float = 1.0
+    held_out: Share | Source = Share()
 
     def __post_init__(self) -> None:
         """Checks the values."""
@@ -61,6 +65,42 @@ class Stream:
     def fields(self, tokenizer: Vocabulary) -> Fields:
         """The shape and dtype of each field of the global batch, without opening data."""
         return self.task.fields(self.batch, tokenizer)
+
+    @property
+    def training(self) -> Source:
+        """The source without what is held out."""
+        return self._part("training") or self.source
+
+    @property
+    def measured(self) -> "Stream | None":
+        """The stream over what is held out of it, whole; None if nothing is."""
+        if isinstance(self.held_out, Share):
+            source = self._part("held out")
+        else:
+            source = self.held_out
+        if source is None:
+            return None
+        return dataclasses.replace(self, source=source, fraction=1.0, held_out=Share())
+
+    def _part(self, side: Literal["training", "held out"]) -> Part | None:
+        if not isinstance(self.held_out, Share) or not self.held_out.share:
+            return None
+        return Part(self.source, self.held_out, side, getattr(self.task, "field", None))
+
+
+@dataclasses.dataclass(frozen=True)
+class Past:
+    """What changed of a stream since its run began.
+
+    Attributes:
+      changes: how often anything did.
+      sources: how often the source did.
+      batch: rows a step that there were at first.
+    """
+
+    changes: int
+    sources: int
+    batch: int
 
 
 class Loader:
@@ -77,6 +117,7 @@ class Loader:
         seed: int = 0,
         process_index: int = 0,
         process_count: int = 1,
+        past: Mapping[str, Past] | None = None,
     ):
         """Opens the sources.
 
@@ -86,6 +127,9 @@ class Loader:
           seed: the run's seed.
           process_index: which host this is.
           process_count: how many share each batch; each gets a contiguous part of its rows.
+          past: what changed of streams since. One with another batch goes on at the row that is
+            next; one with another source begins there; prepared data, whose rows each have their
+            own place, are dealt to the rows anew, in another order.
 
         Raises:
           UserError: a source cannot be opened or a batch cannot be shared out.
@@ -94,10 +138,12 @@ class Loader:
         self._iterator: Any = None
         self._feeds: dict[str, _Feed] = {}
         self._flows: dict[str, Flow] = {}
+        self._past = past or {}
         for name, stream in streams.items():
             args = name, stream, tokenizer, seed, process_index, process_count
             if _is_flow(stream):
-                self._flows[name] = _flow(*args)
+                changes = self._past[name].changes if name in self._past else 0
+                self._flows[name] = _flow(*args, changes)
             else:
                 self._feeds[name] = _Feed(*args)
 
@@ -138,6 +184,9 @@ class Loader:
         state: dict[str, Any] = {"version": 1, "seed": self.seed, "step": self.step}
         if self._flows:
             state["flows"] = {name: flow.state() for name, flow in self._flows.items()}
+        if self._past:
+            state["changes"] = {name: [p.changes, p.sources] for name, p in self._past.items()}
+            state["rows"] = {name: feed.rows(self.step) for name, feed in self._feeds.items()}
         return state
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -153,16 +202,23 @@ class Loader:
                 f"the data state {dict(state)} does not fit this run ({mine}); "
                 "expected the same seed; try resuming with the run.json beside the checkpoint"
             )
-        saved = state.get("flows", {})
-        if saved.keys() != self._flows.keys():
+        step, saved, known = int(state["step"]), state.get("flows", {}), state.get("changes", {})
+        news = {n for n, p in self._past.items() if known.get(n, [0, 0])[0] != p.changes}
+        if saved.keys() - news != self._flows.keys() - news:
             raise UserError(
                 f"the data state has the packed streams {sorted(saved)}, the run "
                 f"{sorted(self._flows)}; was a source prepared since?"
             )
         self.close()
-        self.step = int(state["step"])
+        self.step = step
         for name, flow in self._flows.items():
-            flow.restore(saved[name])
+            if name not in news:
+                flow.restore(saved[name])
+        for name in self._past.keys() & self._feeds.keys():
+            past = self._past[name]
+            same = known.get(name, [0, 0])[1] == past.sources
+            rows = state.get("rows", {}).get(name, step * past.batch)
+            self._feeds[name].begin(step, rows if same else 0)
 
     def close(self) -> None:
         """Stops the threads; the next batch starts them again."""
@@ -190,6 +246,21 @@ def merged(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             for name, flow in whole["flows"].items()
         }
     return whole
+
+
+def length(stream: Stream, tokenizer: Vocabulary) -> int:
+    """Rows of an epoch: of a packed stream about so many.
+
+    Raises:
+      UserError: the source cannot be opened.
+    """
+    if _is_flow(stream):
+        source: Any = stream.source
+        parts = source.sources if isinstance(source, Mix) else (source,)
+        pairs = sum(part.open().manifest.pairs for part in parts)
+        return max(1, -(-pairs // stream.task.length))  # pyright: ignore
+    examples, _ = _examples(stream, tokenizer, once=False)
+    return len(examples) * examples.rows
 
 
 def one_pass(
@@ -236,15 +307,23 @@ def _is_flow(stream: Stream) -> bool:
 
 
 def _flow(
-    name: str, stream: Stream, tokenizer: Vocabulary, seed: int, index: int, count: int
+    name: str,
+    stream: Stream,
+    tokenizer: Vocabulary,
+    seed: int,
+    index: int,
+    count: int,
+    changes: int,
 ) -> "Flow":
     """Opens a stream that is packed as it comes."""
     from llama_jax.data.packing import Flow
 
     task, source = stream.task, stream.source
     assert isinstance(task, LanguageModel) and isinstance(source, Prepared | Mix)
+    if stream.training is not source:
+        stream.training.open()  # says how prepared data holds something out
     lanes = range(*_share(stream, name, 1, index, count))
-    key = _hash(seed, stream.seed, name)
+    key = _hash(seed, stream.seed, name, *[changes] * bool(changes))
     return Flow(
         source, tokenizer, task.length, task.pack, lanes, stream.batch, key, stream.fraction
     )
@@ -266,9 +345,19 @@ class _Feed:
         self.low, self.high = _share(stream, name, self.examples.rows, index, count)
         self.total = stream.batch // self.examples.rows
         self.order = functools.lru_cache(maxsize=4)(self._order)
+        self.first, self.reached = 0, 0  # a step, and the examples that were given out before it
+
+    def begin(self, step: int, rows: int) -> None:
+        """Goes on with this step after so many rows."""
+        self.first, self.reached = step, rows // self.examples.rows
+
+    def rows(self, step: int) -> int:
+        """How many were given out before a step."""
+        return (self.reached + (step - self.first) * self.total) * self.examples.rows
 
     def __call__(self, step: int) -> Batch:
-        place = int(step) * self.total + np.arange(self.low, self.high)
+        begin = self.reached + (int(step) - self.first) * self.total
+        place = begin + np.arange(self.low, self.high)
         epochs, places = np.divmod(place, len(self.examples))
         slots = [
             int(self.order(e)[p]) for e, p in zip(epochs.tolist(), places.tolist(), strict=True)
@@ -283,7 +372,7 @@ class _Feed:
 
 def _examples(stream: Stream, tokenizer: Vocabulary, once: bool) -> tuple[Examples, Sequence[str]]:
     """The examples of a pass, and what there is to say of them."""
-    rows = stream.source.open()
+    rows = stream.training.open()
     stream.fields(tokenizer)  # a batch that does not fit the task is refused here
     keep = np.arange(len(rows))
     if stream.fraction < 1:

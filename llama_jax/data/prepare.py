@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from llama_jax.data.folder import locked, reading, write, writing
+from llama_jax.data.held_out import NAME, Share
 from llama_jax.data.manifest import (
     BEGUN,
     DRAFT,
@@ -43,6 +44,7 @@ from llama_jax.text.vocabulary import Vocabulary
 TOKENIZER = MAIN[0]
 LEARN_FROM = 200_000  # texts, spread over the source, that a tokenizer is trained on
 LEAST, MOST = 1000, 20_000  # rows of a shard
+SIDES = ("for training", "held out")
 PER_WORKER = 4  # shards, so that none waits long for the last
 
 Say = Callable[[str], None]
@@ -56,8 +58,11 @@ def prepare(
     field: str | None = None,
     workers: int | None = None,
     say: Say = lambda text: None,
+    held_out: Share | None = None,
 ) -> Manifest:
     """Tokenises a source into a folder; goes on if it was begun, mends it if it is damaged.
+
+    What is held out goes into a folder of its own, `out`/held_out.
 
     Args:
       source: where texts come from.
@@ -67,12 +72,31 @@ def prepare(
       field: a text or a list of sentences; None for "text", else "sentences".
       workers: processes; None for one a core.
       say: told how far it is.
+      held_out: the share of documents that a run is to be measured on; None for none.
 
     Raises:
       UserError: the folder holds other data, is being prepared elsewhere, or cannot be written, or
         the source cannot be read, is prepared already, or has changed since the folder was begun.
     """
-    out, workers = Path(out), processes(workers)
+    if held_out is not None and held_out.share:
+        args = tokenizer, files, field, workers, say
+        _prepare(source, Path(out) / NAME, *args, (held_out, True))
+        return _prepare(source, Path(out), *args, (held_out, False))
+    return _prepare(source, Path(out), tokenizer, files, field, workers, say, None)
+
+
+def _prepare(
+    source: Source,
+    out: Path,
+    tokenizer: Vocabulary,
+    files: Mapping[str, bytes],
+    field: str | None,
+    workers: int | None,
+    say: Say,
+    share: tuple[Share, bool] | None,
+) -> Manifest:
+    """All of a source, or what is on one side of a share."""
+    workers = processes(workers)
     rows = _opened(source)
     for note in rows.notes:
         say(note)
@@ -83,7 +107,7 @@ def prepare(
             tokenizer=digest(tokenizer),
             vocab=tokenizer.vocab,
             dtype=dtype_of(tokenizer.vocab),
-            source={"class": type(source).__name__, **_plain(source)},
+            source={"class": type(source).__name__, **_plain(source), **_side(share)},
             field=field,
             rows=len(rows),
             files=print_of_files,
@@ -100,9 +124,10 @@ def prepare(
             write(out / BEGUN, manifest.to_json().encode())
             with writing(out):
                 (out / MANIFEST).unlink(missing_ok=True)
-        manifest = _make(source, rows, tokenizer, out, manifest, workers, say)
+        manifest = _make(source, rows, tokenizer, out, manifest, workers, say, share)
         if not manifest.documents:
-            raise UserError(f"{rows.name} holds no text in any of its {len(rows)} rows")
+            where = f" that is {SIDES[share[1]]}, with held_out={share[0].share}" if share else ""
+            raise UserError(f"{rows.name} holds no text in any of its {len(rows)} rows{where}")
         write(out / MANIFEST, manifest.to_json().encode())
         with writing(out):
             (out / BEGUN).unlink(missing_ok=True)
@@ -164,11 +189,12 @@ def _make(
     manifest: Manifest,
     workers: int,
     say: Say,
+    share: tuple[Share, bool] | None,
 ) -> Manifest:
     """Makes the shards that are not there yet, and notes each when it is done."""
     done, run = {shard.file for shard in manifest.shards}, uuid.uuid4().hex
     jobs = [
-        Job(out / name, run, manifest.range(number), manifest.dtype, manifest.field)
+        Job(out / name, run, manifest.range(number), manifest.dtype, manifest.field, share)
         for number in range(manifest.count)
         if (name := shard_name(number)) not in done
     ]
@@ -253,6 +279,10 @@ def _placed(source: Mapping[str, Any]) -> dict[str, Any]:
     path = source.get("path")
     place = {"path": os.path.realpath(Path(path).expanduser())} if isinstance(path, str) else {}
     return {**source, **place}
+
+
+def _side(share: tuple[Share, bool] | None) -> dict[str, Any]:
+    return {} if share is None else {"held_out": share[0].share, "side": SIDES[share[1]]}
 
 
 def _plain(source: Source) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from typing import Any
 
 from llama_jax.data.fields import bounded
 from llama_jax.data.folder import FULL, reading, writing
+from llama_jax.data.held_out import Share
 from llama_jax.data.manifest import Shard, sha256
 from llama_jax.data.rows import Rows, Source, text_of
 from llama_jax.errors import UserError
@@ -39,6 +40,8 @@ class Job:
       rows: which rows of the source go into it.
       dtype: how an id is stored.
       field: where a row has its text; None for "text", else "sentences".
+      share: the share that is held out of the source, and on which side of it the shard is; None
+        takes all.
     """
 
     path: Path
@@ -46,6 +49,7 @@ class Job:
     rows: range
     dtype: str
     field: str | None
+    share: tuple[Share, bool] | None = None
 
     @property
     def draft(self) -> Path:
@@ -83,7 +87,7 @@ class Job:
         texts, held = [], 0
         for index in self.rows:
             text = read_text(rows, index, self.field)
-            if not text.strip():
+            if not text.strip() or not self._takes(text):
                 continue
             texts.append(text)
             held += len(text)
@@ -92,6 +96,12 @@ class Job:
                 texts, held = [], 0
         if texts:
             yield texts
+
+    def _takes(self, text: str) -> bool:
+        if self.share is None:
+            return True
+        share, held = self.share
+        return share.has(text) == held
 
 
 @contextlib.contextmanager

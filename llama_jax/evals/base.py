@@ -86,11 +86,14 @@ class Eval:
 
 
 def held_out(stream: Stream) -> tuple[Stream, str]:
-    """The same stream over the test split of its source, whole, and what to call that data.
+    """The same stream over held-out data, whole, and what to call that data.
 
-    A TFDS set without "test" gives "validation". Local files have no splits: they are the training
+    What the stream itself holds out comes first, then the test split of its source: a TFDS set
+    without "test" gives "validation". Local files have no splits: they are the training
     data again, and the name says so.
     """
+    if (measured := stream.measured) is not None:
+        return measured, measured.source.open().name
     source = stream.source
     if isinstance(source, Tfds):
         for split in ("test", "validation"):

@@ -12,6 +12,7 @@ from llama_jax.errors import UserError, nearest
 from llama_jax.evals.base import Eval, Row
 from llama_jax.evals.text import ExactMatch, Scores
 from llama_jax.evals.vision import Matching, Retrieval, Vqa
+from llama_jax.train.continued import said
 from llama_jax.train.load import Trained, load
 
 
@@ -41,6 +42,8 @@ def run_eval(
         print(jsonlib.dumps(as_json(rows) | {"step": trained.step}, indent=2))
     else:
         show(rows, f"{run_dir}, step {trained.step}")
+        for change in getattr(trained.run, "history", ()):
+            print(said(change))
     return rows
 
 

@@ -260,6 +260,6 @@ def named(old: Optimizer | Schedule, name: str) -> Optimizer | Schedule:
             f"unknown {what} {name!r}; expected {', '.join(known)}" + nearest(name.lower(), known)
         )
     kind = known[name.lower()]
-    stay = ("schedule", "clip", "groups") if ours else ("warmup", "floor")
+    stay = ("schedule", "clip", "groups") if ours else ("warmup", "floor", "begin")
     has = {field.name for field in fields(kind)} & {field.name for field in fields(old)}
     return kind(**{field: getattr(old, field) for field in stay if field in has})

@@ -16,6 +16,7 @@ LIMITS = {
     "b2": (0, 1),
     "momentum": (0, 1),
     "warmup": (0, math.inf),
+    "begin": (0, 1),
     "floor": (0, 1),
     "decay_share": (0, 1),
 }
@@ -39,16 +40,18 @@ class Constant:
     """The peak rate after a linear warmup of so many steps.
 
     Attributes:
-      warmup: steps in which the rate rises from 0 to its peak.
+      warmup: steps in which the rate rises to its peak.
+      begin: see `after_warmup`.
     """
 
     warmup: int = 0
+    begin: int = 1
 
     __post_init__ = check_limits
 
     def build(self, rate: float, steps: int) -> optax.Schedule:
         """Step -> rate."""
-        return _after_warmup(rate, self.warmup, optax.constant_schedule(rate))
+        return after_warmup(rate, self, optax.constant_schedule(rate))
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,14 @@ class Cosine:
     """Linear warmup, then half a cosine down to `floor` times the peak at the last step.
 
     Attributes:
-      warmup: steps in which the rate rises from 0 to its peak.
+      warmup: steps in which the rate rises to its peak.
       floor: the rate at the last step, as a share of the peak.
+      begin: see `after_warmup`.
     """
 
     warmup: int = 100
     floor: float = 0.1
+    begin: int = 1
 
     __post_init__ = check_limits
 
@@ -69,7 +74,7 @@ class Cosine:
         """Step -> rate."""
         # A run shorter than its warmup just stays in it.
         fall = optax.cosine_decay_schedule(rate, max(steps - self.warmup, 1), alpha=self.floor)
-        return _after_warmup(rate, self.warmup, fall)
+        return after_warmup(rate, self, fall)
 
 
 @dataclass(frozen=True)
@@ -77,19 +82,21 @@ class Linear:
     """Linear warmup, then a straight line down to `floor` times the peak at the last step.
 
     Attributes:
-      warmup: steps in which the rate rises from 0 to its peak.
+      warmup: steps in which the rate rises to its peak.
       floor: the rate at the last step, as a share of the peak.
+      begin: see `after_warmup`.
     """
 
     warmup: int = 100
     floor: float = 0.0
+    begin: int = 1
 
     __post_init__ = check_limits
 
     def build(self, rate: float, steps: int) -> optax.Schedule:
         """Step -> rate."""
         fall = optax.linear_schedule(rate, self.floor * rate, max(steps - self.warmup, 1))
-        return _after_warmup(rate, self.warmup, fall)
+        return after_warmup(rate, self, fall)
 
 
 @dataclass(frozen=True)
@@ -100,14 +107,16 @@ class WSD:
     its checkpoints (MiniCPM, section 4).
 
     Attributes:
-      warmup: steps in which the rate rises from 0 to its peak.
+      warmup: steps in which the rate rises to its peak.
       decay_share: share of all steps in which the rate falls.
       floor: the rate at the last step, as a share of the peak.
+      begin: see `after_warmup`.
     """
 
     warmup: int = 100
     decay_share: float = 0.2
     floor: float = 0.0
+    begin: int = 1
 
     __post_init__ = check_limits
 
@@ -117,13 +126,21 @@ class WSD:
         fall = optax.linear_schedule(rate, self.floor * rate, decay)
         stable = max(steps - decay - self.warmup, 0)
         held = optax.join_schedules([optax.constant_schedule(rate), fall], [stable])
-        return _after_warmup(rate, self.warmup, held)
+        return after_warmup(rate, self, held)
 
 
 Schedule = Constant | Cosine | Linear | WSD
 
 
-def _after_warmup(rate: float, warmup: int, then: optax.Schedule) -> optax.Schedule:
+def after_warmup(rate: float, schedule: Schedule, then: optax.Schedule) -> optax.Schedule:
+    """A schedule after a warmup, in which step n (from 0) has the rate (n + begin) / warmup.
+
+    `begin` is 1, so that the first step moves the weights. Runs of versions that began at 0 go on
+    with 0.
+    """
+    warmup, begin = schedule.warmup, schedule.begin
     if warmup == 0:
         return then
-    return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), then], [warmup])
+    first = rate * begin / warmup
+    rise = optax.linear_schedule(first, rate + first, warmup)
+    return optax.join_schedules([rise, then], [warmup])

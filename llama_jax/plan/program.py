@@ -257,7 +257,7 @@ class Step:
         stats = found.memory_analysis()
         assert stats is not None
         kept = (state.opt_state, state.ema)
-        weights, optimizer, rows = (_held(part) for part in (state.params, kept, batch))
+        weights, optimizer, rows = (held(part) for part in (state.params, kept, batch))
         peak = max(stats.peak_memory_in_bytes, stats.argument_size_in_bytes)
         if not tpu:
             # A GPU's runtime allocates all that is temporary at once.
@@ -292,7 +292,7 @@ def model_work(run: Run) -> float:
     return model_flops(bind(build(run), total), params, batch, key)
 
 
-def _held(tree: Any) -> int:
+def held(tree: Any) -> int:
     """Bytes of a tree on one device, as its shardings split it."""
     total = 0
     for leaf in jax.tree.leaves(tree):

@@ -194,10 +194,12 @@ def _flag(config: dict[str, Any], name: str) -> bool | None:
 def ends_of(folder: Path) -> frozenset[int]:
     """Ids that end generation: generation_config.json has the word, else config.json.
 
+    Of a run, that is the config.json of the weights that it began with.
+
     Raises:
       FormatError: one is no id.
     """
-    for name in ("generation_config.json", "config.json"):
+    for name in ("generation_config.json", "config.json", "weights_config.json"):
         ends = _object(folder / name).get("eos_token_id")
         ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
         if any(type(i) is not int for i in ends):

@@ -29,12 +29,13 @@ def check_context(run: Run, fields: dict[str, dict[str, tuple[tuple[int, ...], s
                 )
 
 
-def check_vocabulary(model: Any, found: Vocabulary) -> None:
+def check_vocabulary(model: Any, found: Vocabulary, brought: str | None = None) -> None:
     """Checks that a model has an embedding for every token.
 
     Args:
       model: the model's config.
       found: the tokenizer.
+      brought: the weights that brought it, or None if the run itself names it.
 
     Raises:
       UserError: it has not; or the tokenizer was trained for it, and leaves some unused.
@@ -44,9 +45,15 @@ def check_vocabulary(model: Any, found: Vocabulary) -> None:
     for path, vocab in fields_named("vocab", model):
         # Models of others often have more embeddings than tokens.
         if vocab < found.vocab or (isinstance(found, Tokenizer) and vocab > found.vocab):
+            whose = f"vocabulary of {brought}'s tokenizer, which init_from takes along,"
+            whose = whose if brought else "tokenizer's vocabulary"
+            way = (
+                f"--set {path}={found.vocab} keeps it, --set tokenizer=PATH (of a file, a folder "
+                "or a run) takes another in its place"
+            )
             raise UserError(
-                f"{path} is {vocab} and the tokenizer's vocabulary is {found.vocab}; make them "
-                "equal"
+                f"{path} is {vocab} and the {whose} is {found.vocab}; "
+                f"{way if brought else 'make them equal'}"
             )
 
 

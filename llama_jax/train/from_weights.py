@@ -16,6 +16,7 @@ from llama_jax.trees import flat
 from llama_jax.weights.find import find_near
 from llama_jax.weights.opened import Checkpoint, load_params, open_checkpoint
 from llama_jax.weights.orbax import matching, replaced
+from llama_jax.weights.origin import kept
 from llama_jax.weights.read import abstract
 from llama_jax.weights.tokenizer_files import Companions, tokenizer
 from llama_jax.weights.write import inference
@@ -34,17 +35,21 @@ class FromWeights:
     checkpoint: Checkpoint
 
     @classmethod
-    def of(cls, run: Run, place: Path) -> "FromWeights":
-        """Opens the file or folder `place`.
+    def of(cls, run: Run, place: Path, pickle: bool = False) -> "FromWeights":
+        """Opens the file or folder `place`; if it may, Meta's .pth files too.
 
         Raises:
           UserError: it holds no weights, or those of another model.
         """
-        return cls(run, _fitting(run, open_checkpoint(place)))
+        return cls(run, _fitting(run, open_checkpoint(place, pickle)))
 
     def tokenizer(self) -> tuple[Vocabulary, dict[str, bytes]]:
         """See `Origin`."""
         return _brought(self.checkpoint)
+
+    def kept(self) -> dict[str, bytes]:
+        """See `Origin`."""
+        return kept(self.checkpoint)
 
     def weights(self, fresh: Any, say: Callable[[str], None]) -> Any:
         """See `Origin`."""

@@ -5,7 +5,9 @@ shape, whatever the rest of the model is; or weights of others (see `from_weight
 be of the same model.
 """
 
-from collections.abc import Callable
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,8 +18,20 @@ from llama_jax.text.files import files_of, open_for_training
 from llama_jax.text.vocabulary import Vocabulary
 from llama_jax.train.fits import check_vocabulary
 from llama_jax.weights.orbax import start_from
+from llama_jax.weights.origin import NAME, kept_by
 
+_pickles = contextvars.ContextVar("whether Meta's .pth files may be opened", default=False)
 Words = tuple[Vocabulary, dict[str, bytes]]  # a tokenizer, and the files to keep it in
+
+
+@contextlib.contextmanager
+def trusting(pickles: bool = True) -> Iterator[None]:
+    """Begins with Meta's .pth files too, while this lasts; False changes nothing."""
+    token = _pickles.set(pickles or _pickles.get())
+    try:
+        yield
+    finally:
+        _pickles.reset(token)
 
 
 class Origin(Protocol):
@@ -25,6 +39,10 @@ class Origin(Protocol):
 
     def tokenizer(self) -> Words:
         """The tokenizer that is there."""
+        ...
+
+    def kept(self) -> dict[str, bytes]:
+        """Files that the run keeps beside the tokenizer's, by name."""
         ...
 
     def weights(self, fresh: Any, say: Callable[[str], None]) -> Any:
@@ -45,6 +63,10 @@ class OtherRun:
     def tokenizer(self) -> Words:
         """See `Origin`."""
         return open_for_training(self.place), files_of(self.place)
+
+    def kept(self) -> dict[str, bytes]:
+        """See `Origin`."""
+        return kept_by(self.place)
 
     def weights(self, fresh: Any, say: Callable[[str], None]) -> Any:
         """See `Origin`."""
@@ -77,15 +99,16 @@ class Start:
         place = find_near(run.init_from, "init_from")
         if (place / "checkpoints").is_dir():
             return cls(run, OtherRun(place))
-        if (place / "params.json").is_file():
+        pickles = _pickles.get()
+        if (place / "params.json").is_file() and not pickles:
             raise UserError(
                 f"{place} holds Meta's .pth files, which can run any program; if you trust them, "
-                f"llama-jax convert {place} runs/weights --to orbax --allow-pickle, then "
-                "--init-from runs/weights"
+                f"give --allow-pickle, or llama-jax convert {place} runs/weights --to orbax "
+                "--allow-pickle and --init-from runs/weights"
             )
         from llama_jax.train.from_weights import FromWeights
 
-        return cls(run, FromWeights.of(run, place))
+        return cls(run, FromWeights.of(run, place, pickles))
 
     def tokenizer(self) -> Words:
         """The tokenizer: the one that the run names, that of the origin, or one trained here.
@@ -93,11 +116,12 @@ class Start:
         Raises:
           UserError: there is none, or it does not fit the model.
         """
-        run, named = self.run, self.run.tokenizer
+        run, named, brought = self.run, self.run.tokenizer, None
         if isinstance(named, File) and named.path:
             found, files = named.build(()), files_of(named.path)
         elif self.origin is not None:
             found, files = self.origin.tokenizer()
+            brought = run.init_from
         elif isinstance(named, File):
             raise UserError(
                 f"{run.name} has no tokenizer; give --init-from WEIGHTS, which bring theirs, or "
@@ -106,8 +130,12 @@ class Start:
         else:
             found = named.build([stream.source for stream in run.data.values()])
             files = {"tokenizer.json": found.content()}
-        check_vocabulary(run.model, found)
+        check_vocabulary(run.model, found, brought)
         return found, files
+
+    def kept(self) -> dict[str, bytes | None]:
+        """What the run keeps of the origin, by name; None for what it has not."""
+        return {NAME: None} | (self.origin.kept() if self.origin else {})
 
     def weights(self, fresh: Any, say: Callable[[str], None]) -> Any:
         """`fresh` weights with those in their place that `init_from` names.

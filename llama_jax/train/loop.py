@@ -6,8 +6,9 @@ result = train(presets.get("tiny_decoder"), "runs/tiny", steps=200)
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -17,6 +18,7 @@ from llama_jax.kernels.backends import lines, summary
 from llama_jax.messages import short
 from llama_jax.train.accumulate import joined
 from llama_jax.train.best import NOTE, Best, improved
+from llama_jax.train.held_out import NAME as HELD_OUT
 from llama_jax.train.log import Late, Log
 from llama_jax.train.processes import check_divided
 from llama_jax.train.profile import Profile, Tracer
@@ -62,6 +64,7 @@ def train(
     progress: bool = True,
     profile: Profile | None = None,
     wandb: str | None = None,
+    continue_with: Mapping[str, Any] | None = None,
 ) -> Result:
     """Trains `run` in `run_dir`, going on from its newest checkpoint if there is one.
 
@@ -74,6 +77,8 @@ def train(
       progress: show progress on standard error.
       profile: steps to trace.
       wandb: the project of Weights & Biases to log to as well.
+      continue_with: fields by path that change as the run goes on, such as {"optimizer.rate":
+        1e-4}; `train/continued.py` says which may.
 
     Raises:
       UserError: anything that the user can mend; nothing saved before is lost.
@@ -88,7 +93,7 @@ def train(
             at_exit.callback(log.close)
             tracer = Tracer(profile, place.profile, log.say)
             at_exit.callback(tracer.close)
-            return _train(run, place, log, tracer, at_exit)
+            return _train(run, place, log, tracer, at_exit, continue_with or {})
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -101,10 +106,15 @@ def train(
 
 
 def _train(
-    run: Run, place: RunDir, log: Log, tracer: Tracer, at_exit: contextlib.ExitStack
+    run: Run,
+    place: RunDir,
+    log: Log,
+    tracer: Tracer,
+    at_exit: contextlib.ExitStack,
+    changes: Mapping[str, Any],
 ) -> Result:
     begin = time.perf_counter()
-    setup, state = set_up(run, place, log.say, at_exit)
+    setup, state = set_up(run, place, log.say, at_exit, changes)
     step = int(state.step)
     log.start(step)
     _announce(setup, step, place, log.say)
@@ -112,6 +122,8 @@ def _train(
     if step < run.steps:  # 4. or there is nothing to do
         setup.read_data(log.say)
         stop = at_exit.enter_context(graceful())
+        if not step:
+            _held_out(setup, state, step, log)
         step, evaluations = _steps(setup, state, place, log, tracer, stop)
         setup.checkpoints.finish()
         stopped = stop.signal if step < run.steps else None
@@ -145,6 +157,7 @@ def _steps(
         tracer.before(step)
         state, metrics = programs(batches, state, put(batch, setup.mesh, run.rules))
         if step == start + 1:
+            place.write("run.json", to_json(run))
             place.write("receipts.txt", "\n".join(lines(programs.receipts)) + "\n")
             log.say(f"computed by {summary(programs.receipts)} (why: receipts.txt)")
         if compiled:  # that says nothing about the speed
@@ -187,7 +200,20 @@ def _evaluations(setup: Setup, state: TrainState, step: int, log: Log) -> Found:
             with log.rates.pause():
                 found[name] = evaluation(setup.model, state.best, setup.tokenizer, run)
             log.evaluation(step, name, found[name])
+    if step == run.steps or (run.eval_every and step % run.eval_every == 0):
+        found |= _held_out(setup, state, step, log)
     return found
+
+
+def _held_out(setup: Setup, state: TrainState, step: int, log: Log) -> Found:
+    """The losses on what the streams hold out, if they do; their time does not count."""
+    if not setup.held_out:
+        return {}
+    jax.block_until_ready(state)
+    with log.rates.pause():
+        found = setup.held_out(state.best)
+    log.evaluation(step, HELD_OUT, found)
+    return {HELD_OUT: found}
 
 
 def _note_best(
@@ -220,10 +246,10 @@ def _announce(setup: Setup, start: int, place: RunDir, say: Callable[[str], None
         say("a CPU has no bfloat16 products and is slower with them; try --dtype float32")
     for line in rates_said(run, start, setup.length):
         say(line)
-    if run.eval_every and not run.evaluations:
+    if run.eval_every and not run.evaluations and not setup.held_out:
         say(
             f"eval_every={run.eval_every}, and the run has no evaluations: nothing is evaluated; "
-            "give it some, such as evaluations={'scores': Scores()}"
+            f"hold something out, such as --data.{next(iter(run.data))}.held_out 0.05"
         )
     count = setup.layout.parameters
     say(f"{run.name}: {count:,} parameters, {mesh.size} device(s), {run.steps} steps")

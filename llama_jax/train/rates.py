@@ -19,7 +19,8 @@ def rates_said(run: Run, start: int, before: int) -> Iterator[str]:
       before: steps that the run had until now.
     """
     warmup = getattr(run.optimizer.schedule, "warmup", 0)  # a user's own may have none
-    if 0 < run.steps <= warmup:
+    begin = getattr(run.optimizer.schedule, "begin", 0)
+    if 0 < run.steps <= warmup - begin:
         most = _rate(run, run.steps, run.steps - 1)
         yield (
             f"the warmup of {warmup} steps does not end within the {run.steps} steps of the run: "

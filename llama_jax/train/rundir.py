@@ -10,7 +10,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # gs://bucket/run
 # the later steps compute, and is refused by name. A user's file that has changed is told of.
 FREE = (
     *("steps", "log_every", "eval_every", "save_every", "keep", "evaluations", "mesh", "rules"),
-    *("imports", "keep_best"),
+    *("imports", "keep_best", "history"),
 )
 
 
@@ -34,6 +34,7 @@ class RunDir:
 
     run.json         the resolved Run
     tokenizer.json   what turned its text into ids (of others, perhaps with files beside it)
+    weights_config.json  the config.json of the Hugging Face folder that it began with
     metrics.jsonl    one JSON object a line
     best.json        the best step, if the run has `keep_best`
     checkpoints/     one directory a step
@@ -196,13 +197,25 @@ class RunDir:
             with whole_file(self.path / name) as draft:
                 draft.write_bytes(content.encode() if isinstance(content, str) else content)
 
-    def write_tokenizer(self, files: dict[str, bytes]) -> None:
-        """Writes the files of a tokenizer in the place of those of an earlier try."""
+    def write_origin(
+        self, files: dict[str, bytes], more: Mapping[str, bytes | None] | None = None
+    ) -> None:
+        """Writes what a run begins with in the place of what an earlier try left.
+
+        Args:
+          files: the tokenizer's files by name.
+          more: others; those that are None are removed.
+        """
         if not first():
             return
+        for name, content in (more or {}).items():
+            if content is None:
+                (self.path / name).unlink(missing_ok=True)
+            else:
+                self.write(name, content)
         if self.run_json.exists():
             for name in files_of(self.path).keys() - files.keys():
-                (self.path / name).unlink()
+                (self.path / name).unlink(missing_ok=True)
         for name, content in files.items():
             self.write(name, content)
 

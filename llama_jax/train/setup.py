@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,16 +11,18 @@ import flax.linen as nn
 from jax.sharding import Mesh
 
 from llama_jax.axes import using
-from llama_jax.config import Run, as_now, to_json
-from llama_jax.data.loader import Loader, merged
+from llama_jax.config import Run, as_now, run_as_now, to_json
+from llama_jax.data.loader import Loader, Past, merged
 from llama_jax.errors import UserError
 from llama_jax.objectives.base import losses
 from llama_jax.text.files import open_for_training
 from llama_jax.text.vocabulary import Vocabulary
 from llama_jax.train.best import Best
 from llama_jax.train.checkpoint import Checkpoints
+from llama_jax.train.continued import continued, said
 from llama_jax.train.fits import check_context
 from llama_jax.train.flops import of_step
+from llama_jax.train.held_out import HeldOut
 from llama_jax.train.init_from import Start
 from llama_jax.train.load import build
 from llama_jax.train.processes import agree, code, exchange, on_first, together
@@ -50,6 +52,7 @@ class Setup:
       checkpoints: what the run directory keeps of states.
       digest: the tokenizer's SHA-256, which every checkpoint keeps.
       length: steps that the run had until now, on which its rates depend.
+      held_out: what measures the losses on what streams hold out.
       ready: a meeting for when the first batch is there; until then an error of one process is an
         error of all.
     """
@@ -67,6 +70,7 @@ class Setup:
     checkpoints: Checkpoints
     digest: str
     length: int
+    held_out: HeldOut
     ready: Callable[[], None]
 
     def read_data(self, say: Callable[[str], None]) -> None:
@@ -96,7 +100,11 @@ class Setup:
 
 
 def set_up(
-    run: Run, place: RunDir, say: Callable[[str], None], at_exit: contextlib.ExitStack
+    run: Run,
+    place: RunDir,
+    say: Callable[[str], None],
+    at_exit: contextlib.ExitStack,
+    changes: Mapping[str, Any],
 ) -> tuple[Setup, TrainState]:
     """Makes what the steps of a run need, and the state that the first of them takes.
 
@@ -105,23 +113,31 @@ def set_up(
       place: the run directory, opened.
       say: told what is found and taken.
       at_exit: the stack on which all that must be ended or given back is put.
+      changes: fields of a run that goes on, by path, and their new values.
 
     Raises:
       UserError: anything that the user can mend.
     """
     ready = at_exit.enter_context(together())
-    agree(code() | {"run": json.loads(to_json(run))})
-    resumed = on_first(lambda: bool(saved_steps(place.checkpoints)))
+    agree(code() | {"run": json.loads(to_json(run)), "changes": str(changes)})
+    resumed = on_first(lambda: saved_steps(place.checkpoints))
     length = run.steps
     if resumed:
-        length = place.check_same(json.loads(to_json(run)), functools.partial(as_now, run=run))
+        run, length = _resumed(run, place, resumed[-1], changes, say)
+    elif changes:
+        raise UserError(
+            f"{place.path} holds no checkpoint to continue with {', '.join(changes)} changed; give "
+            "them as plain options"
+        )
 
     start = None if resumed else Start.of(run)
     tokenizer = _tokenizer(start, place)
-    place.write("run.json", to_json(run))
+    if not changes:  # else when a step has shown that they do
+        place.write("run.json", to_json(run))
     mesh = run.mesh.build()
     part = share(mesh, run.rules)
-    loader = at_exit.enter_context(contextlib.closing(Loader(run.data, tokenizer, run.seed, *part)))
+    loader = Loader(run.data, tokenizer, run.seed, *part, _past(run))
+    at_exit.enter_context(contextlib.closing(loader))
     fields = {name: stream.fields(tokenizer) for name, stream in run.data.items()}
 
     at_exit.enter_context(using(mesh, run.rules))
@@ -143,15 +159,47 @@ def set_up(
     state, reached = _begin(start, place, layout, checkpoints, digest, say)
     setup = Setup(
         *(run, tokenizer, mesh, loader, reached, part, fields, model),
-        *(bind(model, total), layout, checkpoints, digest, length, ready),
+        *(bind(model, total), layout, checkpoints, digest, length),
+        HeldOut(run, model, tokenizer, mesh, part),
+        ready,
     )
     return setup, state
+
+
+def _resumed(
+    run: Run, place: RunDir, step: int, changes: Mapping[str, Any], say: Callable[[str], None]
+) -> tuple[Run, int]:
+    """The run that goes on, and the steps that it had until now."""
+
+    def check(run: Run) -> int:
+        return place.check_same(json.loads(to_json(run)), functools.partial(as_now, run=run))
+
+    try:
+        before = run_as_now(place.run_json.read_text(encoding="utf-8"), run)
+    except (OSError, ValueError):  # a UserError too: the check says what is wrong
+        return run, check(run)
+    run, length = continued(run, before, step, changes, check)
+    for change in run.history:
+        say(said(change))
+    return run, length
+
+
+def _past(run: Run) -> dict[str, Past]:
+    """What changed of the streams of a run."""
+    found = {}
+    for name, stream in run.data.items():
+        ours = [c for c in run.history if c.path.startswith(f"data.{name}.")]
+        batches = [c.before for c in ours if c.path.endswith(".batch")]
+        sources = sum(not c.path.endswith(".batch") for c in ours)
+        if ours:
+            found[name] = Past(len(ours), sources, next(iter(batches), stream.batch))
+    return found
 
 
 def _tokenizer(start: Start | None, place: RunDir) -> Vocabulary:
     """The tokenizer, as the run directory has it: the same now and when the run goes on."""
     if start is not None:
-        on_first(lambda: place.write_tokenizer(start.tokenizer()[1]))
+        on_first(lambda: place.write_origin(start.tokenizer()[1], start.kept()))
     return open_for_training(place.path)
 
 

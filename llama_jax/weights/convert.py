@@ -20,6 +20,7 @@ from llama_jax.families.names import Name, tensors
 from llama_jax.formats.folder import check_free
 from llama_jax.formats.source import Source
 from llama_jax.trees import nested
+from llama_jax.weights import origin
 from llama_jax.weights.opened import Checkpoint, load_params, open_checkpoint
 from llama_jax.weights.tokenizer_files import Companions
 from llama_jax.weights.write import inference
@@ -48,7 +49,8 @@ def convert(
       dst: a folder, or with to="gguf" a file; must not be there, or be an empty folder.
       to: a format, one of `FORMATS`.
       dtype: a name of `DTYPES`; by default the source's own (float32 for a quantised source, and
-        float16 in place of bfloat16 in GGUF).
+        float16 in place of bfloat16 in GGUF); of a run that began with a Hugging Face folder, and
+        becomes one again, the type of that folder.
       pickle: whether Meta's .pth files may be opened.
       progress: wraps the tensors while they are converted.
       say: told in a line what is lost.
@@ -67,7 +69,8 @@ def convert(
     check_free(dst, file=to == "gguf")
     source = open_checkpoint(src, pickle)
     params, stored = weights(source)
-    kind = _kind(stored[0], dtype, to)
+    about = origin.config_of(source) if to == "huggingface" else None
+    kind = _kind(stored[0], dtype or (origin.dtype_of(about) if about else None), to)
     for loss in dict.fromkeys(_loss(one, kind) for one in stored):
         if loss is not None:
             say(loss)
@@ -89,7 +92,11 @@ def convert(
 
         files, ids = known(lambda: companions.files(to)), known(companions.ids)
         write_huggingface(
-            dst, model, params, files, kind, ids=ids, progress=progress, family=source.family
+            *(dst, model, params, files, kind),
+            ids=ids,
+            progress=progress,
+            family=source.family,
+            about=about and origin.written(about, np.dtype(kind)),
         )
     elif to == "gguf":
         from llama_jax.text.gguf import OWN_FILE
@@ -108,7 +115,8 @@ def convert(
 
         if source.source is not None:
             params = load_params(source, dtype=kind, progress=progress)
-        write_run(dst, model, params, known(lambda: companions.files(to)), kind, name)
+        files = known(lambda: companions.files(to)) | origin.kept(source)
+        write_run(dst, model, params, files, kind, name)
     return source
 
 

@@ -38,6 +38,7 @@ def write_huggingface(
     ids: Ids | None = None,
     progress: Callable[[Iterable[Name]], Iterable[Name]] = iter,
     family: Family | None = None,
+    about: bytes | None = None,
 ) -> None:
     """Writes a folder that `transformers.AutoModelForCausalLM.from_pretrained` opens.
 
@@ -53,6 +54,8 @@ def write_huggingface(
       ids: "bos_token_id", "eos_token_id" and "pad_token_id", for both config files.
       progress: wraps the tensors while they are written.
       family: whose model it is; found by what it has if it is not given.
+      about: the config.json, if there is one that describes the model; then generation_config.json
+        is written only if it is among the files.
 
     Raises:
       UserError: a model that the format cannot describe, a folder that is not empty, or a disk
@@ -63,7 +66,7 @@ def write_huggingface(
     if kind not in CODES or kind == np.float64:
         raise UserError(f"dtype {kind}; float32, float16 or bfloat16 was expected")
     words = families.describing(inference(model), "huggingface", family).huggingface
-    about = config(words, model, kind, ids or {})
+    made = config(words, model, kind, ids or {})
     names = tensors(model, words.table)
     shards = _shards(names, kind, shard_bytes)
     arrays = _arrays(export(model, params, words.table), kind, progress(names))
@@ -77,9 +80,12 @@ def write_huggingface(
         if len(shards) > 1:
             total = {"total_size": sum(_size(name, kind) for name in names)}
             _write_json(draft / INDEX, {"metadata": total, "weight_map": placed})
-        _write_json(draft / "config.json", about)
-        given = {key: value for key, value in (ids or {}).items() if value is not None}
-        _write_json(draft / "generation_config.json", {"_from_model_config": True} | given)
+        if about is None:
+            _write_json(draft / "config.json", made)
+            given = {key: value for key, value in (ids or {}).items() if value is not None}
+            _write_json(draft / "generation_config.json", {"_from_model_config": True} | given)
+        else:
+            (draft / "config.json").write_bytes(about)
         for name, content in (tokenizer_files or {}).items():
             (draft / name).write_bytes(content)
 

@@ -299,3 +299,20 @@ def test_no_part_of_a_mix_is_left_out_in_silence(text, part):
         UserError, match=f"^{part} in .* is no folder with its weight, .*expected numbers"
     ):
         named(text)
+
+
+def test_a_damaged_picture_is_found_on_opening_or_left_out_on_request(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
+    for i in range(20):
+        place = tmp_path / ("cats" if i < 3 else "dogs") / f"{i:02}.jpg"
+        place.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(place)
+    file = tmp_path / "cats/01.jpg"
+    file.write_bytes(file.read_bytes()[:400])
+    with pytest.raises(UserError, match=r"cats/01.jpg' is not an image .*damaged='skip' leaves"):
+        ImageFolder(str(tmp_path)).open()
+    rows = ImageFolder(str(tmp_path), damaged="skip").open()
+    assert len(rows) == 19 and rows[1]["file"] == "cats/02.jpg" and rows[-1]["label"] == 1
+    assert "1 of 20 pictures are damaged and left out ('cats/01.jpg')" in rows.notes[-1]
+    with pytest.raises(UserError, match="expected refuse or skip"):
+        ImageFolder(str(tmp_path), damaged="keep")  # pyright: ignore

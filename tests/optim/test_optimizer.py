@@ -16,14 +16,18 @@ def rates(schedule, steps, rate=0.1):
 
 def test_cosine_is_the_warmup_cosine_of_optax():
     expected = optax.warmup_cosine_decay_schedule(0.0, 0.1, 10, 50, end_value=0.02)
+    expected = np.array([expected(step) for step in range(51)])
+    found = rates(Cosine(warmup=10, floor=0.2, begin=0), 50)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
     found = rates(Cosine(warmup=10, floor=0.2), 50)
-    np.testing.assert_allclose(found, [expected(step) for step in range(51)], rtol=1e-6)
+    np.testing.assert_allclose(found[:10], expected[1:11], rtol=1e-6)
+    np.testing.assert_allclose(found[10:], expected[10:], rtol=1e-6)
 
 
 def test_wsd_rises_holds_and_falls():
     found = rates(WSD(warmup=4, decay_share=0.25, floor=0.1), 40)
-    np.testing.assert_allclose(found[:5], [0, 0.025, 0.05, 0.075, 0.1], rtol=1e-6)
-    np.testing.assert_allclose(found[4:31], 0.1, rtol=1e-6)
+    np.testing.assert_allclose(found[:4], [0.025, 0.05, 0.075, 0.1], rtol=1e-6)
+    np.testing.assert_allclose(found[3:31], 0.1, rtol=1e-6)
     np.testing.assert_allclose(found[30:41], np.linspace(0.1, 0.01, 11), rtol=1e-5)
 
 
@@ -34,12 +38,12 @@ def test_the_stable_part_of_wsd_does_not_know_how_long_the_run_is():
 
 def test_constant_warms_up_if_asked():
     np.testing.assert_allclose(rates(Constant(), 3), 0.1, rtol=1e-6)
-    np.testing.assert_allclose(rates(Constant(warmup=2), 3), [0, 0.05, 0.1, 0.1], rtol=1e-6)
+    np.testing.assert_allclose(rates(Constant(warmup=2), 3), [0.05, 0.1, 0.1, 0.1], rtol=1e-6)
 
 
 @pytest.mark.parametrize("schedule", [Cosine(warmup=100), WSD(warmup=100), Constant(warmup=100)])
 def test_a_run_shorter_than_its_warmup_stays_in_it(schedule):
-    np.testing.assert_allclose(rates(schedule, 10), 0.1 * np.arange(11) / 100, rtol=1e-5)
+    np.testing.assert_allclose(rates(schedule, 10), 0.1 * np.arange(1, 12) / 100, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -211,7 +211,7 @@ def test_groups_multiply_the_rate_and_the_first_that_takes_a_weight_decides():
 def test_a_line_falls_to_its_floor():
     schedule = Linear(warmup=2, floor=0.5).build(1.0, 12)
     found = [float(schedule(step)) for step in (0, 1, 2, 7, 12)]
-    np.testing.assert_allclose(found, [0, 0.5, 1, 0.75, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(found, [0.5, 1, 1, 0.75, 0.5], rtol=1e-6)
 
 
 def test_names_stand_for_optimizers_and_schedules(text):

@@ -14,12 +14,14 @@ from llama_jax.errors import UserError
 from llama_jax.evals import run_eval
 from llama_jax.text.files import NAMES, open_for_training
 from llama_jax.text.tokenizer import Tokenizer
-from llama_jax.train.from_weights import tokenizer_of
+from llama_jax.train.from_weights import FromWeights, tokenizer_of
+from llama_jax.train.init_from import Start, trusting
 from llama_jax.train.load import load
 from llama_jax.train.loop import train
 from llama_jax.weights.convert import convert
 from tests.generate import small
 from tests.train.tiny import text_run, write_text
+from tests.weights import test_meta
 
 # float32 sums in another order: rows apart, not packed; and on one device, not eight.
 LOSS = 1e-5
@@ -102,7 +104,7 @@ def test_the_run_keeps_the_tokenizer_of_the_weights(places, tuned):
 
 
 def test_what_was_trained_is_evaluated_generates_and_becomes_a_folder_again(
-    tuned, tmp_path, capsys
+    places, tuned, tmp_path, capsys
 ):
     assert {row.name for row in run_eval(tuned, limit=8)} >= {"lm_perplexity"}
     lm = llama_jax.load(tuned)
@@ -114,8 +116,8 @@ def test_what_was_trained_is_evaluated_generates_and_becomes_a_folder_again(
     assert again.generate("Lamb 7 went", max_new_tokens=8) == said
     ids = [lm.ids("Lamb 7 went to 0 places.")]
     np.testing.assert_array_equal(again.logits(ids), lm.logits(ids))
-    config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert config["eos_token_id"] == small.CONTROL["</s>"]
+    came, went = (place / "config.json" for place in (places[0] / "hf", tmp_path / "out"))
+    assert went.read_bytes() == came.read_bytes()
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
@@ -198,6 +200,24 @@ def test_a_tokenizer_with_more_ids_than_embeddings_is_refused(places, tmp_path):
         train(tuning(places, model=model, init_from=None, tokenizer=named), tmp_path)
 
 
+def test_of_two_vocabularies_it_is_said_which_wins_and_how_to_change_it(places, tmp_path):
+    train(text_run(places[1], steps=0), tmp_path / "first", progress=False)
+    model = edit(text_run(places[1]), "model.vocab", 280).model
+    run = text_run(
+        places[1], model=model, tokenizer=BPE(280), init_from=str(tmp_path / "first"), steps=0
+    )
+    with pytest.raises(
+        UserError,
+        match=r"vocab is 280 and the vocabulary of .*/first's tokenizer, which init_from takes "
+        r"along, is 300; --set model.vocab=300 keeps it, --set tokenizer=PATH .* takes another",
+    ):
+        train(run, tmp_path / "second", progress=False)
+    words = Tokenizer.train(["a lamb went to sea"] * 9, vocab=280)
+    words.save(tmp_path / "words.json")
+    said = edit(run, "tokenizer", str(tmp_path / "words.json"))
+    assert Start.of(said).tokenizer()[1] == {"tokenizer.json": words.content()}
+
+
 def test_a_mistyped_path_is_answered_with_the_nearest(places, tmp_path):
     run = tuning(places, "small.guf")
     with pytest.raises(
@@ -224,6 +244,14 @@ def test_pickles_are_not_opened_and_the_way_round_is_said(places, tmp_path):
     (tmp_path / "params.json").write_text("{}")
     with pytest.raises(UserError, match="llama-jax convert .* --allow-pickle"):
         train(tuning(places, init_from=str(tmp_path)), tmp_path / "run", progress=False)
+
+
+def test_pickles_are_begun_with_when_they_are_trusted(places, tmp_path):
+    folder = test_meta.save(tmp_path / "meta", test_meta.weights())
+    model = test_meta.model(test_meta.PARAMS, test_meta.SHAPES)
+    with trusting():
+        origin = Start.of(tuning(places, model=model, init_from=str(folder))).origin
+    assert isinstance(origin, FromWeights) and origin.checkpoint.kind == "meta"
 
 
 def test_a_model_trained_from_nothing_may_use_a_tokenizer_of_others(places, tmp_path):

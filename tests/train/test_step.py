@@ -78,8 +78,8 @@ def test_a_skipped_step_does_not_move_the_schedule():
     for step, poison in enumerate((0.0, np.nan, 0.0)):
         state, metrics = tiny.step(state, batch_of(step, poison=np.full(8, poison, np.float32)))
         rates.append(float(metrics["rate"]))
-    # The warmup of two steps: 0, 1/2, 1; the second of these steps counts only once.
-    np.testing.assert_allclose(rates, [0.0, 0.5e-2, 0.5e-2], rtol=1e-6)
+    # The warmup of two steps: 1/2, 1; the second of these steps counts only once.
+    np.testing.assert_allclose(rates, [0.5e-2, 1e-2, 1e-2], rtol=1e-6)
 
 
 def test_micro_batches_of_unequal_token_counts_give_the_gradient_of_the_whole():
