@@ -21,6 +21,7 @@ from llama_jax.weights.write import inference
 NAME = "weights_config.json"  # of the file in a run directory
 DTYPES = ("dtype", "torch_dtype")  # transformers' names of the type that tensors are stored in
 TYPES = ("float32", "bfloat16", "float16")
+QUANTISED = ("quantization_config", "compression_config")  # of packed weights; none are written
 
 
 def kept(checkpoint: Checkpoint) -> dict[str, bytes]:
@@ -62,9 +63,9 @@ def written(config: bytes, dtype: np.dtype) -> bytes:
     """A config.json for tensors of a type; as it was, if it tells of no other."""
     fields: dict[str, Any] = json.loads(config)
     now = {name: dtype.name for name in DTYPES if name in fields}
-    if dtype_of(config) == dtype.name and "quantization_config" not in fields:
+    if dtype_of(config) == dtype.name and fields.keys().isdisjoint(QUANTISED):
         return config
-    fields.pop("quantization_config", None)  # what is written is not quantised
+    fields = {name: value for name, value in fields.items() if name not in QUANTISED}
     return json.dumps(fields | now, indent=2).encode() + b"\n"
 
 
