@@ -99,7 +99,7 @@ def _brief(value: Any) -> str:
     """A number of a rotary embedding, or the range of many."""
     if isinstance(value, tuple):
         return f"{min(value):g} to {max(value):g}"
-    return str(value) if isinstance(value, int) else f"{value:g}"
+    return str(value) if isinstance(value, int) else f"{value:.10g}"
 
 
 def _types(checkpoint: Checkpoint) -> Line:

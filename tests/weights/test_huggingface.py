@@ -73,6 +73,7 @@ def test_rope_is_read_in_the_old_and_in_the_new_notation(fields, rope):
         ({"embedding_multiplier": 12}, "embedding_multiplier=12"),
         ({"final_logit_softcapping": 30.0}, "final_logit_softcapping=30.0"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types="),
         ({"num_local_experts": 8}, "num_local_experts=8"),
         ({"rope_scaling": {"type": "linear"}}, "factor=None; a positive number"),
         ({"rope_scaling": {"type": "mrope"}}, "rope_type='mrope'; one of 'default', 'linear'"),
@@ -123,5 +124,7 @@ def test_biases_are_read_and_written_where_the_family_has_them():
 def test_notes_of_programs_do_no_harm():
     notes = {"_name_or_path": "x", "transformers_version": "4.40", "use_cache": True}
     notes |= {"rope_interleaved": False, "is_llama_config": True, "pretraining_tp": 2}
+    notes |= {"layer_types": ["full_attention"] * 2, "max_window_layers": 28}
+    notes |= {"scale_attn_weights": True, "bias_dropout_fusion": True}
     notes |= {"_attn_implementation_autoset": True, "partial_rotary_factor": 1.0}
     assert model(CONFIG | notes) == model(CONFIG)
