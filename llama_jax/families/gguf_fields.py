@@ -35,13 +35,13 @@ def check(fields: Fields, arch: str, place: Path | str) -> None:
       FormatError: names the field.
     """
     parts = fields.get("split.count", 0)  # 0 after a merge
-    if not (_same(parts, 0) or _same(parts, 1)):
+    if not (same(parts, 0) or same(parts, 1)):
         raise FormatError(
             f"{place} is one of {brief(parts)} parts; join them with `llama-gguf-split --merge`"
         )
     for field, value in FIXED.items():
         key = f"{arch}.{field}"
-        if key in fields and not _same(fields[key], value):
+        if key in fields and not same(fields[key], value):
             raise FormatError(f"{place}: {key}={brief(fields[key])}; only {value!r} is known")
 
 
@@ -91,7 +91,7 @@ def number(
     )
 
 
-def _same(value: Any, expected: Any) -> bool:
+def same(value: Any, expected: Any) -> bool:
     """Whether they are equal, as numbers or as text; a list is equal to nothing."""
     return isinstance(value, bool | int | float | str) and value == expected
 

@@ -6,7 +6,8 @@
     longrope         the context before, `.attn_factor`, and a tensor for short and for long texts
     Llama 3.1's      the tensor `rope_freqs.weight`: see `gguf_llama3`
 
-A base that grows with the text ("dynamic") has no words there.
+A base that grows with the text ("dynamic") has no words there. With longrope llama.cpp takes the
+factors for long texts where it was given room for one; here the length of the text decides.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ import numpy as np
 
 from llama_jax.errors import FormatError
 from llama_jax.families import gguf_llama3
-from llama_jax.families.gguf_fields import Fields, brief, number
+from llama_jax.families.gguf_fields import Fields, brief, number, same
 from llama_jax.layers.rope import Llama3Rope, Rope
 from llama_jax.layers.rope_scaled import LinearRope, LongRope, YarnRope, yarn_gain
 
@@ -24,8 +25,10 @@ DIVISORS = gguf_llama3.TENSOR
 SHORT, LONG = "rope_factors_short.weight", "rope_factors_long.weight"
 TENSORS = (DIVISORS, LONG, SHORT)
 KINDS = ("none", "linear", "yarn", "longrope")
-# Of yarn, what no file of these architectures sets to another value; absent means this value.
-FIXED = {"yarn_ext_factor": (-1.0, 1.0), "yarn_log_multiplier": (0.0,)}
+# What must have one of these values; absent means the first. Releases of llama.cpp do not agree on
+# yarn_attn_factor; attn_factor multiplies the rotation of every kind there, and is read of two.
+YARN = {"yarn_ext_factor": (-1.0, 1.0), "yarn_log_multiplier": (0.0,), "yarn_attn_factor": (1.0,)}
+UNSCALED = {"attn_factor": (1.0,)}
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -65,12 +68,17 @@ def _read(
     linear = _linear(fields, arch, place)
     # llama.cpp scales linearly if a factor is there, though no type is.
     kind = fields.get(f"{of}.type", "linear" if linear != 1 else "none")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise FormatError(
             f"{place}: {of}.type={brief(kind)}; one of {', '.join(KINDS)} was expected"
         )
     kind = "none" if kind == "linear" and linear == 1 else kind
     _check(arrays, kind, head_dim, place)
+    fixed = {"yarn": YARN, "longrope": {}}.get(kind, UNSCALED)
+    for name, values in fixed.items():
+        value = fields.get(f"{of}.{name}", values[0])
+        if not any(same(value, one) for one in values):
+            raise FormatError(f"{place}: {of}.{name}={brief(value)}; only {values[-1]} is known")
     if kind == "none":
         if DIVISORS not in arrays:
             return Rope(theta)
@@ -82,10 +90,6 @@ def _read(
     if kind == "longrope":
         short, long = (tuple(map(_meant, arrays[name])) for name in (SHORT, LONG))
         return LongRope(theta, short=short, long=long, original=original, attention=gain)
-    for name, values in FIXED.items():
-        if (value := fields.get(f"{of}.{name}", values[0])) not in values:
-            raise FormatError(f"{place}: {of}.{name}={brief(value)}; only {values[-1]} is known")
-    gain *= told("yarn_attn_factor", 1.0)
     return YarnRope(
         theta,
         factor=linear,
@@ -99,7 +103,7 @@ def _read(
 def _linear(fields: Fields, arch: str, place: Path | str) -> float:
     """How far wavelengths are stretched; 0 means 1 there."""
     for name in ("rope.scaling.factor", "rope.scale_linear"):
-        if fields.get(f"{arch}.{name}", 0) != 0:
+        if not same(fields.get(f"{arch}.{name}", 0), 0):
             return number(fields, f"{arch}.{name}", None, (0, 1e9), place)
     return 1.0
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from llama_jax.errors import FormatError
-from llama_jax.families.huggingface_numbers import bad, exactly, positive
+from llama_jax.families.huggingface_numbers import bad, exactly, positive, size
 from llama_jax.layers.rope import Llama3Rope, Rope
 from llama_jax.layers.rope_scaled import (
     DynamicRope,
@@ -27,7 +27,8 @@ LLAMA3 = "llama3"  # the rule of Llama 3.1, as config.json calls it
 ORIGINAL = "original_max_position_embeddings"
 SCALING = ("factor", "low_freq_factor", "high_freq_factor", ORIGINAL)
 THETA = 10_000.0  # transformers' default
-CONTEXT = 2048  # likewise, of max_position_embeddings
+CONTEXT_FIELD = "max_position_embeddings"
+CONTEXT = 2048  # likewise
 # Fields of any kind that change nothing, and why.
 NOTES = {
     "finetuned": "says that the model was trained further after it was stretched",
@@ -66,16 +67,16 @@ class _Given:
 
     @property
     def context(self) -> int:
-        value = self.config.get("max_position_embeddings")
+        value = self.config.get(CONTEXT_FIELD)
         value = CONTEXT if value is None else value
-        return int(positive(value, "max_position_embeddings", self.place))
+        return size({CONTEXT_FIELD: value}, self.place, CONTEXT_FIELD)
 
     @property
     def original(self) -> int:
         """Positions before it was stretched; where two places tell them, the outer one counts."""
         for source in (self.config, self.fields):
-            if (value := source.get(ORIGINAL)) is not None:
-                return int(positive(value, ORIGINAL, self.place))
+            if source.get(ORIGINAL) is not None:
+                return size(source, self.place, ORIGINAL)
         return self.context
 
     def number(self, field: str, default: float | None = None) -> float:

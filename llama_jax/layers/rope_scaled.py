@@ -109,10 +109,10 @@ class YarnRope(Rope):
         super().__post_init__()
         _one_axis(self, "yarn")
         _at_least_one("yarn", self.factor)
-        if not (self.original > 0 and 0 < self.slow <= self.fast):
+        if not (self.theta > 1 and self.original > 0 and 0 < self.slow <= self.fast):
             raise ValueError(
-                f"yarn rope: original={self.original}, slow={self.slow}, fast={self.fast}; "
-                "positive numbers and slow <= fast were expected"
+                f"yarn rope: theta={self.theta}, original={self.original}, slow={self.slow}, "
+                f"fast={self.fast}; theta > 1, positive numbers and slow <= fast were expected"
             )
         _positive("yarn", self.attention)
 
@@ -171,10 +171,10 @@ class LongRope(Rope):
         super().__post_init__()
         _one_axis(self, "longrope")
         _positive("longrope", self.attention, *self.short, *self.long)
-        if len(self.short) != len(self.long) or self.original <= 0:
+        if len(self.short) != len(self.long) or self.original <= 1:
             raise ValueError(
                 f"longrope: {len(self.short)} short and {len(self.long)} long factors, original="
-                f"{self.original}; as many of both, and a positive number, were expected"
+                f"{self.original}; as many of both, and original > 1, were expected"
             )
 
     @property
@@ -212,7 +212,10 @@ class LongRope(Rope):
 
 def longrope_gain(factor: float, original: int) -> float:
     """The gain that LongRoPE's paper gives where a context was stretched by a factor."""
-    return 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+    # An original context of one token is refused by `LongRope`.
+    if factor <= 1 or original <= 1:
+        return 1.0
+    return math.sqrt(1 + math.log(factor) / math.log(original))
 
 
 def _lengths(positions_BTA: Int[Array, "B T A"]) -> Int[Array, " B"]:

@@ -251,6 +251,23 @@ CONFIGS = {
         {"llama__rope__scaling__factor": (Type.FLOAT32, 0.5)},
         ["linear rope: factor=0.5; 1 or more"],
     ),
+    "a gain without a scaling": (
+        {"llama__rope__scaling__attn_factor": (Type.FLOAT32, 1.5)},
+        ["llama.rope.scaling.attn_factor=1.5"],
+    ),
+    "a list where the kind of scaling is": (
+        {"llama__rope__scaling__type": (Type.ARRAY, listed(Type.INT32, [4, 2]))},
+        ["llama.rope.scaling.type=a list of 2"],
+    ),
+    "a list where the factor is": (
+        {"llama__rope__scaling__factor": (Type.ARRAY, listed(Type.INT32, [4, 2]))},
+        ["llama.rope.scaling.factor=a list of 2"],
+    ),
+    "a list where yarn has a number": (
+        {"llama__rope__scaling__type": (Type.STRING, "yarn")}
+        | {"llama__rope__scaling__yarn_ext_factor": (Type.ARRAY, listed(Type.INT32, [4, 2]))},
+        ["llama.rope.scaling.yarn_ext_factor=a list of 2"],
+    ),
     "yarn with a logarithm of its own": (
         {"llama__rope__scaling__type": (Type.STRING, "yarn")}
         | {"llama__rope__scaling__yarn_log_multiplier": (Type.FLOAT32, 0.1)},
