@@ -1,8 +1,8 @@
 """The scaling of rope as GGUF keeps it, in fields and tensors; as llama.cpp reads them.
 
     none, linear     `rope.scaling.type` and `.factor`
-    yarn             the same, the context before, the waves between which is mixed, and
-                     `.attn_factor`, by which the gain of the paper is multiplied once more
+    yarn             the same, the context before, and `.attn_factor`, by which the gain of the
+                     paper is multiplied once more
     longrope         the context before, `.attn_factor`, and a tensor for short and for long texts
     Llama 3.1's      the tensor `rope_freqs.weight`: see `gguf_llama3`
 
@@ -25,9 +25,12 @@ DIVISORS = gguf_llama3.TENSOR
 SHORT, LONG = "rope_factors_short.weight", "rope_factors_long.weight"
 TENSORS = (DIVISORS, LONG, SHORT)
 KINDS = ("none", "linear", "yarn", "longrope")
-# What must have one of these values; absent means the first. Releases of llama.cpp do not agree on
-# yarn_attn_factor; attn_factor multiplies the rotation of every kind there, and is read of two.
+# What must have one of these values; absent means the first. Of these architectures llama.cpp
+# reads no yarn_* field, whatever a file says: it keeps 32 waves and stretches 1. Of attn_factor it
+# makes a gain whatever the kind is.
+WAVES = (32.0, 1.0)
 YARN = {"yarn_ext_factor": (-1.0, 1.0), "yarn_log_multiplier": (0.0,), "yarn_attn_factor": (1.0,)}
+YARN |= {"yarn_beta_fast": WAVES[:1], "yarn_beta_slow": WAVES[1:]}
 UNSCALED = {"attn_factor": (1.0,)}
 
 Arrays = Mapping[str, np.ndarray]
@@ -94,8 +97,6 @@ def _read(
         theta,
         factor=linear,
         original=original,
-        fast=told("yarn_beta_fast", 32.0),
-        slow=told("yarn_beta_slow", 1.0),
         attention=None if gain == 1 else gain * yarn_gain(linear),
     )
 
@@ -129,7 +130,7 @@ def has(rope: Rope | None) -> bool:
     kinds = (Rope, Llama3Rope, LinearRope, YarnRope, LongRope)
     if type(rope) not in kinds or rope.split != (1,):  # pyright: ignore
         return False
-    return not isinstance(rope, YarnRope) or rope.truncate
+    return not isinstance(rope, YarnRope) or (rope.truncate and (rope.fast, rope.slow) == WAVES)
 
 
 def fields(rope: Rope | None) -> dict[str, int | float | str]:
@@ -140,7 +141,6 @@ def fields(rope: Rope | None) -> dict[str, int | float | str]:
             told = {"type": "linear", "factor": rope.factor}
         case YarnRope():
             told = {"type": "yarn", "factor": rope.factor, "original_context_length": rope.original}
-            told |= {"yarn_beta_fast": rope.fast, "yarn_beta_slow": rope.slow}
             if rope.attention is not None:
                 told["attn_factor"] = rope.attention / yarn_gain(rope.factor)
         case LongRope():

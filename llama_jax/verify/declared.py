@@ -127,7 +127,6 @@ def _gguf_rule(checkpoint: Checkpoint, found: Any, name: str) -> Mapping[str, An
     if kind == "none":
         return None
     rule = {"rope_type": kind, "factor": factor, ORIGINAL: told.get("original_context_length")}
-    rule |= {"beta_fast": told.get("yarn_beta_fast"), "beta_slow": told.get("yarn_beta_slow")}
     more = told.get("attn_factor", 1.0)
     if kind == "longrope":
         rule["attention_factor"] = more

@@ -259,6 +259,11 @@ CONFIGS = {
         {"llama__rope__scaling__type": (Type.ARRAY, listed(Type.INT32, [4, 2]))},
         ["llama.rope.scaling.type=a list of 2"],
     ),
+    "waves that llama.cpp would not read": (
+        {"llama__rope__scaling__type": (Type.STRING, "yarn")}
+        | {"llama__rope__scaling__yarn_beta_fast": (Type.FLOAT32, 16.0)},
+        ["llama.rope.scaling.yarn_beta_fast=16.0; only 32.0 is known"],
+    ),
     "a list where the factor is": (
         {"llama__rope__scaling__factor": (Type.ARRAY, listed(Type.INT32, [4, 2]))},
         ["llama.rope.scaling.factor=a list of 2"],
@@ -482,9 +487,9 @@ STRETCHED = {
     "none": ({"type": "none", "factor": 4.0}, Rope(1e4)),
     "yarn": ({"type": "yarn", "factor": 4.0}, YarnRope(1e4, factor=4.0, original=64)),
     "yarn with all fields": (
-        {"type": "yarn", "factor": 4.0, "original_context_length": 16, "yarn_beta_fast": 16.0}
-        | {"yarn_beta_slow": 2.0, "attn_factor": 0.5},
-        YarnRope(1e4, (1,), 4.0, 16, 16.0, 2.0, 0.5 * yarn_gain(4.0)),
+        {"type": "yarn", "factor": 4.0, "original_context_length": 16, "yarn_beta_fast": 32.0}
+        | {"yarn_beta_slow": 1.0, "attn_factor": 0.5},
+        YarnRope(1e4, factor=4.0, original=16, attention=0.5 * yarn_gain(4.0)),
     ),
 }
 

@@ -28,7 +28,7 @@ MODELS = {
     "llama 2": tiny_model(),
     "llama 3.1": tiny_model(rope=Llama3Rope(5e5)),
     "linear": tiny_model(rope=LinearRope(1e4, factor=4.0)),
-    "yarn": tiny_model(rope=YarnRope(1e4, factor=4.0, original=16, fast=8.0)),
+    "yarn": tiny_model(rope=YarnRope(1e4, factor=4.0, original=16)),
     "longrope": tiny_model(rope=LONG),
     "tied": tiny_model(rope=Llama3Rope(5e5, factor=32.0), tied=True),
 }
@@ -254,6 +254,7 @@ OTHER_MODELS = {
     "layer norm": tiny_model(norm=LayerNorm()),
     "post norm": tiny_model(post_norm=True),
     "a base that grows": tiny_model(rope=DynamicRope(factor=2.0, original=64)),
+    "yarn of other waves": tiny_model(rope=YarnRope(factor=2.0, fast=16.0)),
     "yarn between whole pairs": tiny_model(rope=YarnRope(factor=2.0, truncate=False)),
     "rope over three axes": tiny_model(rope=Rope(split=(1, 1, 2))),
 }
