@@ -1,21 +1,20 @@
 """GGUF's fields and names of tensors, as far as architectures share them.
 
-Only what is understood is accepted: experts, another kind of rope scaling and fields that would
-change the numbers are refused by name.
+Only what is understood is accepted: experts and other fields that would change the numbers are
+refused by name.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from llama_jax.errors import FormatError
 from llama_jax.families import gguf_rope
 from llama_jax.families.gguf_fields import Fields, brief, check, number, vocabulary
+from llama_jax.families.gguf_rope import Arrays
 from llama_jax.families.names import Table
 from llama_jax.families.sizes import Sizes, build, sizes, unlike
-from llama_jax.layers.rope import Llama3Rope, Rope
+from llama_jax.messages import short
 from llama_jax.models.decoder import Decoder
 
 LARGEST = 2**31  # of any size in a file
@@ -29,12 +28,14 @@ class Gguf:
     Attributes:
       architecture: llama.cpp's name, with which its fields begin.
       table: the names of tensors.
+      biases: whether files may have biases, of which their tensors tell.
       read: sizes as all architectures have them to the family's.
     """
 
     architecture: str
     table: Table
     read: Callable[[Sizes], Sizes] = lambda given: given
+    biases: bool = False
 
     def claims(self, fields: Fields) -> bool:
         """Whether a file is of this architecture."""
@@ -44,7 +45,7 @@ class Gguf:
         self,
         fields: Fields,
         shapes: Mapping[str, tuple[int, ...]],
-        divisors: np.ndarray | None = None,
+        arrays: Arrays | None = None,
         place: Path | str = "the file",
     ) -> Decoder:
         """The model that a file describes.
@@ -52,7 +53,7 @@ class Gguf:
         Args:
           fields: the file's.
           shapes: sizes of the file's tensors.
-          divisors: what `rope_freqs.weight` holds, if it is there.
+          arrays: what the tensors of `gguf_rope.TENSORS` hold, by name, those that are there.
           place: the file, for messages.
 
         Raises:
@@ -89,7 +90,9 @@ class Gguf:
                 f"and {'not ' * (last not in shapes)}{last!r}"
             )
         eps = number(fields, f"{arch}.attention.layer_norm_rms_epsilon", None, (0, 1), place)
-        theta = number(fields, f"{arch}.rope.freq_base", 10_000.0, (1, 1e12), place)
+        context = size("context_length")
+        biased = [f"blk.0.{name}.bias" in shapes for name in ("attn_q", "attn_output", "ffn_up")]
+        bias, out_bias, ffn_bias = (self.biases and there for there in biased)
         given = Sizes(
             vocab=vocabulary(fields, arch, shapes, place),
             width=width,
@@ -99,9 +102,12 @@ class Gguf:
             head_dim=head_dim,
             hidden=size("feed_forward_length"),
             eps=eps,
-            rope=_rope(theta, head_dim, divisors, place),
-            context=size("context_length"),
+            rope=gguf_rope.read(fields, arch, head_dim, context, arrays or {}, place),
+            context=context,
             tied="output.weight" not in shapes,
+            bias=bias,
+            out_bias=out_bias,
+            ffn_bias=ffn_bias,
         )
         try:
             return build(self.read(given))
@@ -128,41 +134,27 @@ class Gguf:
             "attention.layer_norm_rms_epsilon": given.eps,
             "rope.dimension_count": given.head_dim,
             "rope.freq_base": 10_000.0 if given.rope is None else given.rope.theta,
-        }
+        } | gguf_rope.fields(given.rope)
         named = {f"{self.architecture}.{key}": value for key, value in own.items()}
         return {"general.architecture": self.architecture} | named  # pyright: ignore
 
-    def divisors(self, model: Decoder) -> np.ndarray | None:
-        """What `rope_freqs.weight` holds in a file of a model; None if it needs no such tensor."""
+    def arrays(self, model: Decoder) -> Arrays:
+        """What tensors hold that are no weights: those of a scaling of rope, by name."""
         given = sizes(model)
-        if isinstance(given.rope, Llama3Rope):
-            return gguf_rope.divisors(given.rope, given.head_dim)
-        return None
+        return gguf_rope.arrays(given.rope, given.head_dim)
 
     def lacks(self, model: Decoder) -> str | None:
         """What a model has that its file would not say, as "model.tied is True", or None."""
         given = sizes(model)
-        # Divisors of a scaling tell its parameters only to whom tries all of them.
-        plain = type(given.rope) in (Rope, Llama3Rope)
-        if given.rope is None or not plain or given.rope.split != (1,):
-            return f"the rotary embedding is {given.rope!r}"
+        if not gguf_rope.has(given.rope):
+            return f"the rotary embedding is {short(given.rope)}"
         if given.eps <= 0:
             return f"model.norm is {model.norm!r}"
-        again = build(self.read(_plain(given)))
+        again = build(self.read(self._plain(given)))
         return unlike(model, again)
 
-
-def _plain(given: Sizes) -> Sizes:
-    """What the fields of every architecture can say."""
-    return replace(given, qk_norm=False, bias=False, windows=(), rotated=())
-
-
-def _rope(theta: float, head_dim: int, divisors: np.ndarray | None, place: Path | str) -> Rope:
-    if divisors is None:
-        return Rope(theta)
-    if divisors.shape != (head_dim // 2,):
-        raise FormatError(
-            f"{place}: tensor {gguf_rope.TENSOR!r} has shape {list(divisors.shape)}; "
-            f"[{head_dim // 2}], a divisor for each rotary pair, was expected"
-        )
-    return gguf_rope.rope(theta, head_dim, divisors, place)
+    def _plain(self, given: Sizes) -> Sizes:
+        """What fields and tensors can say, of every architecture but for biases."""
+        if not self.biases:
+            given = replace(given, bias=False, out_bias=False, ffn_bias=False)
+        return replace(given, qk_norm=False, windows=(), rotated=())

@@ -15,8 +15,6 @@ Fields = Mapping[str, Any]
 # means this value too.
 FIXED = {
     "expert_count": 0,
-    "rope.scaling.type": "none",
-    "rope.scaling.attn_factor": 1.0,
     "attention.causal": True,
     "attention.scale": 0.0,
     "attention.sliding_window": 0,
@@ -28,8 +26,6 @@ FIXED = {
     "final_logit_softcapping": 0.0,
     "tensor_data_layout": "Meta AI original pth",
 }
-# llama.cpp scales linearly if a factor is there, though no type is.
-FACTORS = ("rope.scaling.factor", "rope.scale_linear")
 
 
 def check(fields: Fields, arch: str, place: Path | str) -> None:
@@ -39,18 +35,14 @@ def check(fields: Fields, arch: str, place: Path | str) -> None:
       FormatError: names the field.
     """
     parts = fields.get("split.count", 0)  # 0 after a merge
-    if not (_same(parts, 0) or _same(parts, 1)):
+    if not (same(parts, 0) or same(parts, 1)):
         raise FormatError(
             f"{place} is one of {brief(parts)} parts; join them with `llama-gguf-split --merge`"
         )
     for field, value in FIXED.items():
         key = f"{arch}.{field}"
-        if key in fields and not _same(fields[key], value):
+        if key in fields and not same(fields[key], value):
             raise FormatError(f"{place}: {key}={brief(fields[key])}; only {value!r} is known")
-    for field in FACTORS if f"{arch}.rope.scaling.type" not in fields else ():
-        key = f"{arch}.{field}"
-        if key in fields and not (_same(fields[key], 0.0) or _same(fields[key], 1.0)):
-            raise FormatError(f"{place}: {key}={brief(fields[key])}; only 1.0 is known")
 
 
 def vocabulary(
@@ -99,7 +91,7 @@ def number(
     )
 
 
-def _same(value: Any, expected: Any) -> bool:
+def same(value: Any, expected: Any) -> bool:
     """Whether they are equal, as numbers or as text; a list is equal to nothing."""
     return isinstance(value, bool | int | float | str) and value == expected
 

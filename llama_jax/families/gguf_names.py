@@ -7,8 +7,11 @@ def _table(q: str, k: str) -> Table:
     def layer(ours: str, theirs: str, axes: str) -> Row:
         return (ours, f"blk.{{layer}}.{theirs}.weight", axes)
 
+    def plain(ours: str, theirs: str, axes: str) -> Row:
+        return (ours, f"blk.{{layer}}.{theirs}.bias", axes)
+
     def bias(ours: str, theirs: str, axes: str) -> Row:
-        return (ours, f"blk.{{layer}}.{theirs}.bias", axes.replace(" D", "").replace("D ", ""))
+        return plain(ours, theirs, axes.replace(" D", "").replace("D ", ""))
 
     return Table(
         embed=(("embed/w", "token_embd.weight", "V D -> V D"),),
@@ -27,6 +30,12 @@ def _table(q: str, k: str) -> Table:
             bias("attn/q/b", "attn_q", q),
             bias("attn/k/b", "attn_k", k),
             bias("attn/v/b", "attn_v", "(K H) D -> D K H"),
+        ),
+        out_bias=(plain("attn/o/b", "attn_output", "D -> D"),),
+        ffn_bias=(
+            plain("ffn/gate/b", "ffn_gate", "F -> F"),
+            plain("ffn/up/b", "ffn_up", "F -> F"),
+            plain("ffn/down/b", "ffn_down", "D -> D"),
         ),
         ffn=(
             layer("ffn_norm/scale", "ffn_norm", "D -> D"),

@@ -1,18 +1,19 @@
 """Hugging Face's config.json and names of tensors, as far as families share them.
 
 Only what is understood is accepted: a field that would change the numbers and is not known (another
-activation, another kind of rope scaling, biases) is refused by name.
+activation, multipliers, experts) is refused by name.
 """
 
-import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from llama_jax.errors import FormatError
 from llama_jax.families.huggingface_names import BUFFERS, NAMES
-from llama_jax.families.huggingface_rope import bad, rope, scaling
+from llama_jax.families.huggingface_notes import changes
+from llama_jax.families.huggingface_numbers import LARGEST, bad, exactly, positive, size
+from llama_jax.families.huggingface_rope import rope, scaling
 from llama_jax.families.names import Table
 from llama_jax.families.sizes import Sizes, build, sizes, unlike
 from llama_jax.models.decoder import Decoder
@@ -20,18 +21,13 @@ from llama_jax.models.decoder import Decoder
 # Fields that must have one of these values, for nothing else is built; absent means the first.
 FIXED = {
     "hidden_act": ("silu", "swish"),  # two names of one function
-    "attention_bias": (False,),
+    "attention_bias": (False,),  # unless the family has them
     "mlp_bias": (False,),
 }
-# Of these names, fields that are not known change what a model computes: windows of some layers,
-# multipliers, softcapping, partial rotation. Other fields are notes of a program.
-SUSPECT = re.compile(
-    "window|layer_types|no_rope|softcap|multiplier|expert|alibi|rotary|rope|qk_|bias|scal|quant"
-)
+ATTENTION_BIAS, MLP_BIAS = "attention_bias", "mlp_bias"
 KNOWN = {*FIXED, "rope_theta", "rope_scaling", "rope_parameters"}
 # How tensors are packed is no matter of a family: `formats.quantised` reads it.
 KNOWN |= {"quantization_config", "compression_config"}
-LARGEST = 2**31  # of any size in a config
 MOST_LAYERS = 10_000
 
 Fields = dict[str, Any]
@@ -46,6 +42,7 @@ class HuggingFace:
       architecture: the class of transformers, likewise.
       defaults: values of fields that are absent, as transformers has them.
       known: fields that `read` understands.
+      biases: which of `attention_bias` (of q, k, v and o) and `mlp_bias` its models may have.
       read: sizes as all families have them, config.json and its place to the family's sizes.
       write: the family's sizes to the fields that they add to config.json.
       table: the names of tensors.
@@ -55,6 +52,7 @@ class HuggingFace:
     architecture: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
     known: tuple[str, ...] = ()
+    biases: tuple[str, ...] = ()
     read: Callable[[Sizes, Fields, Path | str], Sizes] = lambda given, config, place: given
     write: Callable[[Sizes], Fields] = lambda given: {}
     table: Table = NAMES
@@ -78,7 +76,8 @@ class HuggingFace:
         self._check(config, place)
         config = {**self.defaults, **config}
         try:
-            return build(self.read(_sizes(config, place), config, place))
+            given = self._biased(_sizes(config, place), config, place)
+            return build(self.read(given, config, place))
         except ValueError as error:
             ours = isinstance(error, FormatError)
             raise (error if ours else FormatError(f"{place}: {error}")) from None
@@ -109,9 +108,9 @@ class HuggingFace:
             "rope_theta": 10_000.0 if given.rope is None else given.rope.theta,
             "rope_scaling": scaling(given.rope),
             "tie_word_embeddings": given.tied,
-            "attention_bias": False,
+            ATTENTION_BIAS: given.bias and given.out_bias,
             "attention_dropout": 0.0,
-            "mlp_bias": False,
+            MLP_BIAS: given.ffn_bias,
             "initializer_range": 0.02,
             "use_cache": True,
         } | self.write(given)
@@ -126,6 +125,15 @@ class HuggingFace:
         buffers = {buffer.format(layer=layer) for buffer in BUFFERS for layer in layers}
         return tuple(name for name in names if name in buffers)
 
+    def _biased(self, given: Sizes, config: Fields, place: Path | str) -> Sizes:
+        """The sizes with the biases that a config.json names, of those that the family may have."""
+        attention, ffn = (
+            name in self.biases
+            and bool(exactly(config.get(name), name, (None, False, True), place))
+            for name in (ATTENTION_BIAS, MLP_BIAS)
+        )
+        return replace(given, bias=attention, out_bias=attention, ffn_bias=ffn)
+
     def _check(self, config: Fields, place: Path | str) -> None:
         """Refuses another family, and fields that would change the numbers."""
         if (kind := config.get("model_type")) != self.model_type:
@@ -134,26 +142,18 @@ class HuggingFace:
         if built and self.architecture.lower() not in str(built).lower():
             raise bad(place, "architectures", built, f"[{self.architecture!r}]")
         for name, values in FIXED.items():
-            if (value := config.get(name)) is not None and value not in values:
+            value = None if name in self.biases else config.get(name)
+            if value is not None and value not in values:
                 raise bad(place, name, value, repr(values[0]))
         known = KNOWN.union(self.known)
         for name, value in config.items():
-            neutral = not value or (type(value) is float and value == 1.0)
-            if not (neutral or name in known or name.startswith("_")) and SUSPECT.search(name):
+            if name not in known and changes(name, value):
                 raise bad(
                     place,
                     name[:80],
                     value,
                     "a file without this field, whose meaning is not known,",
                 )
-
-
-def size(config: Fields, place: Path | str, name: str, most: int = LARGEST) -> int:
-    """A field that is a whole number from 1 to `most`."""
-    value = config.get(name)
-    if type(value) is not int or not 0 < value <= most:
-        raise bad(place, name, value, f"a whole number from 1 to {most:,}")
-    return value
 
 
 def _sizes(config: Fields, place: Path | str) -> Sizes:
@@ -170,11 +170,10 @@ def _sizes(config: Fields, place: Path | str) -> Sizes:
     if head_dim % 2:
         raise bad(place, "head_dim", head_dim, "an even number")
     eps = config.get("rms_norm_eps", 1e-6)
-    if type(eps) not in (int, float) or not 0 < eps < 1:
+    if positive(eps, "rms_norm_eps", place) >= 1:
         raise bad(place, "rms_norm_eps", eps, "a small positive number")
     tied = config.get("tie_word_embeddings")
-    if tied not in (None, False, True):
-        raise bad(place, "tie_word_embeddings", tied, "true or false")
+    exactly(tied, "tie_word_embeddings", (None, False, True), place)
     return Sizes(
         vocab=whole("vocab_size"),
         width=width,

@@ -20,6 +20,12 @@ NAMES = Table(
         ("attn/k/b", "model.layers.{layer}.self_attn.k_proj.bias", "(K H) -> K H"),
         ("attn/v/b", "model.layers.{layer}.self_attn.v_proj.bias", "(K H) -> K H"),
     ),
+    out_bias=(("attn/o/b", "model.layers.{layer}.self_attn.o_proj.bias", "D -> D"),),
+    ffn_bias=(
+        ("ffn/gate/b", "model.layers.{layer}.mlp.gate_proj.bias", "F -> F"),
+        ("ffn/up/b", "model.layers.{layer}.mlp.up_proj.bias", "F -> F"),
+        ("ffn/down/b", "model.layers.{layer}.mlp.down_proj.bias", "D -> D"),
+    ),
     ffn=(
         ("ffn_norm/scale", "model.layers.{layer}.post_attention_layernorm.weight", "D -> D"),
         ("ffn/gate/w", "model.layers.{layer}.mlp.gate_proj.weight", "F D -> D F"),

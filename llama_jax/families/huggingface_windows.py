@@ -3,8 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from llama_jax.families.huggingface import Fields, size
-from llama_jax.families.huggingface_rope import bad
+from llama_jax.families.huggingface import Fields
+from llama_jax.families.huggingface_numbers import bad, size
 from llama_jax.families.sizes import Sizes
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # transformers' names of layers

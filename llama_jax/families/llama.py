@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 FAMILY = Family(
     name="llama",
     about="causal decoder, RMSNorm, grouped-query attention, SwiGLU",
-    huggingface=HuggingFace("llama", "LlamaForCausalLM"),
-    gguf=Gguf("llama", PAIRS),
+    huggingface=HuggingFace("llama", "LlamaForCausalLM", biases=("attention_bias", "mlp_bias")),
+    gguf=Gguf("llama", PAIRS, biases=True),
     meta=LlamaMeta(),
 )
 

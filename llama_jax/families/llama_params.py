@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from llama_jax.errors import FormatError
-from llama_jax.families.huggingface import LARGEST, MOST_LAYERS
+from llama_jax.families.huggingface import MOST_LAYERS
+from llama_jax.families.huggingface_numbers import LARGEST
 from llama_jax.families.sizes import Sizes, build
 from llama_jax.layers.rope import Llama3Rope, Rope
 from llama_jax.models.decoder import Decoder

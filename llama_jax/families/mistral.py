@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama_jax.families.base import Family, run
-from llama_jax.families.huggingface import Fields, HuggingFace, size
+from llama_jax.families.huggingface import Fields, HuggingFace
+from llama_jax.families.huggingface_numbers import size
 from llama_jax.families.sizes import Sizes, build
 from llama_jax.layers.rope import Rope
 

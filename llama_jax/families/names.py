@@ -18,6 +18,7 @@ from einops import rearrange
 from llama_jax.errors import UserError
 from llama_jax.families.sizes import layers, sizes
 from llama_jax.layers.attention import Attention
+from llama_jax.layers.mlp import SwiGLU
 from llama_jax.models.decoder import Decoder
 
 # Ours, theirs, "their axes -> our axes". {layer} is the number of a layer.
@@ -36,6 +37,8 @@ class Table:
       ffn: the feed-forward of a layer, with the norm before it.
       out: the last norm and the output layer.
       bias: the biases of q, k and v, of layers that have them; () if the notation has no names.
+      out_bias: the bias of attention's output, likewise.
+      ffn_bias: the biases of the feed-forward, likewise.
     """
 
     embed: Rows
@@ -44,6 +47,8 @@ class Table:
     out: Rows
     qk_norm: Rows = ()
     bias: Rows = ()
+    out_bias: Rows = ()
+    ffn_bias: Rows = ()
 
     @property
     def ends(self) -> tuple[str, str]:
@@ -59,20 +64,28 @@ class Table:
     @property
     def layer(self) -> Rows:
         """The rows of a layer that has everything."""
-        return (*self.attention, *self.bias, *self.qk_norm, *self.ffn)
+        biases = (*self.bias, *self.out_bias)
+        return (*self.attention, *biases, *self.qk_norm, *self.ffn, *self.ffn_bias)
 
-    def of(self, attention: Attention) -> Rows:
-        """The rows of a layer with this attention.
+    def of(self, attention: Attention, ffn: SwiGLU) -> Rows:
+        """The rows of a layer of these parts.
 
         Raises:
           UserError: it has norms of q and k, or biases, and the notation has no names for them.
         """
-        norms = self.qk_norm if attention.qk_norm is not None else ()
-        if attention.qk_norm is not None and not norms:
-            raise UserError("the model normalises q and k; there are no names for these norms")
-        if attention.bias and not self.bias:
-            raise UserError("q, k and v of the model have biases; there are no names for these")
-        return (*self.attention, *(self.bias if attention.bias else ()), *norms, *self.ffn)
+        parts = (
+            (attention.bias, self.bias, "q, k and v of the model have biases"),
+            (attention.out_bias, self.out_bias, "attention's output has a bias"),
+            (attention.qk_norm is not None, self.qk_norm, "the model normalises q and k"),
+            (ffn.bias, self.ffn_bias, "the feed-forward of the model has biases"),
+        )
+        found: list[Rows] = []
+        for there, rows, what in parts:
+            if there and not rows:
+                raise UserError(f"{what}; there are no names for these weights")
+            found.append(rows if there else ())
+        bias, out_bias, norms, ffn_bias = found
+        return (*self.attention, *bias, *out_bias, *norms, *self.ffn, *ffn_bias)
 
 
 @dataclass(frozen=True)
@@ -138,7 +151,7 @@ def tensors(model: Decoder, table: Table) -> list[Name]:
     letters, every = sizes(model).letters, layers(model)
     period, scan = len(model.stack.pattern), model.stack.scan
     found = [_name(row, letters, row[0], None, row[1]) for row in table.embed]
-    rows = [set(table.of(attention)) for attention, _ in every[:period]]
+    rows = [set(table.of(*parts)) for parts in every[:period]]
     for row in table.layer:
         for i in range(len(every)):
             # Layer i is block `part` of repeat `repeat` of the pattern.

@@ -8,7 +8,7 @@ from llama_jax.families.base import Family, run
 from llama_jax.families.gguf import Gguf
 from llama_jax.families.gguf_names import HALVES
 from llama_jax.families.huggingface import Fields, HuggingFace
-from llama_jax.families.huggingface_rope import bad
+from llama_jax.families.huggingface_numbers import bad
 from llama_jax.families.huggingface_windows import FULL, SLIDING, layer_types, windows
 from llama_jax.families.sizes import Sizes, build
 from llama_jax.layers.rope import Rope
@@ -44,6 +44,7 @@ FAMILY = Family(
         defaults={"head_dim": 128, "num_key_value_heads": 32, "max_position_embeddings": 32_768}
         | {"max_window_layers": 28},
         known=("use_sliding_window", "sliding_window", "max_window_layers", "layer_types"),
+        biases=("attention_bias",),
         read=_read,
         write=_write,
     ),

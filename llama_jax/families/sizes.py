@@ -38,6 +38,8 @@ class Sizes:
       tied: whether the embedding is the output layer too.
       qk_norm: whether each head of q and k is normalised.
       bias: whether q, k and v have biases.
+      out_bias: whether the output of attention has one.
+      ffn_bias: whether the feed-forward has biases.
       windows: each layer's window of attention, or None; () if no layer has one.
       rotated: whether each layer has the rotary embedding; () if all have it.
     """
@@ -55,6 +57,8 @@ class Sizes:
     tied: bool
     qk_norm: bool = False
     bias: bool = False
+    out_bias: bool = False
+    ffn_bias: bool = False
     windows: tuple[int | None, ...] = ()
     rotated: tuple[bool, ...] = ()
 
@@ -85,8 +89,9 @@ def build(given: Sizes) -> Decoder:
             window=window,
             qk_norm=norm if given.qk_norm else None,
             bias=given.bias,
+            out_bias=given.out_bias,
         )
-        return Block(attention, SwiGLU(given.hidden), norm=norm)
+        return Block(attention, SwiGLU(given.hidden, bias=given.ffn_bias), norm=norm)
 
     kinds = list(zip(windows, rotated, strict=True))
     period = shortest(kinds)
@@ -155,6 +160,8 @@ def sizes(model: Decoder) -> Sizes:
         tied=model.tied,
         qk_norm=first.qk_norm is not None,
         bias=first.bias,
+        out_bias=first.out_bias,
+        ffn_bias=ffn.bias,
         windows=windows if any(windows) else (),
         rotated=() if all(rotated) else rotated,
     )

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from llama_jax.families.base import Family, run
 from llama_jax.families.gguf import Gguf
 from llama_jax.families.gguf_names import PAIRS
-from llama_jax.families.huggingface import Fields, HuggingFace, size
-from llama_jax.families.huggingface_rope import bad
+from llama_jax.families.huggingface import Fields, HuggingFace
+from llama_jax.families.huggingface_numbers import bad, size
 from llama_jax.families.huggingface_windows import FULL, SLIDING, layer_types, windows
 from llama_jax.families.sizes import Sizes, build
 from llama_jax.layers.rope import Rope
@@ -56,6 +56,7 @@ FAMILY = Family(
         | {"rope_theta": 2e6, "tie_word_embeddings": True},
         known=(LISTED, EVERY, "use_sliding_window", "sliding_window", "layer_types")
         + ("max_window_layers",),
+        biases=("attention_bias", "mlp_bias"),
         read=_read,
         write=_write,
     ),

@@ -78,6 +78,11 @@ class Engine:
         """Positions the model was trained for."""
         return self.module.config.language.context
 
+    @property
+    def steady(self) -> int | None:
+        """Tokens to which a text may be read in pieces; None for any (see `Rope.steady`)."""
+        return self.module.config.language.stack.steady
+
     def rows(self, batch: int, slots: int) -> "Rows":
         """An empty cache for `slots` tokens of each of `batch` rows."""
         return Rows(self, batch, slots)
@@ -120,6 +125,9 @@ class Rows:
         if min(lengths) == 0:
             raise UserError("a prompt without tokens; give at least one, such as the beginning")
         width = -(-max(lengths) // CHUNKS[-1]) * CHUNKS[-1]
+        steady, chunks = engine.steady, CHUNKS
+        if steady is not None and self._tokens + max(lengths) > steady:
+            chunks = (width,)  # a piece does not tell how long the whole is
         ids_BT = np.zeros((self.batch, width), np.int32)
         valid_BT = np.arange(width) >= width - np.array(lengths)[:, None]
         for row, prompt in zip(ids_BT, prompts, strict=True):
@@ -127,11 +135,11 @@ class Rows:
         self._make_room(width, max(lengths))
         logits = start = 0
         with using(engine.mesh, engine.rules):
-            for chunk in CHUNKS:
+            for chunk in chunks:
                 while width - start >= chunk:
                     piece = np.s_[:, start : start + chunk]
                     # Another program, so only where it is worth one.
-                    fresh = chunk == CHUNKS[0] and self.used + start == 0
+                    fresh = chunk >= CHUNKS[0] and self.used + start == 0
                     args = ids_BT[piece], self.cache, valid_BT[piece]
                     logits, self.cache = _extend(engine.module, engine.params, *args, fresh=fresh)
                     start += chunk
@@ -160,6 +168,11 @@ class Rows:
     def used(self) -> int:
         """Slots that are filled."""
         return self.ids_BS.shape[1]
+
+    @property
+    def _tokens(self) -> int:
+        """Tokens of the longest row so far."""
+        return int((self.ids_BS >= 0).sum(axis=1).max(initial=0))
 
     def _note(self, ids_BT: np.ndarray) -> None:
         self.ids_BS = np.concatenate([self.ids_BS, ids_BT], axis=1)
@@ -222,7 +235,7 @@ class Rows:
     def _make_room(self, slots: int, tokens: int) -> None:
         """Grows the cache, by doubling, if it lacks slots; refuses tokens beyond the context."""
         context = self.engine.context
-        total = int((self.ids_BS >= 0).sum(axis=1).max(initial=0)) + tokens
+        total = self._tokens + tokens
         if context is not None and total > context:
             raise UserError(
                 f"{total} tokens are more than the model's context of {context}; shorten the "

@@ -16,7 +16,7 @@ from llama_jax.kernels.attention.flash import merge
 from llama_jax.kernels.attention.mask import Mask
 from llama_jax.layers.linear import Einsum
 from llama_jax.layers.norm import Norm
-from llama_jax.layers.rope import Rope, rotate
+from llama_jax.layers.rope import Rope
 from llama_jax.layers.slots import KV, Contiguous, Kept, Ring
 
 
@@ -35,6 +35,7 @@ class Attention:
       qk_norm: normalisation of each head of q and k before the rotation, or None.
       scale: factor of the scores; 1/sqrt(H) by default, 1.0 for T5.
       bias: whether q, k, v have biases.
+      out_bias: whether the output has one.
     """
 
     heads: int
@@ -47,6 +48,7 @@ class Attention:
     qk_norm: Norm | None = None
     scale: float | None = None
     bias: bool = False
+    out_bias: bool = False
 
     def __post_init__(self):
         positive(self, "heads", "kv_heads", "head_dim", "window", "chunk")
@@ -98,7 +100,7 @@ class AttentionModule(nn.Module):
         if self.config.qk_norm is not None:
             k_BSKH = self.k_norm(k_BSKH)
         if self.config.rope is not None:
-            k_BSKH = rotate(k_BSKH, self.config.rope.angles(positions_BSA, self.config.head_dim))
+            k_BSKH = self.config.rope.turn(k_BSKH, positions_BSA)
         return KV(checkpoint_name(k_BSKH, "k"), checkpoint_name(self.v(x_BSD), "v"))
 
     @nn.compact
@@ -117,7 +119,7 @@ class AttentionModule(nn.Module):
         if cfg.qk_norm is not None:
             q_BTNH = self.q_norm(q_BTNH)
         if cfg.rope is not None:
-            q_BTNH = rotate(q_BTNH, cfg.rope.angles(positions_BTA, cfg.head_dim))
+            q_BTNH = cfg.rope.turn(q_BTNH, positions_BTA)
         q_BTNH = checkpoint_name(q_BTNH, "q")
         if beside is None:
             out_BTNH = attention(q_BTNH, kv.k, kv.v, mask, bias=bias_NTS, scale=cfg.scale)
@@ -128,4 +130,5 @@ class AttentionModule(nn.Module):
                 *attention_with_lse(q_BTNH, other.k, other.v, seen, scale=cfg.scale),
             )
             out_BTNH = out_BTNH.astype(q_BTNH.dtype)
-        return Einsum("BTNH,NHD->BTD", D=x_BTD.shape[-1], name="o")(out_BTNH)
+        D = x_BTD.shape[-1]
+        return Einsum("BTNH,NHD->BTD", D=D, bias=cfg.out_bias, name="o")(out_BTNH)

@@ -28,10 +28,12 @@ class SwiGLU:
     Attributes:
       hidden: the inner width, F.
       activation: silu, gelu (the exact one), gelu_tanh or relu.
+      bias: whether the three maps have biases.
     """
 
     hidden: int
     activation: Activation = "silu"
+    bias: bool = False
 
     def __post_init__(self):
         positive(self, "hidden")
@@ -48,11 +50,12 @@ class SwiGLUModule(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        gate_BTF = Einsum("BTD,DF->BTF", F=self.config.hidden, name="gate")(x_BTD)
-        up_BTF = Einsum("BTD,DF->BTF", F=self.config.hidden, name="up")(x_BTD)
-        hidden_BTF = ACTIVATIONS[self.config.activation](gate_BTF) * up_BTF
+        cfg = self.config
+        gate_BTF = Einsum("BTD,DF->BTF", F=cfg.hidden, bias=cfg.bias, name="gate")(x_BTD)
+        up_BTF = Einsum("BTD,DF->BTF", F=cfg.hidden, bias=cfg.bias, name="up")(x_BTD)
+        hidden_BTF = ACTIVATIONS[cfg.activation](gate_BTF) * up_BTF
         hidden_BTF = checkpoint_name(hidden_BTF, "hidden")
-        return Einsum("BTF,FD->BTD", D=x_BTD.shape[-1], name="down")(hidden_BTF)
+        return Einsum("BTF,FD->BTD", D=x_BTD.shape[-1], bias=cfg.bias, name="down")(hidden_BTF)
 
 
 @dataclass(frozen=True)

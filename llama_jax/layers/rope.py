@@ -3,6 +3,9 @@
 Pair i of a head's H/2 pairs, (x[i], x[i + H/2]) in the half-split layout, turns by position *
 theta^(-i/n). With several axes the pairs are dealt out in consecutive runs, each with frequencies
 of its own: a head of 64 with split (2, 3, 3) gives 8 pairs to t, 12 to y and 12 to x.
+
+What stretches it for longer contexts is a type beside `Rope`: `Llama3Rope` here, the others in
+`rope_scaled`.
 """
 
 import math
@@ -48,7 +51,17 @@ class Rope:
         float32. At position 131,071 a unit in the last place is 0.008 radians, so a table that is
         nearer to the mathematics would be further from the weights.
         """
-        return np.concatenate([_powers(self.theta, n) for n in self.pairs(head_dim) if n])
+        return np.concatenate([powers(self.theta, n) for n in self.pairs(head_dim) if n])
+
+    @property
+    def gain(self) -> float:
+        """What all cosines and sines are multiplied by, and so scores by its square."""
+        return 1.0
+
+    @property
+    def steady(self) -> int | None:
+        """Tokens of a sequence up to which its length changes no angle; None if it never does."""
+        return None
 
     def angles(self, positions_BTA: Int[Array, "B T A"], head_dim: int) -> Float[Array, "B T H2"]:
         """The angle of every pair at every token, [B, T, H/2], always float32.
@@ -65,6 +78,12 @@ class Rope:
             )
         axis = np.repeat(np.arange(len(self.split)), self.pairs(head_dim))
         return positions_BTA.astype(jnp.float32)[..., axis] * self.frequencies(head_dim)
+
+    def turn(
+        self, x_BTNH: Float[Array, "B T N H"], positions_BTA: Int[Array, "B T A"]
+    ) -> Float[Array, "B T N H"]:
+        """Queries or keys, turned by their positions."""
+        return rotate(x_BTNH, self.angles(positions_BTA, x_BTNH.shape[-1]), self.gain)
 
 
 @dataclass(frozen=True)
@@ -110,19 +129,29 @@ class Llama3Rope(Rope):
         return np.where(wavelength > self.original / self.low, stretched, f)
 
 
-def _powers(theta: float, n: int) -> np.ndarray:
-    """theta^(-i/n) for i < n, float32, with the roundings of the references (torch, float32)."""
+def powers(theta: float, n: int, divisors: np.ndarray | float = 1.0) -> np.ndarray:
+    """1 / (divisor theta^(i/n)) for i < n, float32, with the roundings of the references (torch).
+
+    Args:
+      theta: the base.
+      n: how many pairs.
+      divisors: float32, of each pair or of all.
+    """
     exponent = np.arange(n, dtype=np.float32) / np.float32(n)
     # A float64 power, rounded once, is torch's float32 power; numpy's own is off by a unit.
-    return np.float32(1) / np.power(np.float64(theta), exponent.astype(np.float64)).astype(
-        np.float32
-    )
+    power = np.power(np.float64(theta), exponent.astype(np.float64)).astype(np.float32)
+    return np.float32(1) / (np.asarray(divisors, np.float32) * power)
 
 
 def rotate(
-    x_BTNH: Float[Array, "B T N H"], angles: Float[Array, "B T H2"]
+    x_BTNH: Float[Array, "B T N H"], angles: Float[Array, "B T H2"], gain: float = 1.0
 ) -> Float[Array, "B T N H"]:
-    """Turns each pair (x[i], x[i + H/2]) by its angle; float32 inside, x's type outside."""
+    """Turns each pair (x[i], x[i + H/2]) by its angle, and stretches it by the gain.
+
+    float32 inside, x's type outside.
+    """
     cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+    if gain != 1:
+        cos, sin = cos * jnp.float32(gain), sin * jnp.float32(gain)
     a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTNH.dtype)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from llama_jax import axes
 from llama_jax.errors import UserError, nearest, positive
 from llama_jax.layers import pipeline
-from llama_jax.layers.block import SAVED, Block
+from llama_jax.layers.block import SAVED, Block, inner
 from llama_jax.layers.cache import Cache, LayerCache
 from llama_jax.layers.divided import DividedBlock
 from llama_jax.layers.inputs import Inputs, Memory, Places
@@ -74,6 +74,14 @@ class Stack:
                     f"saved={name!r} names no activation; a block has {', '.join(SAVED)}"
                     + nearest(name, SAVED)
                 )
+
+    @property
+    def steady(self) -> int | None:
+        """Tokens up to which the length of a text changes no layer's rope; None for any length."""
+        parts = (inner(getattr(block, "attention", None)) for block in self.pattern)
+        ropes = (part.rope for part in parts if part is not None and part.rope is not None)
+        found = [rope.steady for rope in ropes]
+        return min((tokens for tokens in found if tokens is not None), default=None)
 
     def policy(self) -> Callable[..., Any] | None:
         """What `jax.checkpoint` may store beside the input of a period.

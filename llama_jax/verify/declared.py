@@ -4,17 +4,20 @@ Plain look-ups of the published fields and nothing else: a fault in how `weights
 config shows as a difference.
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from llama_jax.families import huggingface_rope
 from llama_jax.families.sizes import sizes
 from llama_jax.formats.source import inside, read_json
 from llama_jax.layers.rope import Llama3Rope
 from llama_jax.weights.opened import Checkpoint
 
+ORIGINAL = huggingface_rope.ORIGINAL
 LLAMA3 = "llama3"  # the rule of scaling, as config.json calls it
 
 
@@ -28,6 +31,7 @@ class Said:
       divisors: what divides each pair's frequency, if the file has them in place of the rule.
       eps: what the norms add under the root.
       origin: which fields told them, and what the file left open.
+      rule: another rule of scaling, in Hugging Face's words, beside the model's `context`; or None.
     """
 
     theta: float
@@ -35,6 +39,7 @@ class Said:
     divisors: np.ndarray | None
     eps: float
     origin: str
+    rule: Mapping[str, Any] | None = None
 
 
 def said(checkpoint: Checkpoint) -> Said:
@@ -53,7 +58,22 @@ def said(checkpoint: Checkpoint) -> Said:
     if checkpoint.kind == "meta":
         return _meta(checkpoint, read_json(inside(checkpoint.place, "params.json")))
     scaling, theta = _rule(checkpoint)
-    return Said(theta, scaling, None, _eps(checkpoint), "run.json, as the model's config itself")
+    told = Said(theta, scaling, None, _eps(checkpoint), "run.json, as the model's config itself")
+    fields = huggingface_rope.scaling(sizes(checkpoint.model).rope)
+    return replace(told, rule=_other(fields or {}, {}, checkpoint))
+
+
+def _other(
+    fields: Mapping[str, Any], config: Mapping[str, Any], checkpoint: Checkpoint
+) -> Mapping[str, Any] | None:
+    """The rule that fields name, if it is neither Llama 3.1's nor none."""
+    kind = fields.get("rope_type", fields.get("type"))
+    if kind in (None, "default", "none", LLAMA3):
+        return None
+    context = checkpoint.model.context
+    original = config.get(ORIGINAL) or fields.get(ORIGINAL) or context
+    kind = "longrope" if kind == "su" else kind
+    return {**fields, "rope_type": kind, ORIGINAL: original, "context": context}
 
 
 def _huggingface(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Said:
@@ -76,7 +96,9 @@ def _huggingface(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Said:
     open_ = "" if theta is not None else f"; no theta, so transformers' {assumed:,.0f}"
     eps = config.get("rms_norm_eps", defaults.get("rms_norm_eps", 1e-6))  # transformers' default
     told = " and ".join(origin) or "no field of rope"
-    return Said(float(theta or assumed), scaling, None, float(eps), f"config.json: {told}{open_}")
+    origin = f"config.json: {told}{open_}"
+    rule = _other(rope, config, checkpoint)
+    return Said(float(theta or assumed), scaling, None, float(eps), origin, rule)
 
 
 def _gguf(checkpoint: Checkpoint) -> Said:
@@ -90,7 +112,30 @@ def _gguf(checkpoint: Checkpoint) -> Said:
     divisors = None
     if tensor in found.source.tensors:
         divisors, origin = np.asarray(found.source.read(tensor), np.float64), f"{origin}, {tensor}"
-    return Said(float(found.fields.get(field, 10_000.0)), None, divisors, eps, origin)
+    theta = float(found.fields.get(field, 10_000.0))
+    return Said(theta, None, divisors, eps, origin, _gguf_rule(checkpoint, found, name))
+
+
+def _gguf_rule(checkpoint: Checkpoint, found: Any, name: str) -> Mapping[str, Any] | None:
+    """A GGUF file's rule of scaling in Hugging Face's words."""
+    of = f"{name}.rope.scaling."
+    told = {
+        key.removeprefix(of): value for key, value in found.fields.items() if key[: len(of)] == of
+    }
+    factor = told.get("factor") or found.fields.get(f"{name}.rope.scale_linear") or 1.0
+    kind = told.get("type", "none" if factor == 1 else "linear")
+    if kind == "none":
+        return None
+    rule = {"rope_type": kind, "factor": factor, ORIGINAL: told.get("original_context_length")}
+    more = told.get("attn_factor", 1.0)
+    if kind == "longrope":
+        rule["attention_factor"] = more
+        for length in ("short", "long"):
+            array = found.source.read(f"rope_factors_{length}.weight")
+            rule[f"{length}_factor"] = np.asarray(array, np.float64)
+    elif kind == "yarn":
+        rule["attention_factor"] = more * (0.1 * math.log(factor) + 1)
+    return _other(rule, {}, checkpoint)
 
 
 def _meta(checkpoint: Checkpoint, params: Mapping[str, Any]) -> Said:

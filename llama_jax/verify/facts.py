@@ -2,13 +2,14 @@
 
 import math
 from collections import Counter
+from dataclasses import fields
 from typing import Any
 
 from llama_jax import families
 from llama_jax.errors import UserError
 from llama_jax.families.base import Family
+from llama_jax.families.huggingface_rope import scaling
 from llama_jax.families.sizes import Sizes, sizes
-from llama_jax.layers.rope import Llama3Rope
 from llama_jax.models.decoder import Decoder
 from llama_jax.verify.declared import Said
 from llama_jax.verify.report import Line, Section, unchecked
@@ -88,12 +89,17 @@ def describe(rope: Any) -> str:
     """Type and numbers of a rotary embedding."""
     if rope is None:
         return "none"
-    if not isinstance(rope, Llama3Rope):
-        return f"plain, theta {rope.theta:g}"
-    return (
-        f"llama3, theta {rope.theta:g}, factor {rope.factor:g}, low {rope.low:g}, high "
-        f"{rope.high:g}, original {rope.original}"
-    )
+    kind = (scaling(rope) or {"rope_type": "plain"})["rope_type"]
+    values = {field.name: getattr(rope, field.name) for field in fields(rope)}
+    told = [f"{k} {_brief(v)}" for k, v in values.items() if k != "split" and v is not None]
+    return ", ".join([kind, *told])
+
+
+def _brief(value: Any) -> str:
+    """A number of a rotary embedding, or the range of many."""
+    if isinstance(value, tuple):
+        return f"{min(value):g} to {max(value):g}"
+    return str(value) if isinstance(value, int) else f"{value:.10g}"
 
 
 def _types(checkpoint: Checkpoint) -> Line:
@@ -142,4 +148,11 @@ def _sizes(model: Decoder) -> tuple:
         size = sizes(model)
     except UserError:
         return ()
-    return (*size.letters.values(), size.layers, size.qk_norm, size.bias)
+    return (
+        *size.letters.values(),
+        size.layers,
+        size.qk_norm,
+        size.bias,
+        size.out_bias,
+        size.ffn_bias,
+    )

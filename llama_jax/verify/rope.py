@@ -16,6 +16,7 @@ import numpy as np
 
 from llama_jax.verify.declared import Said
 from llama_jax.verify.report import Line, Section, within
+from llama_jax.verify.rope_rules import gain, stretched
 
 TITLE = "rope, cosines and sines against the formula in float64"
 POSITIONS = (0, 8192, 81_920, 131_071)
@@ -27,13 +28,18 @@ COSINE = 2 * U
 
 
 def frequencies(said: Said, head_dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Radians a position of each pair, and how far float32 arithmetic may be from them; float64."""
+    """Radians a position of each pair, and how far float32 arithmetic may be from them; float64.
+
+    Of a rule that depends on the length of a sequence, in one to the last of `POSITIONS`.
+    """
     n = head_dim // 2
     e = np.arange(n) / n
     f = said.theta**-e
     error = f * U * (math.log(said.theta) * e + 2)
     if said.divisors is not None:
         return f / said.divisors, error / said.divisors + f / said.divisors * DIVISOR
+    if said.rule is not None:
+        return stretched(said.rule, said.theta, f, error, POSITIONS[-1] + 1)
     if said.scaling is None:
         return f, error
     pairs = [_scaled(*pair, said.scaling) for pair in zip(f, error, strict=True)]
@@ -70,14 +76,17 @@ def rope(model_rope: Any, head_dim: int, said: Said) -> Section:
     @jax.jit
     def table(positions_BTA):
         angles = model_rope.angles(positions_BTA, head_dim)
-        return jnp.cos(angles)[0], jnp.sin(angles)[0]
+        return model_rope.gain * jnp.cos(angles)[0], model_rope.gain * jnp.sin(angles)[0]
 
+    scale = gain(said.rule)
     cos, sin = (np.asarray(x, np.float64) for x in table(positions))
     lines = [Line("origin", said.origin)]
     for row, position in enumerate(POSITIONS):
         angle = position * f
-        bound = position * f_error + angle * U + COSINE
-        difference = np.maximum(abs(cos[row] - np.cos(angle)), abs(sin[row] - np.sin(angle)))
+        bound = scale * (position * f_error + angle * U + COSINE) + (scale != 1) * COSINE
+        difference = np.maximum(
+            abs(cos[row] - scale * np.cos(angle)), abs(sin[row] - scale * np.sin(angle))
+        )
         worst = int(np.argmax(difference))
         share = difference / bound
         near = int(np.argmax(share))

@@ -22,7 +22,7 @@ from llama_jax.formats.source import Source
 from llama_jax.models.decoder import Decoder
 
 # Tensors that hold no weights: the model's config has taken what they say.
-UNUSED = (gguf_rope.TENSOR,)
+UNUSED = gguf_rope.TENSORS
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def open_gguf(path: str | Path) -> Gguf:
     words = family.gguf
     assert words is not None
     shapes = {name: tensor.shape for name, tensor in source.tensors.items()}
-    there = gguf_rope.TENSOR in shapes
-    model = words.model(fields, shapes, source.read(gguf_rope.TENSOR) if there else None, place)
+    arrays = {name: source.read(name) for name in UNUSED if name in shapes}
+    model = words.model(fields, shapes, arrays, place)
     source.check({name.tensor: name.shape for name in tensors(model, words.table)}, UNUSED)
     return Gguf(place, fields, family, model, source, words.table, UNUSED)

@@ -13,7 +13,6 @@ import numpy as np
 
 from llama_jax import families
 from llama_jax.errors import UserError
-from llama_jax.families import gguf_rope
 from llama_jax.families.base import Family
 from llama_jax.families.gguf import Gguf
 from llama_jax.families.names import Name, tensors
@@ -52,18 +51,16 @@ def write_gguf(
     words = families.describing(inference(model), "gguf", family).gguf
     assert words is not None
     told = _fields(words, model, fields or {}, kind)
-    names, divisors = tensors(model, words.table), words.divisors(model)
+    names, others = tensors(model, words.table), words.arrays(model)
 
     def arrays() -> Iterator[np.ndarray]:
-        if divisors is not None:
-            yield divisors
+        yield from others.values()
         pairs = export(model, dict(params), words.table)
         for _, (_, tensor) in zip(progress(names), pairs, strict=True):
             yield tensor
 
     shapes = [(name.tensor, name.shape) for name in names]
-    if divisors is not None:
-        shapes.insert(0, (gguf_rope.TENSOR, divisors.shape))
+    shapes = [*((name, array.shape) for name, array in others.items()), *shapes]
     write_file(path, told, shapes, arrays(), kind)
 
 

@@ -75,7 +75,7 @@ def test_norms_of_q_and_k_have_names_where_a_notation_has_them():
     assert "model.layers.0.self_attn.q_norm.weight" not in {
         n.tensor for n in tensors(model(1), HUGGING_FACE)
     }
-    with pytest.raises(UserError, match="no names for these norms"):
+    with pytest.raises(UserError, match="normalises q and k; there are no names"):
         tensors(model(1, qk_norm=True), META)
 
 
@@ -89,3 +89,17 @@ def test_biases_of_q_k_and_v_have_names_where_a_notation_has_them():
     with pytest.raises(UserError, match="have biases; there are no names"):
         tensors(biased, META)
     assert sizes(biased).bias and not sizes(model(1)).bias
+
+
+def test_biases_of_the_output_and_of_the_feed_forward_have_names_too():
+    biased = model(1, bias=True, out_bias=True, ffn_bias=True)
+    assert sizes(biased).out_bias and sizes(biased).ffn_bias
+    for table, names in (
+        (HUGGING_FACE, ("self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")),
+        (PAIRS, ("attn_output", "ffn_gate", "ffn_up", "ffn_down")),
+    ):
+        found = {n.tensor: n.shape for n in tensors(biased, table) if n.tensor.endswith("bias")}
+        shapes = [next(v for k, v in found.items() if name in k) for name in names]
+        assert shapes == [(12,), (10,), (10,), (12,)] and len(found) == 7
+    with pytest.raises(UserError, match="the feed-forward of the model has biases"):
+        tensors(model(1, ffn_bias=True), META)

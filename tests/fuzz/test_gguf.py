@@ -5,7 +5,7 @@ import pytest
 from gguf import GGMLQuantizationType, quants
 from gguf import GGUFValueType as Type
 
-from llama_jax.families import gguf_rope
+from llama_jax.families import gguf_llama3
 from llama_jax.layers.rope import Llama3Rope
 from tests.formats.gguf_bytes import VOCAB, keyed, listed, string, tiny_file, tiny_tensors, told
 from tests.fuzz.mutate import damaged, run
@@ -28,7 +28,7 @@ def good() -> tuple[bytes, bytes]:
     """A file with a tokenizer, scaled rope and blocks, in two parts: header and data."""
     values = tiny_tensors()
     head = values.pop("output.weight")
-    values["rope_freqs.weight"] = gguf_rope.divisors(Llama3Rope(1e4), 8)
+    values["rope_freqs.weight"] = gguf_llama3.divisors(Llama3Rope(1e4), 8)
     file = tiny_file(values, llama__vocab_size=(Type.UINT32, VOCAB))
     words = [f"<{n}>" for n in range(VOCAB)]
     for key, kind, items in (

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")  # without it transformers opens no GGUF file
 
-from llama_jax.families import gguf_rope  # noqa: E402
+from llama_jax.families import gguf_llama3  # noqa: E402
 from llama_jax.families.gguf_names import PAIRS as GGUF  # noqa: E402
 from llama_jax.families.huggingface_rope import scaling  # noqa: E402
 from llama_jax.layers.attention import Attention  # noqa: E402
@@ -142,5 +142,5 @@ def converter_divisors(theta, dim, factor, low, high, original):
 def test_divisors_are_those_of_llama_cpp_s_converter(factor, head_dim):
     rope = Llama3Rope(5e5, factor=factor)
     found = converter_divisors(5e5, head_dim, factor, 1.0, 4.0, 8192)
-    np.testing.assert_allclose(gguf_rope.divisors(rope, head_dim), found, rtol=3e-7)
-    assert gguf_rope.rope(5e5, head_dim, found, "x.gguf") == rope
+    np.testing.assert_allclose(gguf_llama3.divisors(rope, head_dim), found, rtol=3e-7)
+    assert gguf_llama3.rope(5e5, head_dim, found, "x.gguf") == rope

@@ -220,7 +220,7 @@ def test_angles_in_bfloat16_are_beyond_it():
 
 
 def test_divisors_of_a_file_are_the_rule_s():
-    from llama_jax.families.gguf_rope import divisors
+    from llama_jax.families.gguf_llama3 import divisors
 
     theirs = np.asarray(divisors(Llama3Rope(factor=32.0), 64), np.float64)
     by_file, bound = frequencies(Said(500_000.0, None, theirs, 1e-5, ""), 64)

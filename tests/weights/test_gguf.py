@@ -10,10 +10,11 @@ from gguf import GGMLQuantizationType, quants
 from gguf import GGUFValueType as Type
 
 from llama_jax.errors import FormatError
-from llama_jax.families import gguf_rope
+from llama_jax.families import gguf_llama3
 from llama_jax.families.gguf_names import PAIRS as GGUF
 from llama_jax.formats.gguf_file import open_file
 from llama_jax.layers.rope import Llama3Rope, Rope
+from llama_jax.layers.rope_scaled import LinearRope, YarnRope, yarn_gain
 from llama_jax.weights.gguf import open_gguf
 from llama_jax.weights.read import read
 from tests.formats.gguf_bytes import (
@@ -238,21 +239,44 @@ CONFIGS = {
     ),
     "no architecture": ({"general__architecture": None}, ["general.architecture", "None"]),
     "experts": ({"llama__expert_count": (Type.UINT32, 8)}, ["llama.expert_count=8"]),
-    "linear rope scaling": (
-        {"llama__rope__scaling__type": (Type.STRING, "linear")},
-        ["llama.rope.scaling.type='linear'"],
+    "another kind of rope scaling": (
+        {"llama__rope__scaling__type": (Type.STRING, "mrope")},
+        ["llama.rope.scaling.type='mrope'", "linear, yarn, longrope"],
     ),
-    "yarn": (
-        {"llama__rope__scaling__type": (Type.STRING, "yarn")},
-        ["llama.rope.scaling.type='yarn'"],
+    "longrope without its tensors": (
+        {"llama__rope__scaling__type": (Type.STRING, "longrope")},
+        ["tensors of rope are []", "rope_factors_long.weight"],
     ),
-    "a scaling factor without its type": (
-        {"llama__rope__scaling__factor": (Type.FLOAT32, 4.0)},
-        ["llama.rope.scaling.factor=4.0"],
+    "a scaling that shrinks": (
+        {"llama__rope__scaling__factor": (Type.FLOAT32, 0.5)},
+        ["linear rope: factor=0.5; 1 or more"],
     ),
-    "a scaling factor under its old name": (
-        {"llama__rope__scale_linear": (Type.FLOAT32, 2.0)},
-        ["llama.rope.scale_linear=2.0"],
+    "a gain without a scaling": (
+        {"llama__rope__scaling__attn_factor": (Type.FLOAT32, 1.5)},
+        ["llama.rope.scaling.attn_factor=1.5"],
+    ),
+    "a list where the kind of scaling is": (
+        {"llama__rope__scaling__type": (Type.ARRAY, listed(Type.INT32, [4, 2]))},
+        ["llama.rope.scaling.type=a list of 2"],
+    ),
+    "waves that llama.cpp would not read": (
+        {"llama__rope__scaling__type": (Type.STRING, "yarn")}
+        | {"llama__rope__scaling__yarn_beta_fast": (Type.FLOAT32, 16.0)},
+        ["llama.rope.scaling.yarn_beta_fast=16.0; only 32.0 is known"],
+    ),
+    "a list where the factor is": (
+        {"llama__rope__scaling__factor": (Type.ARRAY, listed(Type.INT32, [4, 2]))},
+        ["llama.rope.scaling.factor=a list of 2"],
+    ),
+    "a list where yarn has a number": (
+        {"llama__rope__scaling__type": (Type.STRING, "yarn")}
+        | {"llama__rope__scaling__yarn_ext_factor": (Type.ARRAY, listed(Type.INT32, [4, 2]))},
+        ["llama.rope.scaling.yarn_ext_factor=a list of 2"],
+    ),
+    "yarn with a logarithm of its own": (
+        {"llama__rope__scaling__type": (Type.STRING, "yarn")}
+        | {"llama__rope__scaling__yarn_log_multiplier": (Type.FLOAT32, 0.1)},
+        ["llama.rope.scaling.yarn_log_multiplier=0.1"],
     ),
     "another scale of the scores": (
         {"llama__attention__scale": (Type.FLOAT32, 0.5)},
@@ -421,7 +445,7 @@ SCALED = {
 @pytest.mark.parametrize("head_dim", [64, 128])
 def test_a_scaling_of_rope_is_recovered_from_its_divisors(name, head_dim):
     rope = SCALED[name]
-    found = gguf_rope.rope(rope.theta, head_dim, gguf_rope.divisors(rope, head_dim), "x.gguf")
+    found = gguf_llama3.rope(rope.theta, head_dim, gguf_llama3.divisors(rope, head_dim), "x.gguf")
     if name == "an odd factor":
         assert found.factor == pytest.approx(7.3, rel=1e-6) and found.original == 8192
     else:
@@ -431,7 +455,9 @@ def test_a_scaling_of_rope_is_recovered_from_its_divisors(name, head_dim):
 def test_a_scaling_whose_parameters_a_small_head_hides_has_the_same_frequencies():
     for head_dim in (4, 8, 16):
         for rope in SCALED.values():
-            found = gguf_rope.rope(rope.theta, head_dim, gguf_rope.divisors(rope, head_dim), "x")
+            found = gguf_llama3.rope(
+                rope.theta, head_dim, gguf_llama3.divisors(rope, head_dim), "x"
+            )
             # 1e-6: a factor of 7.3 comes back as float32.
             np.testing.assert_allclose(
                 found.frequencies(head_dim), rope.frequencies(head_dim), rtol=1e-6
@@ -443,16 +469,45 @@ def test_divisors_are_one_factor_and_a_mixture_between():
     rope = Llama3Rope(1e8, factor=8.0, low=1.0, high=4.0, original=100_000)
     share = (100_000 / (2 * np.pi * 1e4) - 1) / 3
     expected = [1, 1, 1 / ((1 - share) / 8 + share), 8]
-    np.testing.assert_allclose(gguf_rope.divisors(rope, 8), expected, rtol=1e-6)
+    np.testing.assert_allclose(gguf_llama3.divisors(rope, 8), expected, rtol=1e-6)
 
 
 def test_a_file_with_scaled_rope_gives_the_scaling(tmp_path):
     rope = Llama3Rope(1e4, factor=8.0)
-    values = tiny_tensors() | {"rope_freqs.weight": gguf_rope.divisors(rope, 8)}
+    values = tiny_tensors() | {"rope_freqs.weight": gguf_llama3.divisors(rope, 8)}
     found = opened(tmp_path, tiny_file(values))
     assert found.model == tiny_model(rope=rope)
-    assert found.unused == ("rope_freqs.weight",)
+    assert "rope_freqs.weight" in found.unused
     read(found.model, found.source, GGUF, unused=found.unused)
+
+
+STRETCHED = {
+    "a factor without its type": ({"factor": 4.0}, LinearRope(1e4, factor=4.0)),
+    "linear": ({"type": "linear", "factor": 4.0}, LinearRope(1e4, factor=4.0)),
+    "none": ({"type": "none", "factor": 4.0}, Rope(1e4)),
+    "yarn": ({"type": "yarn", "factor": 4.0}, YarnRope(1e4, factor=4.0, original=64)),
+    "yarn with all fields": (
+        {"type": "yarn", "factor": 4.0, "original_context_length": 16, "yarn_beta_fast": 32.0}
+        | {"yarn_beta_slow": 1.0, "attn_factor": 0.5},
+        YarnRope(1e4, factor=4.0, original=16, attention=0.5 * yarn_gain(4.0)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STRETCHED)
+def test_fields_of_a_scaling_are_read_as_llama_cpp_reads_them(tmp_path, name):
+    told, rope = STRETCHED[name]
+    kinds = {str: Type.STRING, int: Type.UINT32, float: Type.FLOAT32}
+    file = tiny_file()
+    for key, value in told.items():
+        file.fields.append(keyed(f"llama.rope.scaling.{key}", kinds[type(value)], value))
+    assert opened(tmp_path, file).model == tiny_model(rope=rope)
+
+
+def test_a_scaling_beside_divisors_is_refused(tmp_path):
+    values = tiny_tensors() | {"rope_freqs.weight": np.ones(4, np.float32)}
+    file = tiny_file(values, llama__rope__scaling__factor=(Type.FLOAT32, 4.0))
+    refused(tmp_path, file, "tensors of rope are ['rope_freqs.weight']", "'linear'")
 
 
 def test_divisors_of_one_scale_nothing(tmp_path):

@@ -15,6 +15,7 @@ from llama_jax.errors import UserError
 from llama_jax.families.gguf_names import PAIRS as GGUF
 from llama_jax.layers.norm import LayerNorm
 from llama_jax.layers.rope import Llama3Rope, Rope
+from llama_jax.layers.rope_scaled import DynamicRope, LinearRope, LongRope, YarnRope
 from llama_jax.trees import nested
 from llama_jax.weights.gguf import open_gguf
 from llama_jax.weights.gguf_write import write_gguf
@@ -22,9 +23,13 @@ from llama_jax.weights.read import abstract, read
 from llama_jax.weights.write import export
 from tests.formats.gguf_bytes import VOCAB, tiny_model
 
+LONG = LongRope(1e4, (1,), (1.0, 1.03, 1.1, 2.5), (1.2, 2.0, 7.7, 31.0), 16, 1.19)
 MODELS = {
     "llama 2": tiny_model(),
     "llama 3.1": tiny_model(rope=Llama3Rope(5e5)),
+    "linear": tiny_model(rope=LinearRope(1e4, factor=4.0)),
+    "yarn": tiny_model(rope=YarnRope(1e4, factor=4.0, original=16)),
+    "longrope": tiny_model(rope=LONG),
     "tied": tiny_model(rope=Llama3Rope(5e5, factor=32.0), tied=True),
 }
 TOKENIZER = {
@@ -248,6 +253,9 @@ def test_what_a_file_cannot_hold_is_refused_by_name(tmp_path, case):
 OTHER_MODELS = {
     "layer norm": tiny_model(norm=LayerNorm()),
     "post norm": tiny_model(post_norm=True),
+    "a base that grows": tiny_model(rope=DynamicRope(factor=2.0, original=64)),
+    "yarn of other waves": tiny_model(rope=YarnRope(factor=2.0, fast=16.0)),
+    "yarn between whole pairs": tiny_model(rope=YarnRope(factor=2.0, truncate=False)),
     "rope over three axes": tiny_model(rope=Rope(split=(1, 1, 2))),
 }
 
