@@ -2,11 +2,12 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import field
 from typing import Any
 
 from llama_jax.axes import FSDP_TENSOR, Rules, make_mesh
+from llama_jax.checked import checked
 from llama_jax.errors import UserError, nearest
 from llama_jax.messages import short
 from llama_jax.optim.optimizer import AdamW, Optimizer
@@ -15,7 +16,7 @@ from llama_jax.seeds import check_seed
 DTYPES = ("float32", "bfloat16")
 
 
-@dataclass(frozen=True)
+@checked
 class Mesh:
     """How many devices each axis of the mesh has; one may be -1 and takes what is left.
 
@@ -49,7 +50,7 @@ class Mesh:
             raise UserError(str(error)) from None
 
 
-@dataclass(frozen=True)
+@checked
 class BPE:
     """A byte-level BPE tokenizer trained on the texts of `corpus` when the run starts.
 
@@ -78,7 +79,7 @@ class BPE:
         return File(path)
 
 
-@dataclass(frozen=True)
+@checked
 class File:
     """A tokenizer that there is: ours, Hugging Face's, SentencePiece's or Meta's.
 
@@ -100,7 +101,7 @@ class File:
         return File(path)
 
 
-@dataclass(frozen=True)
+@checked
 class Run:
     """All that decides what a training run does; the same Run gives the same losses.
 
@@ -187,9 +188,6 @@ class Run:
             raise UserError(f"ema={self.ema}: give a decay between 0 and 1, e.g. 0.999, or None")
         if not dataclasses.is_dataclass(self.model):
             raise UserError(f"model={short(self.model)}: give a config, such as Decoder(...)")
-        for name in ("data", "objectives", "evaluations"):
-            if not isinstance(getattr(self, name), Mapping):
-                raise UserError(f"{name}={short(getattr(self, name))}: give a dict, by name")
         if self.keep_best and self.keep_best.partition("/")[0] not in self.evaluations:
             raise UserError(
                 f"keep_best={self.keep_best!r}: give a figure of an evaluation, EVALUATION/FIGURE; "

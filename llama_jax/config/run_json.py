@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from llama_jax.config.fields import check_fields
 from llama_jax.config.tags import is_ours, our_class, stem, tag
 from llama_jax.config.upgrades import upgraded
 from llama_jax.errors import UserError, nearest
@@ -159,8 +158,6 @@ def _decode(value: Any, theirs: Callable[[str], type]) -> Any:
         made = cls(**given)
     except TypeError as error:
         raise UserError(f"{name}: {error}") from None
-    if is_ours(name):
-        check_fields(made)
     return made
 
 

@@ -1,10 +1,10 @@
 """A folder of pictures, in one subfolder a class."""
 
-import dataclasses
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from llama_jax.checked import checked
 from llama_jax.data.json_rows import JsonLines
 from llama_jax.data.rows import Rows
 from llama_jax.data.text_files import existing, visible
@@ -14,7 +14,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 CAPTIONS = "captions.jsonl"
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class ImageFolder:
     """A folder of pictures: subfolders are classes, `captions.jsonl` may say more.
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llama_jax.checked import checked
 from llama_jax.data.fields import Batch, Examples, Fields, Task
 from llama_jax.data.language import LanguageModel
 from llama_jax.data.rows import Source
@@ -31,7 +32,7 @@ LAST_STEP = 2**31
 SHUFFLE = 2**32 - 1  # stands where an example id would, in the key of an epoch's order
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Stream:
     """One source of examples in a run.
 

@@ -87,7 +87,7 @@ class Sampling:
         if not self.draws:
             return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
         if key is None:
-            raise ValueError("to draw a token, a random key is needed")
+            raise UserError("to draw a token, a random key is needed")
         logits_BV = logits_BV / self.temperature
         if 0 < self.top_k < logits_BV.shape[-1]:
             least = jax.lax.top_k(logits_BV, self.top_k)[0][:, -1:]

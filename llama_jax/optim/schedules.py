@@ -1,11 +1,12 @@
 """Schedules: how the learning rate moves over the steps, made by optax."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import optax
 
+from llama_jax.checked import checked
 from llama_jax.errors import UserError
 
 # The least and the most that fields of schedules and optimizers may be, by their names.
@@ -34,7 +35,7 @@ def check_limits(config: Any) -> None:
             raise UserError(f"{name}={value}: give {what}")
 
 
-@dataclass(frozen=True)
+@checked
 class Constant:
     """The peak rate after a linear warmup of so many steps.
 
@@ -51,7 +52,7 @@ class Constant:
         return _after_warmup(rate, self.warmup, optax.constant_schedule(rate))
 
 
-@dataclass(frozen=True)
+@checked
 class Cosine:
     """Linear warmup, then half a cosine down to `floor` times the peak at the last step.
 
@@ -72,7 +73,7 @@ class Cosine:
         return _after_warmup(rate, self.warmup, fall)
 
 
-@dataclass(frozen=True)
+@checked
 class Linear:
     """Linear warmup, then a straight line down to `floor` times the peak at the last step.
 
@@ -92,7 +93,7 @@ class Linear:
         return _after_warmup(rate, self.warmup, fall)
 
 
-@dataclass(frozen=True)
+@checked
 class WSD:
     """Warmup, stable, decay: the rate is held, and falls linearly over the last `decay_share`.
 
