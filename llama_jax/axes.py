@@ -13,7 +13,7 @@ same code.
 import contextlib
 import contextvars
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -21,8 +21,9 @@ import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from llama_jax.checked import checked
+from llama_jax.checked import checked, checked_call
 from llama_jax.errors import UserError, nearest
+from llama_jax.messages import short
 
 LETTERS: dict[str, str] = {
     "A": "another width: alignment space, bottleneck, masked positions, position axes",
@@ -138,7 +139,8 @@ DATA = Rules(weights=(), activations=(("B", ("data", "fsdp")), ("I", ("data", "f
 _rules: contextvars.ContextVar[Rules] = contextvars.ContextVar("rules", default=FSDP_TENSOR)
 
 
-def make_mesh(devices: Sequence[Any] | None = None, **sizes: int) -> jax.sharding.Mesh:
+@checked_call
+def make_mesh(devices: Iterable[Any] | None = None, **sizes: int) -> jax.sharding.Mesh:
     """Makes the mesh with all axes of `MESH_AXES`; one size may be -1 and takes what is left.
 
     On a TPU, neighbours on the mesh are neighbours on the chips' torus. Devices of several slices
@@ -158,6 +160,8 @@ def make_mesh(devices: Sequence[Any] | None = None, **sizes: int) -> jax.shardin
         cross slices.
     """
     devices = list(jax.devices() if devices is None else devices)
+    if strange := [one for one in devices if not hasattr(one, "device_kind")]:
+        raise UserError(f"{short(strange[0])} is no device; those of jax.devices() were expected")
     for axis in sizes:
         if axis not in MESH_AXES:
             known = ", ".join(MESH_AXES)

@@ -4,8 +4,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from llama_jax.checked import as_declared, declared, fits, misfit
+from llama_jax.checked import checked_call, declared
 from llama_jax.errors import UserError, nearest
+from llama_jax.kinds import as_declared, fits, misfit
+from llama_jax.messages import short
 from llama_jax.optim.optimizer import Optimizer, Schedule
 from llama_jax.optim.optimizer import named as optimizer_named
 from llama_jax.trees import children
@@ -14,6 +16,7 @@ from llama_jax.trees import children
 WAS = {"growth": "batch_schedule"}
 
 
+@checked_call
 def edit(config: Any, path: str, value: Any) -> Any:
     """The same config with one field replaced, through dataclasses, dicts and tuples.
 
@@ -53,7 +56,7 @@ def _edit(here: Any, parts: list[str], value: Any, path: str) -> Any:
         name, said = path.rpartition(".")[2], str(error)
         if said.startswith(f"{name}="):  # the check of its own class says all but where
             raise UserError(path.removesuffix(name) + said) from None
-        raise UserError(f"{path}={value!r}: {said}") from None
+        raise UserError(f"{path}={short(value)}: {said}") from None
 
 
 def leaves(config: Any, path: str = "") -> list[tuple[str, Any]]:
@@ -86,7 +89,7 @@ def no_field(here: Any, parts: list[str], path: str) -> UserError:
 def _check_declared(config: Any, name: str, value: Any, path: str) -> None:
     """Checks a value against what the field is declared as, as far as that is plain."""
     if not fits(value, hint := declared(config, name)):
-        raise misfit(f"{path}={value!r}", value, hint, repr(getattr(config, name)))
+        raise misfit(f"{path}={short(value)}", value, hint, repr(getattr(config, name)))
 
 
 def _named(old: Any, new: Any) -> Any:
@@ -108,14 +111,14 @@ def _same_kind(old: Any, new: Any, path: str) -> Any:
     kind = type(old)
     if dataclasses.is_dataclass(old) and isinstance(new, bool | int | float | str):
         raise UserError(
-            f"{path}={new!r} is of type {type(new).__name__}; a value such as {kind.__name__}(...) "
-            f"was expected: set one of its fields ({', '.join(children(old))}), or it in Python"
+            f"{path}={short(new)} is of type {type(new).__name__}; a value such as "
+            f"{kind.__name__}(...) was expected: set one of its fields ({', '.join(children(old))}), or it in Python"
         )
     if kind is float and type(new) is int:
         return float(new)
     if kind in (bool, int, float, str, tuple) and new is not None and type(new) is not kind:
         raise UserError(
-            f"{path}={new!r} is of type {type(new).__name__}; {kind.__name__} was expected, e.g. "
-            f"{old!r}"
+            f"{path}={short(new)} is of type {type(new).__name__}; {kind.__name__} was expected, "
+            f"e.g. {old!r}"
         )
     return new

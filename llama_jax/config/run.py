@@ -8,6 +8,7 @@ from typing import Any
 
 from llama_jax.axes import FSDP_TENSOR, Rules, make_mesh
 from llama_jax.checked import checked
+from llama_jax.data.rows import Source
 from llama_jax.errors import UserError, nearest
 from llama_jax.messages import short
 from llama_jax.optim.optimizer import AdamW, Optimizer
@@ -61,7 +62,7 @@ class BPE:
     """
 
     vocab: int = 2048
-    corpus: tuple[Any, ...] = ()
+    corpus: tuple[Source, ...] = ()
     sentinels: int = 10
 
     def build(self, sources: Iterable[Any]):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llama_jax.checked import checked
+from llama_jax.checked import checked, checked_call
 from llama_jax.data.fields import Batch, Examples, Fields, Task
 from llama_jax.data.language import LanguageModel
 from llama_jax.data.rows import Source
@@ -188,6 +188,7 @@ def merged(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return whole
 
 
+@checked_call
 def one_pass(
     stream: Stream,
     tokenizer: Vocabulary,

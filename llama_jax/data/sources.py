@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llama_jax.checked import checked
+from llama_jax.checked import checked, checked_call
 from llama_jax.data.builders.prepare import OURS
 from llama_jax.data.image_folder import ImageFolder, is_picture, left_out
 from llama_jax.data.json_rows import ENDINGS as JSON
@@ -206,6 +206,7 @@ def _mix(text: str) -> Mix:
     return Mix(tuple(folders), tuple(weights))
 
 
+@checked_call
 def texts(source: Source) -> Iterator[str]:
     """Yields every text in a source, for training a tokenizer (names and labels included).
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from llama_jax.checked import checked_call
 from llama_jax.errors import UserError
 from llama_jax.generate.lm import LM, Batch
 from llama_jax.text.messages import Message
@@ -16,6 +17,7 @@ class Conversation:
     print("".join(talk.say("Why is the sky blue?")))
     """
 
+    @checked_call
     def __init__(self, lm: LM, system: str | None = None, **settings):
         """Begins with the instructions of `system`; for settings see `LM.generate`."""
         self.lm, self.system, self.settings = lm, system, settings
@@ -26,6 +28,7 @@ class Conversation:
         self.messages = [] if self.system is None else [Message("system", self.system)]
         self.rows = None
 
+    @checked_call
     def say(self, text: str, max_new_tokens: int = 512) -> Iterator[str]:
         """Says something; yields the answer in pieces.
 

@@ -215,7 +215,9 @@ class LM:
         ids, context = self.ids(text), self.engine.context
         window = min(context or 2048, 2048) if window is None else window
         if _no_whole(window, 2):
-            raise UserError(f"window={window!r}: use at least 2 tokens, or None for the context")
+            raise UserError(
+                f"window={short(window)}: use at least 2 tokens, or None for the context"
+            )
         if context is not None and min(window, len(ids)) > context:
             raise UserError(f"window={window}: the model's context is {context} tokens")
         # What begins every window; tokens of the text itself have the room behind it.
@@ -260,7 +262,7 @@ class Batch:
         **sampling,
     ):
         if _no_whole(most, 1):
-            raise UserError(f"max_new_tokens={most!r}: use a whole number, at least 1")
+            raise UserError(f"max_new_tokens={short(most)}: use a whole number, at least 1")
         unknown = set(sampling) - set(Sampling.__dataclass_fields__)
         if unknown:
             raise UserError(
@@ -271,7 +273,7 @@ class Batch:
         self.lm, self.prompts, self.most, self.seed = lm, prompts, most, seed
         self.sampling = Sampling(**sampling)
         if not isinstance(stop, str | Sequence | None):
-            raise UserError(f"stop={stop!r}: a string or several were expected")
+            raise UserError(f"stop={short(stop)}: a string or several were expected")
         stops = Stop((stop,) if isinstance(stop, str) else tuple(stop or ()))
         self.writers = [Writer(lm.tokenizer, stops) for _ in prompts]
         self.rows = rows

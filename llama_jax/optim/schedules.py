@@ -6,7 +6,7 @@ from typing import Any
 
 import optax
 
-from llama_jax.checked import checked
+from llama_jax.checked import checked, checked_call
 from llama_jax.errors import UserError
 
 # The least and the most that fields of schedules and optimizers may be, by their names.
@@ -47,6 +47,7 @@ class Constant:
 
     __post_init__ = check_limits
 
+    @checked_call
     def build(self, rate: float, steps: int) -> optax.Schedule:
         """Step -> rate."""
         return _after_warmup(rate, self.warmup, optax.constant_schedule(rate))
@@ -66,6 +67,7 @@ class Cosine:
 
     __post_init__ = check_limits
 
+    @checked_call
     def build(self, rate: float, steps: int) -> optax.Schedule:
         """Step -> rate."""
         # A run shorter than its warmup just stays in it.
@@ -87,6 +89,7 @@ class Linear:
 
     __post_init__ = check_limits
 
+    @checked_call
     def build(self, rate: float, steps: int) -> optax.Schedule:
         """Step -> rate."""
         fall = optax.linear_schedule(rate, self.floor * rate, max(steps - self.warmup, 1))
@@ -112,6 +115,7 @@ class WSD:
 
     __post_init__ = check_limits
 
+    @checked_call
     def build(self, rate: float, steps: int) -> optax.Schedule:
         """Step -> rate."""
         decay = max(round(self.decay_share * steps), 1)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from llama_jax.errors import UserError
 from llama_jax.kernels import flop_count
-from llama_jax.kernels.attention import flash, reference, ring, sharded
+from llama_jax.kernels.attention import arguments, flash, reference, ring, sharded
 from llama_jax.kernels.attention.flash import Kernel, Summed
 from llama_jax.kernels.attention.mask import Mask
 from llama_jax.kernels.backends import Backend, choose
@@ -265,6 +265,8 @@ def attention_with_lse(
     softmax over all of them.
     """
     mask = Mask() if mask is None else mask
+    numbers = {"scale": scale, "softcap": softcap}
+    arguments.check({"q": q, "k": k, "v": v, "bias": bias}, mask, numbers, backend)
     _check(q, k, v, mask, softcap)
     if flop_count.on():
         return flop_count.attention(q, k, v, mask)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from llama_jax.checked import check_fields
 from llama_jax.errors import UserError
 
 
@@ -59,10 +60,9 @@ class Mask:
     parts: tuple[int, ...] = _static(())
 
     def __post_init__(self):
+        check_fields(self, ("causal", "window", "chunk", "parts"))
         for name in ("window", "chunk"):
             value = getattr(self, name)
-            if value is not None and not isinstance(value, int):
-                raise UserError(f"{name}={value!r} is structure: give an int, known when tracing")
             if value is not None and value < 1:
                 raise UserError(
                     f"{name}={value} hides every key; use at least 1, or None for no {name}"
