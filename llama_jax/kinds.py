@@ -158,7 +158,7 @@ def whole_numbers(values: Any, what: str) -> list[int]:
 
     Args:
       values: a list, a tuple, or a row of NumPy, jax or torch.
-      what: the end of the message, such as "ids, which are whole numbers,".
+      what: the end of the message, such as "a row of ids".
 
     Raises:
       UserError: something else came.

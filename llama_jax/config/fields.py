@@ -112,7 +112,8 @@ def _same_kind(old: Any, new: Any, path: str) -> Any:
     if dataclasses.is_dataclass(old) and isinstance(new, bool | int | float | str):
         raise UserError(
             f"{path}={short(new)} is of type {type(new).__name__}; a value such as "
-            f"{kind.__name__}(...) was expected: set one of its fields ({', '.join(children(old))}), or it in Python"
+            f"{kind.__name__}(...) was expected: set one of its fields "
+            f"({', '.join(children(old))}), or it in Python"
         )
     if kind is float and type(new) is int:
         return float(new)

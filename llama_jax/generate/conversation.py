@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from llama_jax.checked import checked_call
 from llama_jax.errors import UserError
-from llama_jax.generate.lm import LM, Batch
+from llama_jax.generate.lm import LM, MOST_ANSWERED, Batch
 from llama_jax.text.messages import Message
 
 SLOTS = 1024  # the cache begins with so many tokens and grows by doubling
@@ -29,7 +29,7 @@ class Conversation:
         self.rows = None
 
     @checked_call
-    def say(self, text: str, max_new_tokens: int = 512) -> Iterator[str]:
+    def say(self, text: str, max_new_tokens: int | None = MOST_ANSWERED) -> Iterator[str]:
         """Says something; yields the answer in pieces.
 
         If the caller stops early, what was said until then is the answer. After an error the
@@ -38,6 +38,7 @@ class Conversation:
         Raises:
           UserError: the conversation is longer than the model's context.
         """
+        max_new_tokens = MOST_ANSWERED if max_new_tokens is None else max_new_tokens
         before = list(self.messages)
         self.messages.append(Message("user", text))
         answer = ""

@@ -44,7 +44,7 @@ class Sampling:
         for name, value in vars(self).items():
             number = isinstance(value, int | float | np.number) and -MOST < value < MOST
             if not number and not (isinstance(value, jax.Array) and value.ndim == 0):
-                raise UserError(f"{name}={short(value)}: a number below {MOST:g} was expected")
+                raise UserError(f"{name}={short(value)}: a number was expected, below {MOST:g}")
         if not 0 < self.repetition_penalty < float("inf"):
             raise UserError(
                 f"repetition_penalty={self.repetition_penalty}: use 1 (none) or a little more"

@@ -237,7 +237,7 @@ class Opened:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, control tokens left out."""
-        said = [token for token in whole_numbers(ids, "ids") if self.piece(token)]
+        said = [token for token in whole_numbers(ids, "a row of ids") if self.piece(token)]
         pieces = [*map(self.opening, said[:1]), *map(self.piece, said[1:])]
         return b"".join(pieces).decode("utf-8", "replace")
 

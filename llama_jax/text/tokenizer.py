@@ -92,7 +92,7 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; special and unused ids are skipped."""
-        kept = [i for i in whole_numbers(ids, "ids") if self.reserved <= i < self.used]
+        kept = [i for i in whole_numbers(ids, "a row of ids") if self.reserved <= i < self.used]
         return self.backend.decode(kept, skip_special_tokens=False).removeprefix(" ")
 
     @classmethod

@@ -35,11 +35,8 @@ def check(arrays: dict[str, Any], mask: Any, numbers: dict[str, Any], backend: A
     if not (mask.prefix is None or type(mask.prefix) is int or _is_array(mask.prefix)):
         raise _other("mask prefix", mask.prefix, "a whole number or an array [B]")
     for name, x in numbers.items():
-        if not (
-            x is None
-            or (isinstance(x, int | float | np.number) and -1e18 < x < 1e18)
-            or _is_array(x, 0)
-        ):
+        number = isinstance(x, int | float | np.number) and -1e18 < x < 1e18
+        if not (x is None or number or _is_array(x, 0)):
             raise _other(name, x, "a number or None")
     if not isinstance(backend, str):
         raise _other("backend", backend, "a name, e.g. 'auto'")
