@@ -68,8 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _said(error: Exception) -> str | None:
     """What the user is told of an error that the user can mend; None of a fault of ours."""
     if isinstance(error, UserError):
-        # The user's own code has a line of its own.
-        return str(error) if isinstance(error, CodeError) else " ".join(str(error).split())
+        # Where the user's own code has called what refuses, its line is told too.
+        code = sys.modules.get("llama_jax.config.user_code")
+        told = error if isinstance(error, CodeError) else code and code.failed(error)
+        return str(told) if told else " ".join(str(error).split())
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("llama_jax"):
         return _missing(error)
     from llama_jax.config.user_code import failed

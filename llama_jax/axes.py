@@ -13,15 +13,17 @@ same code.
 import contextlib
 import contextvars
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from llama_jax.errors import nearest
+from llama_jax.checked import checked, checked_call
+from llama_jax.errors import UserError, nearest
+from llama_jax.messages import short
 
 LETTERS: dict[str, str] = {
     "A": "another width: alignment space, bottleneck, masked positions, position axes",
@@ -64,10 +66,10 @@ Table = tuple[tuple[str, str | tuple[str, ...]], ...]
 
 def _known(letter: str) -> None:
     if letter not in LETTERS:
-        raise ValueError(f"unknown axis letter {letter!r}; the alphabet is {''.join(LETTERS)}")
+        raise UserError(f"unknown axis letter {letter!r}; the alphabet is {''.join(LETTERS)}")
 
 
-@dataclass(frozen=True)
+@checked
 class Rules:
     """Which mesh axes split which letter; a letter that is absent is replicated.
 
@@ -86,7 +88,7 @@ class Rules:
         for letter, _ in self.weights + self.activations:
             _known(letter)
         if self.microbatches < 0:
-            raise ValueError(f"microbatches={self.microbatches}: give a positive number, or 0")
+            raise UserError(f"microbatches={self.microbatches}: give a positive number, or 0")
 
     def letters(self, axis: str) -> frozenset[str]:
         """The letters that a mesh axis splits."""
@@ -137,7 +139,8 @@ DATA = Rules(weights=(), activations=(("B", ("data", "fsdp")), ("I", ("data", "f
 _rules: contextvars.ContextVar[Rules] = contextvars.ContextVar("rules", default=FSDP_TENSOR)
 
 
-def make_mesh(devices: Sequence[Any] | None = None, **sizes: int) -> jax.sharding.Mesh:
+@checked_call
+def make_mesh(devices: Iterable[Any] | None = None, **sizes: int) -> jax.sharding.Mesh:
     """Makes the mesh with all axes of `MESH_AXES`; one size may be -1 and takes what is left.
 
     On a TPU, neighbours on the mesh are neighbours on the chips' torus. Devices of several slices
@@ -153,25 +156,27 @@ def make_mesh(devices: Sequence[Any] | None = None, **sizes: int) -> jax.shardin
       A mesh whose axes are of type Auto: `with_sharding_constraint` guides the partitioner.
 
     Raises:
-      ValueError: no such axis, sizes that do not multiply to the number of devices, or no axis can
+      UserError: no such axis, sizes that do not multiply to the number of devices, or no axis can
         cross slices.
     """
     devices = list(jax.devices() if devices is None else devices)
+    if strange := [one for one in devices if not hasattr(one, "device_kind")]:
+        raise UserError(f"{short(strange[0])} is no device; those of jax.devices() were expected")
     for axis in sizes:
         if axis not in MESH_AXES:
             known = ", ".join(MESH_AXES)
-            raise ValueError(f"no mesh axis {axis!r}; there are {known}{nearest(axis, MESH_AXES)}")
+            raise UserError(f"no mesh axis {axis!r}; there are {known}{nearest(axis, MESH_AXES)}")
     shape = [sizes.get(axis, -1 if axis == "data" else 1) for axis in MESH_AXES]
     given = zip(MESH_AXES, shape, strict=True)
     named = ", ".join(f"{axis}={size}" for axis, size in given if size != 1) or "data=1"
     if shape.count(-1) > 1 or any(size == 0 or size < -1 for size in shape):
-        raise ValueError(f"a mesh of {named}: use positive sizes and at most one -1")
+        raise UserError(f"a mesh of {named}: use positive sizes and at most one -1")
     known = math.prod(size for size in shape if size > 0)
     if -1 in shape and len(devices) % known == 0:
         shape[shape.index(-1)] = len(devices) // known
     if math.prod(shape) != len(devices):
         multiple = "a multiple of " if -1 in shape else ""
-        raise ValueError(
+        raise UserError(
             f"a mesh of {named} needs {multiple}{known} devices, {len(devices)} are here; choose "
             f"sizes whose product is {len(devices)}, or -1 for one that takes what is left"
         )
@@ -198,7 +203,7 @@ def _laid_out(sizes: list[int], devices: list[Any]) -> Any:
     if slices == 1:
         return mesh_utils.create_device_mesh(sizes, **cut)
     named = ", ".join(f"{axis}={sizes[MESH_AXES.index(axis)]}" for axis in ACROSS_SLICES)
-    raise ValueError(
+    raise UserError(
         f"the {len(devices)} devices are in {slices} slices and none of {named} is a multiple of "
         f"{slices}; only these cross slices, so give e.g. data={slices}"
     )
@@ -234,14 +239,14 @@ def stages() -> tuple[str, int]:
     """The mesh axis that the layers of a stack are split over, and its size; ("", 1) without.
 
     Raises:
-      ValueError: the rules split L over several axes.
+      UserError: the rules split L over several axes.
     """
     names, mesh = _tuple(weight_spec("L")[0]), jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return "", 1
     split = [(name, mesh.shape[name]) for name in names if mesh.shape[name] > 1]
     if len(split) > 1:
-        raise ValueError(f"the rules split L over {names}; a pipeline goes over one axis")
+        raise UserError(f"the rules split L over {names}; a pipeline goes over one axis")
     return split[0] if split else ("", 1)
 
 
@@ -273,12 +278,12 @@ def shard(x: jax.Array, letters: str) -> jax.Array:
     is replicated or padded in silence; only an axis of length 1 (a broadcast one) is left whole.
 
     Raises:
-      ValueError: an unknown letter, a wrong rank, or an axis that cannot be divided.
+      UserError: an unknown letter, a wrong rank, or an axis that cannot be divided.
     """
     for letter in letters:
         _known(letter)
     if x.ndim != len(letters):
-        raise ValueError(f"shape {x.shape} has {x.ndim} axes, {letters!r} names {len(letters)}")
+        raise UserError(f"shape {x.shape} has {x.ndim} axes, {letters!r} names {len(letters)}")
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
@@ -295,7 +300,7 @@ def as_looked_up(x: jax.Array, letters: str) -> jax.Array:
     as it is; so it is without a mesh.
 
     Raises:
-      ValueError: an axis that cannot be divided.
+      UserError: an axis that cannot be divided.
     """
     mesh = jax.sharding.get_abstract_mesh()
     own = _tuple(weight_spec("D")[0])
@@ -317,7 +322,7 @@ def check_divides(letters: str, shape: tuple[int, ...], spec: PartitionSpec, mes
         if length == 1:
             part = None
         elif length % ways:
-            raise ValueError(
+            raise UserError(
                 f"axis {letter} ({LETTERS[letter]}) of length {length} in {letters!r} {shape} is "
                 f"not divisible by the {ways} devices of mesh axes {_tuple(part)}; change the "
                 "size, the mesh or the rules"
@@ -339,7 +344,7 @@ def _spec(letters: str, table: Table) -> PartitionSpec:
         _known(letter)
         part = where.get(letter)
         if used & set(_tuple(part)):
-            raise ValueError(
+            raise UserError(
                 f"{letters!r} would use mesh axis {part!r} twice; give the axes other letters"
             )
         used |= set(_tuple(part))

@@ -7,7 +7,7 @@ def short(value: Any, most: int = 80) -> str:
     """A value as `repr` shows it, in at most `most` characters; of a long list only the length."""
     if isinstance(value, list | tuple) and len(value) > most:
         return f"a list of {len(value)}"
-    return cut(repr(value), most)
+    return cut(" ".join(repr(value).split()), most)
 
 
 def cut(text: str, most: int = 80) -> str:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from llama_jax.errors import UserError
+from llama_jax.messages import short
 
 LEAST, MOST = -(2**31), 2**64 - 1
 
@@ -20,7 +21,7 @@ def check_seed(seed: int, name: str = "seed") -> None:
     """
     whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
     if not whole or not LEAST <= seed <= MOST:
-        raise UserError(f"{name}={seed!r:.40}: give a whole number from 0 to {MOST}")
+        raise UserError(f"{name}={short(seed, 40)}: give a whole number from 0 to {MOST}")
 
 
 def words(seed: int) -> np.ndarray:

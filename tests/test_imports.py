@@ -12,12 +12,13 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "llama_jax"
 
 ANY = ("",)
-EVERYWHERE = ("errors", "files", "messages", "trees")
+EVERYWHERE = ("checked", "errors", "files", "kinds", "messages", "trees")
 # An entry allows the module and all below it. Everyone may import itself and EVERYWHERE.
 ARROWS = {
     "__init__": ANY,  # names for users, loaded on first use
     "__main__": ANY,
     "axes": (),
+    "checked": (),
     "chips": (),
     "cli": ANY,
     "config": ("axes", "models", "objectives", "data", "text", "optim", "seeds"),
@@ -30,6 +31,7 @@ ARROWS = {
     "formats": (),
     "generate": ("axes", "config", "layers.cache", "models", "seeds", "text", "train", "weights"),
     "kernels": ("axes",),
+    "kinds": (),
     "layers": ("axes", "kernels"),
     "messages": (),
     "models": ("axes", "kernels.attention.mask", "layers"),
@@ -92,7 +94,18 @@ FLOORS = (
     ("models", "optim"),
     ("data", "layers"),
     ("formats", "kernels", "text"),
-    ("axes", "chips", "errors", "files", "messages", "seeds", "streams", "trees"),
+    (
+        "axes",
+        "checked",
+        "chips",
+        "errors",
+        "files",
+        "kinds",
+        "messages",
+        "seeds",
+        "streams",
+        "trees",
+    ),
 )
 # Third parties that only some areas, or one module of an area, may know of.
 ONLY = {
@@ -101,7 +114,7 @@ ONLY = {
     "transformers": {"verify.reference"},  # what logits are compared with
     "tensorflow": set(),
 }
-WITHOUT_JAX = ("data", "text", "errors", "files", "messages")
+WITHOUT_JAX = ("data", "text", "checked", "errors", "files", "kinds", "messages")
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
 
 

@@ -2,21 +2,22 @@
 
 import dataclasses
 from collections.abc import Mapping
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
+from llama_jax.checked import checked_call, declared
 from llama_jax.data.held_out import Share
 from llama_jax.errors import UserError, nearest
+from llama_jax.kinds import as_declared, fits, misfit
 from llama_jax.messages import short
 from llama_jax.optim.optimizer import Optimizer, Schedule
 from llama_jax.optim.optimizer import named as optimizer_named
 from llama_jax.trees import children
 
-PLAIN = (bool, int, float, str, NoneType)  # values without parts
 # Fields that had another name once, for those who remember it.
 WAS = {"growth": "batch_schedule"}
 
 
+@checked_call
 def edit(config: Any, path: str, value: Any) -> Any:
     """The same config with one field replaced, through dataclasses, dicts and tuples.
 
@@ -41,6 +42,8 @@ def _edit(here: Any, parts: list[str], value: Any, path: str) -> Any:
     inside = children(here)
     if part not in inside:
         raise no_field(here, parts, path)
+    if not rest:
+        value = as_declared(value, declared(here, part))
     new = _edit(inside[part], rest, value, path)
     if not rest:
         _check_declared(here, part, new, path)
@@ -54,7 +57,7 @@ def _edit(here: Any, parts: list[str], value: Any, path: str) -> Any:
         name, said = path.rpartition(".")[2], str(error)
         if said.startswith(f"{name}="):  # the check of its own class says all but where
             raise UserError(path.removesuffix(name) + said) from None
-        raise UserError(f"{path}={value!r}: {said}") from None
+        raise UserError(f"{path}={short(value)}: {said}") from None
 
 
 def leaves(config: Any, path: str = "") -> list[tuple[str, Any]]:
@@ -84,65 +87,10 @@ def no_field(here: Any, parts: list[str], path: str) -> UserError:
     return UserError(f"{known}; {type(here).__name__} has {there}" + nearest(part, inside))
 
 
-def declared(config: Any, name: str) -> Any:
-    """The type that a field is declared as; Any where that cannot be told."""
-    if not dataclasses.is_dataclass(config):
-        return Any
-    try:
-        return get_type_hints(type(config)).get(name, Any)
-    except NameError:  # declared by a name for type checkers alone
-        return Any
-
-
 def _check_declared(config: Any, name: str, value: Any, path: str) -> None:
     """Checks a value against what the field is declared as, as far as that is plain."""
-    hint = declared(config, name)
-    if _fits(value, hint):
-        return
-    if get_origin(hint) is Literal:
-        choices = get_args(hint)
-        raise UserError(
-            f"{path}={value!r} is not one of {', '.join(choices)}{nearest(str(value), choices)}"
-        )
-    what = str(hint) if get_origin(hint) else hint.__name__
-    raise UserError(
-        f"{path}={value!r} is of type {type(value).__name__}; {what} was expected, e.g. "
-        f"{getattr(config, name)!r}"
-    )
-
-
-def check_fields(config: Any) -> None:
-    """Checks the fields of a config against what they are declared as, as far as that is plain.
-
-    Raises:
-      UserError: a value of another kind.
-    """
-    for name, value in children(config).items():
-        hint = declared(config, name)
-        if not _fits(value, hint):
-            what = str(hint) if get_origin(hint) else hint.__name__
-            raise UserError(
-                f"{name}={short(value)} of {type(config).__name__} is of type "
-                f"{type(value).__name__}; {what} was expected"
-            )
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a declared type; where that cannot be told, it is."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return any(_fits(value, one) for one in inner)
-    if origin is Literal:
-        return value in inner
-    kind = origin or hint
-    if kind in PLAIN:
-        return type(value) is kind or (kind is float and type(value) is int)
-    if kind is tuple and type(value) is tuple:
-        each = inner[:1] * len(value) if inner[1:] == (...,) else inner
-        return all(map(_fits, value, each))
-    if dataclasses.is_dataclass(kind):  # or somebody's own in its place
-        return type(value) not in (*PLAIN, dict) and value != ()
-    return not (kind in (tuple, dict) and type(value) in PLAIN)
+    if not fits(value, hint := declared(config, name)):
+        raise misfit(f"{path}={short(value)}", value, hint, repr(getattr(config, name)))
 
 
 def _named(old: Any, new: Any) -> Any:
@@ -166,14 +114,15 @@ def _same_kind(old: Any, new: Any, path: str) -> Any:
     kind = type(old)
     if dataclasses.is_dataclass(old) and isinstance(new, bool | int | float | str):
         raise UserError(
-            f"{path}={new!r} is of type {type(new).__name__}; a value such as {kind.__name__}(...) "
-            f"was expected: set one of its fields ({', '.join(children(old))}), or it in Python"
+            f"{path}={short(new)} is of type {type(new).__name__}; a value such as "
+            f"{kind.__name__}(...) was expected: set one of its fields "
+            f"({', '.join(children(old))}), or it in Python"
         )
     if kind is float and type(new) is int:
         return float(new)
     if kind in (bool, int, float, str, tuple) and new is not None and type(new) is not kind:
         raise UserError(
-            f"{path}={new!r} is of type {type(new).__name__}; {kind.__name__} was expected, e.g. "
-            f"{old!r}"
+            f"{path}={short(new)} is of type {type(new).__name__}; {kind.__name__} was expected, "
+            f"e.g. {old!r}"
         )
     return new

@@ -2,12 +2,14 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import field
 from typing import Any
 
 from llama_jax.axes import FSDP_TENSOR, Rules, make_mesh
+from llama_jax.checked import checked
 from llama_jax.data.held_out import NAME
+from llama_jax.data.rows import Source
 from llama_jax.errors import UserError, nearest
 from llama_jax.messages import short
 from llama_jax.optim.optimizer import AdamW, Optimizer
@@ -16,7 +18,7 @@ from llama_jax.seeds import check_seed
 DTYPES = ("float32", "bfloat16")
 
 
-@dataclass(frozen=True)
+@checked
 class Mesh:
     """How many devices each axis of the mesh has; one may be -1 and takes what is left.
 
@@ -50,7 +52,7 @@ class Mesh:
             raise UserError(str(error)) from None
 
 
-@dataclass(frozen=True)
+@checked
 class BPE:
     """A byte-level BPE tokenizer trained on the texts of `corpus` when the run starts.
 
@@ -61,7 +63,7 @@ class BPE:
     """
 
     vocab: int = 2048
-    corpus: tuple[Any, ...] = ()
+    corpus: tuple[Source, ...] = ()
     sentinels: int = 10
 
     def build(self, sources: Iterable[Any]):
@@ -79,7 +81,7 @@ class BPE:
         return File(path)
 
 
-@dataclass(frozen=True)
+@checked
 class File:
     """A tokenizer that there is: ours, Hugging Face's, SentencePiece's or Meta's.
 
@@ -101,7 +103,7 @@ class File:
         return File(path)
 
 
-@dataclass(frozen=True)
+@checked
 class Change:
     """A field that changed when a run went on.
 
@@ -118,7 +120,7 @@ class Change:
     after: Any
 
 
-@dataclass(frozen=True)
+@checked
 class Run:
     """All that decides what a training run does; the same Run gives the same losses.
 
@@ -208,9 +210,6 @@ class Run:
             raise UserError(f"ema={self.ema}: give a decay between 0 and 1, e.g. 0.999, or None")
         if not dataclasses.is_dataclass(self.model):
             raise UserError(f"model={short(self.model)}: give a config, such as Decoder(...)")
-        for name in ("data", "objectives", "evaluations"):
-            if not isinstance(getattr(self, name), Mapping):
-                raise UserError(f"{name}={short(getattr(self, name))}: give a dict, by name")
         known = {*self.evaluations}
         if any(getattr(stream, "measured", None) for stream in self.data.values()):
             known.add(NAME)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from llama_jax.config.fields import check_fields
+from llama_jax.checked import checked_call
 from llama_jax.config.tags import is_ours, our_class, stem, tag
 from llama_jax.config.upgrades import upgraded
 from llama_jax.errors import UserError, nearest
@@ -37,6 +37,7 @@ def _to_stderr(line: str) -> None:
     print(f"llama-jax: {line}", file=sys.stderr)
 
 
+@checked_call
 def from_json(
     text: str, classes: Iterable[type] = (), say: Callable[[str], None] = _to_stderr
 ) -> Any:
@@ -172,8 +173,6 @@ def _decode(value: Any, theirs: Callable[[str], type]) -> Any:
         made = cls(**given)
     except TypeError as error:
         raise UserError(f"{name}: {error}") from None
-    if is_ours(name):
-        check_fields(made)
     return made
 
 

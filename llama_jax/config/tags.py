@@ -17,9 +17,10 @@ from llama_jax.errors import UserError, nearest
 
 OURS = "llama_jax"
 PACKAGE = Path(__file__).parents[1]
-# Flax modules are dataclasses too; what tells configs apart is that they are declared frozen.
+# Flax modules are dataclasses too; what tells configs apart is that they are checked or frozen.
 DECLARED = re.compile(
-    r"^@(?:dataclasses\.)?dataclass\(.*\bfrozen=True.*\)\n(?:@.*\n)*class (\w+)", re.MULTILINE
+    r"^@(?:checked|(?:dataclasses\.)?dataclass\(.*\bfrozen=True.*\))\n(?:@.*\n)*class (\w+)",
+    re.MULTILINE,
 )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from llama_jax.checked import checked_call
 from llama_jax.config.guarded import blamed, guarded
 from llama_jax.config.run import Run
 from llama_jax.config.tags import is_ours, stem
@@ -29,6 +30,7 @@ _digests: dict[str, str] = {}
 _folders: set[str] = set()
 
 
+@checked_call
 def use(names: str | Path | Iterable[str | Path]) -> None:
     """Imports files of the user's, so that runs with their classes can be opened.
 
@@ -43,6 +45,7 @@ def use(names: str | Path | Iterable[str | Path]) -> None:
         imported(name)
 
 
+@checked_call
 def imported(name: str | Path) -> ModuleType:
     """The module of one file, or of one name, which its classes are known by; see `use`."""
     path = Path(name).expanduser()

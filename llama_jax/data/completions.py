@@ -1,10 +1,10 @@
 """Pairs of texts for a decoder alone: it reads the first and learns to write the second."""
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
+from llama_jax.checked import checked
 from llama_jax.data import fields as r
 from llama_jax.data.blank import filled
 from llama_jax.data.checks import at_least
@@ -12,7 +12,7 @@ from llama_jax.data.rows import Rows, as_text, get
 from llama_jax.text.vocabulary import Vocabulary
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Completions:
     """Rows `<bos> source between target <eos>` of a causal language model, one a pair.
 

@@ -6,16 +6,16 @@ Sentence pairs are in `pairs.py`, span corruption in `spans.py`.
 Sources: google-research/bert `create_pretraining_data.py`; Joshi et al. 2020 (spans).
 """
 
-import dataclasses
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from llama_jax.checked import checked
 from llama_jax.data.checks import at_least
-from llama_jax.errors import UserError, nearest
+from llama_jax.errors import UserError
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Masking:
     """How MLM chooses and hides tokens.
 
@@ -43,13 +43,6 @@ class Masking:
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        for field, choices in (("unit", ("token", "whole_word", "span")),
-                               ("sampling", ("count", "bernoulli"))):  # fmt: skip
-            value = getattr(self, field)
-            if value not in choices:
-                raise UserError(
-                    f"{field}={value!r}; expected {', '.join(choices)}{nearest(value, choices)}"
-                )
         if not 0 < self.rate < 1 or self.mask < 0 or self.random < 0 or self.mask + self.random > 1:
             raise UserError(
                 f"rate={self.rate}, mask={self.mask}, random={self.random}; expected 0 < rate < 1 "

@@ -1,25 +1,23 @@
 """Documents of sentences, and the task over pairs of them with masked tokens."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 
+from llama_jax.checked import checked
 from llama_jax.data import fields as r
 from llama_jax.data.blank import INDEXED, filled
 from llama_jax.data.checks import share
 from llama_jax.data.corrupt import Masking
 from llama_jax.data.pairs import join, next_sentence_pair, sentence_order_pair
 from llama_jax.data.rows import Rows, sentences
-from llama_jax.errors import UserError, nearest
+from llama_jax.errors import UserError
 from llama_jax.text.tokenizer import Tokenizer, trained_here
 from llama_jax.text.vocabulary import Vocabulary
 
-ORDERS = ("nsp", "sop", "none")
 
-
-@dataclasses.dataclass(frozen=True)
+@checked
 class SentencePairs:
     """BERT's rows `<cls> A <sep> B <sep>`: masked tokens, and the order of two segments.
 
@@ -42,10 +40,6 @@ class SentencePairs:
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        if self.order not in ORDERS:
-            raise UserError(
-                f"order={self.order!r}; expected {', '.join(ORDERS)}{nearest(self.order, ORDERS)}"
-            )
         if self.length < 8:
             raise UserError(f"length={self.length}; sentence pairs need at least 8; try 64")
         share(self, "short")

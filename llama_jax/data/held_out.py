@@ -5,7 +5,6 @@ document is read, by `train` and by `prepare`, alone or among others, now and wh
 document that is there twice is held out twice; and a smaller share is part of a larger one.
 """
 
-import dataclasses
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from llama_jax.checked import checked
 from llama_jax.data.rows import Rows, Source, text_of
 from llama_jax.data.shards import Tokenised
 from llama_jax.errors import UserError
@@ -22,7 +22,7 @@ NAME = "held_out"  # of what is measured on it, and in prepared data of its fold
 RANGE = 1 << 64
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Share:
     """A share of a source's own documents.
 
@@ -72,7 +72,7 @@ class Share:
         return int.from_bytes(found.digest(), "big") < self.share * RANGE
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Part:
     """What a source holds out, or all the rest of it. It is read through when it is opened.
 

@@ -1,11 +1,11 @@
 """A folder of pictures, in one subfolder a class."""
 
-import dataclasses
 from collections import Counter
 from concurrent import futures
 from pathlib import Path
 from typing import Any, Literal
 
+from llama_jax.checked import checked
 from llama_jax.data.images import decode
 from llama_jax.data.json_rows import JsonLines
 from llama_jax.data.rows import Rows
@@ -18,7 +18,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 CAPTIONS = "captions.jsonl"
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class ImageFolder:
     """A folder of pictures: subfolders are classes, `captions.jsonl` may say more.
 

@@ -1,12 +1,12 @@
 """JSON objects in files: one on each line, or the items of one array."""
 
-import dataclasses
 import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from llama_jax.checked import checked
 from llama_jax.data.file_bytes import Bytes, changed, opened, stamp
 from llama_jax.data.rows import Rows
 from llama_jax.data.text_files import BOM, Pieces, found, joined, lines
@@ -17,7 +17,7 @@ MOST = 1 << 30  # bytes of an array, which is held whole; lines are not
 START = 1 << 16  # bytes at the begin of a file in which its first character must be
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class JsonLines:
     """Files with one JSON object a line, or with one array of objects.
 

@@ -1,11 +1,11 @@
 """Classification: a text, a picture, or both, and a class."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from llama_jax.checked import checked
 from llama_jax.data import fields as r
 from llama_jax.data.checks import at_least
 from llama_jax.data.images import Pictures, light, picture_fields, stream_name
@@ -15,7 +15,7 @@ from llama_jax.text.tokenizer import trained_here
 from llama_jax.text.vocabulary import Vocabulary
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Labels:
     """Classification of a text, a picture, or both.
 

@@ -1,24 +1,22 @@
 """Causal language modelling: blocks of joined documents, or one document a row."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
 
+from llama_jax.checked import checked
 from llama_jax.data import fields as r
 from llama_jax.data.blank import filled
 from llama_jax.data.checks import at_least
 from llama_jax.data.rows import Rows, text_of
 from llama_jax.data.shards import Tokenised
-from llama_jax.errors import UserError, nearest
 from llama_jax.text.vocabulary import Vocabulary
 
-PACKS = ("split", "fit")
 AT_ONCE = 1000  # documents given to the tokenizer, which may use several threads
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class LanguageModel:
     """Rows of a causal language model, with any tokenizer.
 
@@ -45,10 +43,6 @@ class LanguageModel:
     def __post_init__(self) -> None:
         """Checks the values."""
         at_least(1, self, "length")
-        if self.pack not in PACKS:
-            raise UserError(
-                f"pack={self.pack!r}; expected {', '.join(PACKS)}{nearest(self.pack, PACKS)}"
-            )
 
     def fields(self, batch: int, tokenizer: Vocabulary) -> r.Fields:
         """Decoder fields, segments and positions if packed."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from llama_jax.checked import checked, checked_call
 from llama_jax.data.fields import Batch, Examples, Fields, Task
 from llama_jax.data.held_out import Part, Share
 from llama_jax.data.language import LanguageModel
@@ -32,7 +33,7 @@ LAST_STEP = 2**31
 SHUFFLE = 2**32 - 1  # stands where an example id would, in the key of an epoch's order
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Stream:
     """One source of examples in a run.
 
@@ -263,6 +264,7 @@ def length(stream: Stream, tokenizer: Vocabulary) -> int:
     return len(examples) * examples.rows
 
 
+@checked_call
 def one_pass(
     stream: Stream,
     tokenizer: Vocabulary,

@@ -1,10 +1,10 @@
 """Tasks from one text to another: span corruption, and pairs such as translations."""
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
+from llama_jax.checked import checked
 from llama_jax.data import fields as r
 from llama_jax.data.blank import filled
 from llama_jax.data.checks import at_least
@@ -18,7 +18,7 @@ from llama_jax.text.vocabulary import Vocabulary
 SHORTEST = 4  # <cls>, a token, the sentinel of what is hidden, <sep>
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Denoise:
     """Span corruption (T5): the encoder reads text with holes, the decoder fills them.
 
@@ -93,7 +93,7 @@ class Denoise:
         return r.Examples(np.arange(len(blocks)), make)
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Seq2Seq:
     """One field to another: translation, summaries, questions, dialogue turns.
 

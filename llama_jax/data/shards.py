@@ -8,13 +8,13 @@ prepared/kjv/
 `llama-jax prepare` makes such a folder (`prepare.py`), packed streams read it (`packing.py`).
 """
 
-import dataclasses
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from llama_jax.checked import checked
 from llama_jax.data.manifest import Manifest, check_size
 from llama_jax.data.rows import Rows
 from llama_jax.data.text_files import existing, joined
@@ -22,7 +22,7 @@ from llama_jax.errors import UserError
 from llama_jax.text.vocabulary import Vocabulary
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Prepared:
     """A folder that `llama-jax prepare` made: documents as token ids.
 
@@ -95,7 +95,7 @@ class TokenRows(Tokenised):
         self.manifest.check(tokenizer, self.name)
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Mix:
     """Several prepared folders, read by weight; for packed streams.
 

@@ -4,7 +4,6 @@ A source is a small frozen value that a run can store; `open()` gives `Rows`, wi
 Values are Python and NumPy: text is `str`, images are bytes, a path or an array (see `images.py`).
 """
 
-import dataclasses
 import math
 import re
 from collections import Counter
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from llama_jax.checked import checked, checked_call
 from llama_jax.data.builders.prepare import OURS
 from llama_jax.data.image_folder import ImageFolder, is_picture, left_out
 from llama_jax.data.json_rows import ENDINGS as JSON
@@ -52,7 +52,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Parquet:
     """Parquet files, as the Hugging Face hub keeps data sets in.
 
@@ -80,7 +80,7 @@ class Parquet:
         return Rows(repr(self.path), count, read, files)
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class PlainText:
     """Text files; blank lines separate documents.
 
@@ -206,6 +206,7 @@ def _mix(text: str) -> Mix:
     return Mix(tuple(folders), tuple(weights))
 
 
+@checked_call
 def texts(source: Source) -> Iterator[str]:
     """Yields every text in a source, for training a tokenizer (names and labels included).
 

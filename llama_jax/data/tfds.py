@@ -1,7 +1,6 @@
 """TFDS data sets as sources, ours and all others, without TensorFlow."""
 
 import contextlib
-import dataclasses
 import functools
 import importlib
 import os
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from llama_jax.checked import checked
 from llama_jax.data.builders.prepare import OURS, prepared
 from llama_jax.data.rows import Rows
 from llama_jax.errors import UserError, nearest
@@ -19,7 +19,7 @@ from llama_jax.errors import UserError, nearest
 SUBPACKAGES = ("text", "translate", "summarization", "video")  # not registered on plain import
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Tfds:
     """A TFDS data set: "easy_vqa" and "kjv" are ours, any other name is looked up in TFDS.
 

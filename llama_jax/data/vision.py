@@ -1,11 +1,11 @@
 """Tasks over pictures (or clips) with captions or questions."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from llama_jax.checked import checked
 from llama_jax.data import fields as r
 from llama_jax.data.checks import at_least, share
 from llama_jax.data.corrupt import Masking
@@ -17,7 +17,7 @@ from llama_jax.text.tokenizer import Tokenizer, trained_here
 from llama_jax.text.vocabulary import Vocabulary
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Captions:
     """A picture and its caption `<cls> caption <sep>`, for alignment.
 
@@ -95,7 +95,7 @@ class Captions:
         return r.Examples(keep, make)
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Describe:
     """A picture and a fixed prompt give the caption: the decoder writes it.
 
@@ -167,7 +167,7 @@ class Describe:
         return r.Examples(keep, make)
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Questions:
     """A picture with some of its questions: `<cls> question <sep>`, and the answer to decode.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from llama_jax.checked import checked
 from llama_jax.data import Loader, Stream, Tfds, one_pass
 from llama_jax.errors import UserError, nearest
 from llama_jax.text.vocabulary import Vocabulary
@@ -35,7 +36,7 @@ class Row:
     data: str = ""
 
 
-@dataclass(frozen=True)
+@checked
 class Eval:
     """An evaluation of one stream; also a value of `Run.evaluations`.
 

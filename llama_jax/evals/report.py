@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from llama_jax.checked import checked_call
+from llama_jax.config import Run
 from llama_jax.data import Questions
 from llama_jax.errors import UserError, nearest
 from llama_jax.evals.base import Eval, Row
@@ -16,6 +18,7 @@ from llama_jax.train.continued import said
 from llama_jax.train.load import Trained, load
 
 
+@checked_call
 def run_eval(
     run_dir: str | Path,
     json: bool = False,
@@ -47,6 +50,7 @@ def run_eval(
     return rows
 
 
+@checked_call
 def evaluate(trained: Trained, limit: int | None = None) -> list[Row]:
     """The rows of every evaluation that the run's objectives call for.
 
@@ -60,7 +64,8 @@ def evaluate(trained: Trained, limit: int | None = None) -> list[Row]:
     return [row for evaluation in chosen for row in evaluation.rows(trained)]
 
 
-def evaluations(run: Any, limit: int | None = None) -> list[Eval]:
+@checked_call
+def evaluations(run: Run, limit: int | None = None) -> list[Eval]:
     """The evaluations that the run's objectives name, and its own, each once.
 
     Args:
@@ -125,6 +130,7 @@ BY_NAME: dict[str, Callable[[Any, str, Any], Eval]] = {
 }
 
 
+@checked_call
 def as_json(rows: list[Row]) -> dict[str, Any]:
     """{"metrics": {name: {"value", "baseline", "baseline_name", "count", "data"}}}."""
     return {
@@ -132,6 +138,7 @@ def as_json(rows: list[Row]) -> dict[str, Any]:
     }
 
 
+@checked_call
 def show(rows: list[Row], title: str) -> None:
     """Prints the table."""
     from rich.console import Console

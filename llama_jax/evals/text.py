@@ -2,12 +2,12 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
+from llama_jax.checked import checked
 from llama_jax.data.fields import identity
 from llama_jax.evals.base import Eval, Row, held_out, training_sample
 from llama_jax.evals.inputs import Inputs, encode, in_batches, take, texts_of
@@ -20,7 +20,7 @@ from llama_jax.train.processes import on_device
 SAMPLE = 20_000  # training rows behind a baseline: some 200,000 masked tokens of the demo's text
 
 
-@dataclass(frozen=True)
+@checked
 class Scores(Eval):
     """Perplexity of predicted tokens, accuracy of labels: the run's objectives on held-out data.
 
@@ -121,7 +121,7 @@ def majority(test_V: np.ndarray, train_V: np.ndarray) -> float:
     return float(test_V[best] / test_V.sum()) if best < len(test_V) else 0.0
 
 
-@dataclass(frozen=True)
+@checked
 class ExactMatch(Eval):
     """Share of examples whose decoded text is the target: captions, translations, summaries.
 

@@ -1,12 +1,12 @@
 """Pictures: answers with two controls, retrieval in the shared space, image-text matching."""
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
 from typing import Any, cast
 
 import jax
 import numpy as np
 
+from llama_jax.checked import checked
 from llama_jax.data import Questions, Stream
 from llama_jax.data.builders.shapes import answer_type
 from llama_jax.data.images import light
@@ -21,7 +21,7 @@ from llama_jax.train.processes import on_device
 SEED = 0  # of shuffled pictures and drawn negatives, so that two evaluations agree
 
 
-@dataclass(frozen=True)
+@checked
 class Vqa(Eval):
     """Accuracy of answers about pictures, by kind of answer, and two controls.
 
@@ -94,7 +94,7 @@ def another(count: int) -> np.ndarray:
     return moved
 
 
-@dataclass(frozen=True)
+@checked
 class Aligned(Eval):
     """An evaluation over pairs of text and picture.
 
@@ -136,7 +136,7 @@ class Aligned(Eval):
         return sim[inputs.index[a]][:, inputs.index[b]]
 
 
-@dataclass(frozen=True)
+@checked
 class Retrieval(Aligned):
     """Recall at 1, both ways, among all held-out pairs.
 
@@ -161,7 +161,7 @@ class Retrieval(Aligned):
         ]
 
 
-@dataclass(frozen=True)
+@checked
 class Matching(Aligned):
     """Accuracy of "does this text belong to this picture?", as many yes as no.
 

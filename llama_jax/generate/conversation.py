@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
+from llama_jax.checked import checked_call
 from llama_jax.errors import UserError
-from llama_jax.generate.lm import LM, Batch
+from llama_jax.generate.lm import LM, MOST_ANSWERED, Batch
 from llama_jax.text.messages import Message
 
 SLOTS = 1024  # the cache begins with so many tokens and grows by doubling
@@ -16,6 +17,7 @@ class Conversation:
     print("".join(talk.say("Why is the sky blue?")))
     """
 
+    @checked_call
     def __init__(self, lm: LM, system: str | None = None, **settings):
         """Begins with the instructions of `system`; for settings see `LM.generate`."""
         self.lm, self.system, self.settings = lm, system, settings
@@ -26,7 +28,8 @@ class Conversation:
         self.messages = [] if self.system is None else [Message("system", self.system)]
         self.rows = None
 
-    def say(self, text: str, max_new_tokens: int = 512) -> Iterator[str]:
+    @checked_call
+    def say(self, text: str, max_new_tokens: int | None = MOST_ANSWERED) -> Iterator[str]:
         """Says something; yields the answer in pieces.
 
         If the caller stops early, what was said until then is the answer. After an error the
@@ -35,6 +38,7 @@ class Conversation:
         Raises:
           UserError: the conversation is longer than the model's context.
         """
+        max_new_tokens = MOST_ANSWERED if max_new_tokens is None else max_new_tokens
         before = list(self.messages)
         self.messages.append(Message("user", text))
         answer = ""

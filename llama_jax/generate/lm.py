@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from llama_jax.models.language import Language
     from llama_jax.weights.opened import Checkpoint
 
+MOST, MOST_ANSWERED = 64, 512  # tokens that are written, unless it is said
+
 Prompt = str | Sequence[int]
 Messages = str | Message | Mapping[str, Any] | Sequence[Message | Mapping[str, Any]]
 
@@ -72,6 +74,12 @@ class LM:
     name: str
     chat_format: Format | str | None = None
 
+    def __reduce__(self):
+        raise UserError(
+            f"an LM has its weights on devices and cannot be pickled or copied; load "
+            f"{self.name!r} where it is needed"
+        )
+
     @property
     def module(self) -> "Language":
         """The Flax module: `lm.module.apply({"params": lm.params}, ids)` gives logits."""
@@ -83,7 +91,7 @@ class LM:
         return self.engine.params
 
     def generate(
-        self, prompt: Prompt | Sequence[Prompt], max_new_tokens: int = 64, **settings
+        self, prompt: Prompt | Sequence[Prompt], max_new_tokens: int | None = MOST, **settings
     ) -> Any:
         """Continues a prompt, or each of a list of prompts, as one batch.
 
@@ -91,7 +99,7 @@ class LM:
           prompt: a text, or its ids as they are; or a list of these.
           max_new_tokens: at most so many for each.
           **settings: temperature, top_k, top_p, min_p, repetition_penalty (see `Sampling`), seed,
-            and stop, the strings at which to end.
+            and stop, the strings at which to end. None, as clients send it, means the default.
 
         Returns:
           The continuation as a string, or a list of strings for a list.
@@ -104,7 +112,7 @@ class LM:
         return found[0].text if alone else [one.text for one in found]
 
     def complete(
-        self, prompts: Prompt | Sequence[Prompt], max_new_tokens: int = 64, **settings
+        self, prompts: Prompt | Sequence[Prompt], max_new_tokens: int | None = MOST, **settings
     ) -> list[Completion]:
         """`generate` with tokens, log-probabilities and the reason of each end; always a list."""
         if not (ids := [self.ids(prompt) for prompt in _prompts(prompts)[0]]):
@@ -113,7 +121,9 @@ class LM:
             pass
         return writers.completions()
 
-    def stream(self, prompt: Prompt, max_new_tokens: int = 64, **settings) -> Iterator[str]:
+    def stream(
+        self, prompt: Prompt, max_new_tokens: int | None = MOST, **settings
+    ) -> Iterator[str]:
         """`generate` for one prompt, piece by piece, never half a character."""
         for pieces in Batch(self, [self.ids(prompt)], max_new_tokens, **settings):
             if pieces[0]:
@@ -122,7 +132,7 @@ class LM:
     def chat(
         self,
         messages: Messages,
-        max_new_tokens: int = 512,
+        max_new_tokens: int | None = MOST_ANSWERED,
         format: Format | str | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         **settings,
@@ -140,8 +150,8 @@ class LM:
         Raises:
           UserError: see `generate`; or the model has no known chat format.
         """
-        ids = self.chat_ids(messages, format, tools)
-        return self.complete([ids], max_new_tokens, **settings)[0].text
+        most = MOST_ANSWERED if max_new_tokens is None else max_new_tokens
+        return self.complete([self.chat_ids(messages, format, tools)], most, **settings)[0].text
 
     def chat_ids(
         self,
@@ -215,7 +225,9 @@ class LM:
         ids, context = self.ids(text), self.engine.context
         window = min(context or 2048, 2048) if window is None else window
         if _no_whole(window, 2):
-            raise UserError(f"window={window!r}: use at least 2 tokens, or None for the context")
+            raise UserError(
+                f"window={short(window)}: use at least 2 tokens, or None for the context"
+            )
         if context is not None and min(window, len(ids)) > context:
             raise UserError(f"window={window}: the model's context is {context} tokens")
         # What begins every window; tokens of the text itself have the room behind it.
@@ -251,16 +263,18 @@ class Batch:
         self,
         lm: LM,
         prompts: Sequence[Sequence[int]],
-        most: int,
+        most: int | None,
         *,
-        seed: int = 0,
+        seed: int | None = None,
         stop: str | Sequence[str] | None = (),
         rows: Rows | None = None,
         held: Sequence[Sequence[int]] | None = None,
         **sampling,
     ):
+        most, seed = MOST if most is None else most, 0 if seed is None else seed
+        sampling = {name: value for name, value in sampling.items() if value is not None}
         if _no_whole(most, 1):
-            raise UserError(f"max_new_tokens={most!r}: use a whole number, at least 1")
+            raise UserError(f"max_new_tokens={short(most)}: use a whole number, at least 1")
         unknown = set(sampling) - set(Sampling.__dataclass_fields__)
         if unknown:
             raise UserError(
@@ -271,7 +285,7 @@ class Batch:
         self.lm, self.prompts, self.most, self.seed = lm, prompts, most, seed
         self.sampling = Sampling(**sampling)
         if not isinstance(stop, str | Sequence | None):
-            raise UserError(f"stop={stop!r}: a string or several were expected")
+            raise UserError(f"stop={short(stop)}: a string or several were expected")
         stops = Stop((stop,) if isinstance(stop, str) else tuple(stop or ()))
         self.writers = [Writer(lm.tokenizer, stops) for _ in prompts]
         self.rows = rows
@@ -316,7 +330,8 @@ def _prompts(given: Any) -> tuple[list[Prompt], bool]:
     if not isinstance(several, Iterable) or isinstance(several, bytes | Mapping):
         raise UserError(f"{short(given)} is no prompt; a text, its ids, or a list was expected")
     several = list(several)
-    alone = bool(several) and isinstance(several[0], int | float | np.number)
+    first = several[0] if several else None
+    alone = isinstance(first, int | float) or getattr(first, "ndim", None) == 0
     return ([several], True) if alone else (several, False)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_jax.axes import FSDP_TENSOR, Rules
+from llama_jax.checked import checked_call
 from llama_jax.errors import UserError
 from llama_jax.messages import short
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
 
+@checked_call
 def load(
     path: str | Path | None = None,
     mesh: "Mesh | None" = None,
@@ -78,11 +80,15 @@ def load(
 
 
 def _check_dtype(dtype: Any) -> None:
+    import jax
     import jax.numpy as jnp
+    import numpy as np
 
+    if isinstance(dtype, jax.Array | np.ndarray):  # jax would take that of its numbers
+        raise UserError(f"dtype={short(dtype)}: give float32, bfloat16 or float16")
     try:
         known = dtype is None or jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
-    except TypeError:
+    except (TypeError, ValueError):
         known = False
     if not known:
         raise UserError(f"dtype={short(dtype)}: give float32, bfloat16 or float16")

@@ -5,14 +5,17 @@ them are in use is part of the program.
 """
 
 from dataclasses import dataclass
-from numbers import Real
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from llama_jax.errors import UserError
 from llama_jax.messages import short
+
+MOST = 1e18  # of a setting; float32 and the compiler's whole numbers end not far above
+LEAST = 1e-30  # of a temperature: what is divided by less can be infinite
 
 
 @jax.tree_util.register_pytree_node_class
@@ -39,8 +42,9 @@ class Sampling:
 
     def __post_init__(self):
         for name, value in vars(self).items():
-            if not isinstance(value, Real | jax.Array):
-                raise UserError(f"{name}={short(value)}: a number was expected")
+            number = isinstance(value, int | float | np.number) and -MOST < value < MOST
+            if not number and not (isinstance(value, jax.Array) and value.ndim == 0):
+                raise UserError(f"{name}={short(value)}: a number was expected, below {MOST:g}")
         if not 0 < self.repetition_penalty < float("inf"):
             raise UserError(
                 f"repetition_penalty={self.repetition_penalty}: use 1 (none) or a little more"
@@ -87,8 +91,10 @@ class Sampling:
         if not self.draws:
             return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
         if key is None:
-            raise ValueError("to draw a token, a random key is needed")
-        logits_BV = logits_BV / self.temperature
+            raise UserError("to draw a token, a random key is needed")
+        # From the largest on, so that a temperature near 0 leaves that one and no infinity.
+        logits_BV = logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)
+        logits_BV = logits_BV / jnp.maximum(self.temperature, LEAST)
         if 0 < self.top_k < logits_BV.shape[-1]:
             least = jax.lax.top_k(logits_BV, self.top_k)[0][:, -1:]
             logits_BV = jnp.where(logits_BV < least, -jnp.inf, logits_BV)

@@ -110,17 +110,17 @@ def choose(
       strict: "auto" raises rather than fall back.
 
     Raises:
-      ValueError: an unknown name, or a named backend that refuses.
+      UserError: an unknown name, or a named backend that refuses.
       UserError: a fallback where none is wanted; it is a ValueError too.
     """
     if backend != "auto":
         if backend not in table:
-            raise ValueError(
+            raise UserError(
                 f"unknown {kind} backend {backend!r}; there are auto, {', '.join(table)}"
                 + nearest(backend, table)
             )
         if reason := table[backend].refusal(case):
-            raise ValueError(f"{kind} backend {backend!r}: {reason}")
+            raise UserError(f"{kind} backend {backend!r}: {reason}")
         _note(Receipt(kind, str(case), case.platform, backend, (), False))
         return backend
     others, refused = [], []
@@ -143,7 +143,7 @@ def choose(
             told = [(n, r) for n, r in others if not r.startswith("needs ")]
             _note(Receipt(kind, str(case), case.platform, name, tuple(told), fallback))
             return name
-    raise ValueError(
+    raise UserError(
         f"no {kind} backend takes {case}: " + "; ".join(f"{n}: {reason}" for n, reason in others)
     )
 

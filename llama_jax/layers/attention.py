@@ -3,14 +3,13 @@
 Grouped heads: N query heads share K key/value heads (Ainslie et al. 2023, arXiv:2305.13245).
 """
 
-from dataclasses import dataclass
-
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from llama_jax.errors import positive
+from llama_jax.checked import checked
+from llama_jax.errors import UserError, positive
 from llama_jax.kernels.attention.api import attention, attention_with_lse
 from llama_jax.kernels.attention.flash import merge
 from llama_jax.kernels.attention.mask import Mask
@@ -20,7 +19,7 @@ from llama_jax.layers.rope import Rope
 from llama_jax.layers.slots import KV, Contiguous, Kept, Ring
 
 
-@dataclass(frozen=True)
+@checked
 class Attention:
     """Multi-head attention with grouped keys.
 
@@ -55,7 +54,7 @@ class Attention:
         if self.rope is not None:
             self.rope.pairs(self.head_dim)
         if self.heads % self.kv_heads:
-            raise ValueError(f"heads={self.heads} is not a multiple of kv_heads={self.kv_heads}")
+            raise UserError(f"heads={self.heads} is not a multiple of kv_heads={self.kv_heads}")
 
     @property
     def structure(self) -> Mask:

@@ -7,7 +7,6 @@ Any of the three may be absent, and any may be `Gated`.
 """
 
 import itertools
-from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from llama_jax.checked import checked
 from llama_jax.errors import UserError
 from llama_jax.kernels.attention.mask import Mask
 from llama_jax.layers.attention import Attention, AttentionModule
@@ -41,7 +41,7 @@ SAVED = {
 GATES = {"attn": "attn_gate", "cross": "gate", "ffn": "ffn_gate"}
 
 
-@dataclass(frozen=True)
+@checked
 class Gated:
     """A part scaled by tanh(gate), a learned scalar that starts at `start`.
 
@@ -56,7 +56,7 @@ class Gated:
     start: float = 0.0
 
 
-@dataclass(frozen=True)
+@checked
 class Merged:
     """Self-attention sees [self; memory] with one softmax instead (T5Gemma 2)."""
 
@@ -64,7 +64,7 @@ class Merged:
 Cross = Attention | Gated | Merged
 
 
-@dataclass(frozen=True)
+@checked
 class Block:
     """One layer of a Transformer.
 

@@ -98,10 +98,10 @@ class Cache:
         """The only row of another cache in the place of `row`; the others stay as they are.
 
         Raises:
-          ValueError: rows that go in step, or another number of slots.
+          UserError: rows that go in step, or another number of slots.
         """
         if not self.index.ndim or other.slots != self.slots:
-            raise ValueError(
+            raise UserError(
                 f"a cache of {other.slots} slots cannot join one of {self.slots} whose index is "
                 f"{self.index.shape}; make both with empty_cache(slots=...), this with apart=True"
             )

@@ -1,12 +1,11 @@
 """Divided space-time attention for video: a block that looks along time, then within frames."""
 
-from dataclasses import dataclass
-
 import flax.linen as nn
 from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from llama_jax.checked import checked
 from llama_jax.kernels.attention.mask import Mask
 from llama_jax.layers.attention import Attention
 from llama_jax.layers.cache import LayerCache
@@ -15,7 +14,7 @@ from llama_jax.layers.mlp import FeedForward
 from llama_jax.layers.norm import Norm, RMSNorm
 
 
-@dataclass(frozen=True)
+@checked
 class DividedBlock:
     """Video: attention over time at each patch, over each frame's patches, then feed-forward.
 

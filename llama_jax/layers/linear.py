@@ -16,6 +16,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from llama_jax.axes import LETTERS, as_looked_up, shard, stages, within
+from llama_jax.errors import UserError
 
 
 class Lettered(struct.PyTreeNode, nn.meta.AxisMetadata):
@@ -106,14 +107,14 @@ class Einsum(nn.Module):
         left, right, out = self._parts()
         for letter in left + right + out:
             if letter not in LETTERS:
-                raise ValueError(
+                raise UserError(
                     f"{self.equation}: unknown axis letter {letter!r}; the alphabet is "
                     f"{''.join(LETTERS)}"
                 )
         for letter in LETTERS:
             if getattr(self, letter) and (letter in left or letter not in right):
                 why = "is read off the input" if letter in left else "is no letter of the weight"
-                raise ValueError(
+                raise UserError(
                     f"{self.equation}: {letter}={getattr(self, letter)} is not needed, for "
                     f"{letter} {why}; leave it out"
                 )
@@ -130,13 +131,13 @@ class Einsum(nn.Module):
     def __call__(self, x: Array) -> Array:
         left, right, out = self._parts()
         if x.ndim != len(left):
-            raise ValueError(
+            raise UserError(
                 f"{self.equation}: the input has shape {x.shape}, {left!r} was expected"
             )
         sizes = dict(zip(left, x.shape, strict=True))
         sizes |= {letter: getattr(self, letter) for letter in right if letter not in sizes}
         if missing := [letter for letter in right if not sizes[letter]]:
-            raise ValueError(f"{self.equation}: give the sizes of {missing}, e.g. {missing[0]}=64")
+            raise UserError(f"{self.equation}: give the sizes of {missing}, e.g. {missing[0]}=64")
         shape = tuple(sizes[letter] for letter in right)
         fan_in = math.prod(sizes[letter] for letter in right if letter not in out)
         w = weight(self, "w", fan_in_normal(fan_in, self.scale), right, shape)

@@ -1,6 +1,5 @@
 """Feed-forward layers: gated (Shazeer 2020, arXiv:2002.05202) and plain."""
 
-from dataclasses import dataclass
 from typing import Literal
 
 import flax.linen as nn
@@ -8,6 +7,7 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from llama_jax.checked import checked
 from llama_jax.errors import positive
 from llama_jax.layers.linear import Einsum
 
@@ -21,7 +21,7 @@ ACTIVATIONS = {
 }
 
 
-@dataclass(frozen=True)
+@checked
 class SwiGLU:
     """down(silu(gate(x)) * up(x)), LLaMA's feed-forward; other activations give GeGLU and ReGLU.
 
@@ -58,7 +58,7 @@ class SwiGLUModule(nn.Module):
         return Einsum("BTF,FD->BTD", D=x_BTD.shape[-1], bias=cfg.bias, name="down")(hidden_BTF)
 
 
-@dataclass(frozen=True)
+@checked
 class MLP:
     """down(act(up(x))), the feed-forward of BERT, ViT and the first Transformer.
 

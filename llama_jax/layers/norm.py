@@ -1,16 +1,15 @@
 """Normalisation: RMSNorm (Zhang and Sennrich 2019, arXiv:1910.07467) and LayerNorm."""
 
-from dataclasses import dataclass
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from llama_jax.checked import checked
 from llama_jax.layers.linear import weight
 
 
-@dataclass(frozen=True)
+@checked
 class RMSNorm:
     """Divides by the root of the mean square over the last axis; statistics in float32.
 
@@ -41,7 +40,7 @@ class RMSNormModule(nn.Module):
         return f.astype(x.dtype) * scale.astype(x.dtype)
 
 
-@dataclass(frozen=True)
+@checked
 class LayerNorm:
     """Subtracts the mean and divides by the standard deviation over the last axis; float32.
 

@@ -1,17 +1,17 @@
 """Positions that are added rather than rotated: learned tables and T5's relative bias."""
 
 import math
-from dataclasses import dataclass
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from llama_jax.checked import checked
 from llama_jax.layers.linear import lettered
 
 
-@dataclass(frozen=True)
+@checked
 class Learned:
     """One learned vector a coordinate, summed over the axes: (t,) for text, (t, y, x) for images.
 
@@ -41,7 +41,7 @@ class LearnedModule(nn.Module):
         return jnp.asarray(total)
 
 
-@dataclass(frozen=True)
+@checked
 class RelativeBias:
     """A learned bias for each head and each bucket of distances, shared by all layers of a stack.
 

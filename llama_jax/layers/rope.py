@@ -9,14 +9,16 @@ What stretches it for longer contexts is a type beside `Rope`: `Llama3Rope` here
 """
 
 import math
-from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from llama_jax.checked import checked
+from llama_jax.errors import UserError
 
-@dataclass(frozen=True)
+
+@checked
 class Rope:
     """Plain rotary embedding.
 
@@ -31,14 +33,14 @@ class Rope:
 
     def __post_init__(self):
         if not self.split or min(self.split) < 0 or sum(self.split) == 0:
-            raise ValueError(
+            raise UserError(
                 f"rope split {self.split}: give a non-negative share an axis, e.g. (2, 3, 3)"
             )
 
     def pairs(self, head_dim: int) -> tuple[int, ...]:
         """How many of the H/2 pairs each axis gets."""
         if head_dim % 2 or (head_dim // 2) % sum(self.split):
-            raise ValueError(
+            raise UserError(
                 f"head_dim {head_dim} has {head_dim / 2:g} pairs, which split {self.split} "
                 f"does not divide; use a head_dim that is a multiple of {2 * sum(self.split)}"
             )
@@ -69,10 +71,10 @@ class Rope:
         bfloat16 rounds 257 to 256, so angles never leave float32.
 
         Raises:
-          ValueError: fewer position axes than the split names.
+          UserError: fewer position axes than the split names.
         """
         if positions_BTA.shape[-1] < len(self.split):
-            raise ValueError(
+            raise UserError(
                 f"rope split {self.split} needs {len(self.split)} position axes, "
                 f"{positions_BTA.shape} came"
             )
@@ -86,7 +88,7 @@ class Rope:
         return rotate(x_BTNH, self.angles(positions_BTA, x_BTNH.shape[-1]), self.gain)
 
 
-@dataclass(frozen=True)
+@checked
 class Llama3Rope(Rope):
     """Long wavelengths stretched by `factor`, short ones kept, those between interpolated.
 
@@ -110,7 +112,7 @@ class Llama3Rope(Rope):
     def __post_init__(self):
         super().__post_init__()
         if not (self.factor >= 1 and 0 < self.low <= self.high and self.original > 0):
-            raise ValueError(
+            raise UserError(
                 f"llama3 rope: factor={self.factor}, low={self.low}, high={self.high}, "
                 f"original={self.original}; factor >= 1 and 0 < low <= high were expected"
             )

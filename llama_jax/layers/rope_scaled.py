@@ -13,17 +13,17 @@ frequencies of the longest sequence that it has seen, and ours have no such memo
 """
 
 import math
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from llama_jax.checked import checked
 from llama_jax.layers.rope import Rope, powers
 
 
-@dataclass(frozen=True)
+@checked
 class LinearRope(Rope):
     """Positions divided by `factor` (Chen et al. 2023, arXiv:2306.15595; kaiokendev).
 
@@ -42,7 +42,7 @@ class LinearRope(Rope):
         return super().frequencies(head_dim) / np.float32(self.factor)
 
 
-@dataclass(frozen=True)
+@checked
 class DynamicRope(Rope):
     """A base that grows with the sequence, once that is longer than `original` ("NTK-aware").
 
@@ -83,7 +83,7 @@ class DynamicRope(Rope):
         return positions_BTA[..., :1].astype(f32) * f_BH2[:, None]
 
 
-@dataclass(frozen=True)
+@checked
 class YarnRope(Rope):
     """YaRN: short wavelengths kept, long ones stretched, those between mixed by their number.
 
@@ -149,7 +149,7 @@ def yarn_gain(factor: float, share: float = 1.0) -> float:
     return 1.0 if factor <= 1 else 0.1 * share * math.log(factor) + 1.0
 
 
-@dataclass(frozen=True)
+@checked
 class LongRope(Rope):
     """LongRoPE: a divisor for each pair that was searched for; one list for long sequences.
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from llama_jax.errors import UserError
 from llama_jax.layers.inputs import Inputs, Places
 
 
@@ -218,7 +219,7 @@ def front(bigger: jax.Array, old: jax.Array) -> jax.Array:
 
 def _places(inputs: Inputs) -> Places:
     if inputs.places is None:
-        raise ValueError("a cache without places; call the Stack, which fills them in")
+        raise UserError("a cache without places; call the Stack, which fills them in")
     return inputs.places
 
 

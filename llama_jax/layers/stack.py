@@ -8,8 +8,8 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from dataclasses import replace
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from llama_jax import axes
+from llama_jax.checked import checked
 from llama_jax.errors import UserError, nearest, positive
 from llama_jax.layers import pipeline
 from llama_jax.layers.block import SAVED, Block, inner
@@ -26,7 +27,6 @@ from llama_jax.layers.inputs import Inputs, Memory, Places
 from llama_jax.layers.output import Output
 from llama_jax.layers.positions import RelativeBias
 from llama_jax.layers.sown import SOWN, sown
-from llama_jax.messages import short
 
 AnyBlock = Block | DividedBlock
 # What the backward pass finds again: all; only the inputs of a period; also the results of matrix
@@ -34,7 +34,7 @@ AnyBlock = Block | DividedBlock
 Remat = Literal["none", "block", "dots", "named", "offload"]
 
 
-@dataclass(frozen=True)
+@checked
 class Stack:
     """A pattern of blocks, `repeats` times.
 
@@ -56,18 +56,9 @@ class Stack:
     saved: tuple[str, ...] = ("attention",)
 
     def __post_init__(self):
-        if not isinstance(self.pattern, tuple):
-            raise UserError(
-                f"pattern={short(self.pattern)}: give a tuple of blocks, as (Block(...),)"
-            )
         if not self.pattern:
             raise UserError("pattern=(): give at least one block")
         positive(self, "repeats")
-        if self.remat not in get_args(Remat):
-            raise UserError(
-                f"remat={self.remat!r} is not one of {', '.join(get_args(Remat))}"
-                + nearest(str(self.remat), get_args(Remat))
-            )
         for name in self.saved:
             if name not in SAVED:
                 raise UserError(
@@ -123,7 +114,7 @@ class Stack:
         layers = []
         for block in self.pattern:
             if not isinstance(block, Block):
-                raise ValueError(f"{type(block).__name__} has no cache; decoders are made of Block")
+                raise UserError(f"{type(block).__name__} has no cache; decoders are made of Block")
             # A bias is by slots, so they must be those of the tokens.
             layers.append(block.empty_cache(batch, slots, dtype, whole=self.bias is not None))
         if self.scan:

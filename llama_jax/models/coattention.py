@@ -5,13 +5,13 @@
 Source: the seed document, section 2.3; LXMERT (Tan and Bansal 2019, arXiv:1908.07490), figure 2.
 """
 
-from dataclasses import dataclass
 from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from llama_jax.checked import checked
 from llama_jax.errors import positive
 from llama_jax.kernels.attention.mask import Mask
 from llama_jax.layers.attention import Attention, AttentionModule
@@ -23,7 +23,7 @@ from llama_jax.models.tokens import Tokens
 Streams = dict[str, Tokens]
 
 
-@dataclass(frozen=True)
+@checked
 class CoAttention:
     """Each modality looks at all others, then at itself, then passes a feed-forward.
 

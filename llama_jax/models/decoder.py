@@ -3,13 +3,13 @@
 Whether it reads a memory is a matter of its blocks: `Block(cross=...)`.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from llama_jax.checked import checked
 from llama_jax.errors import positive
 from llama_jax.layers.cache import Cache
 from llama_jax.layers.inputs import Memory
@@ -23,7 +23,7 @@ from llama_jax.models.logits import Logits
 from llama_jax.models.tokens import Placed, Tokens, text_positions
 
 
-@dataclass(frozen=True)
+@checked
 class Decoder:
     """Token ids, and perhaps a memory, to logits.
 

@@ -7,11 +7,10 @@ give the same result, because a query without a valid key receives zeros. A new 
 here and one line in `Fusion`. The default, co-attention, has a file of its own.
 """
 
-from dataclasses import dataclass
-
 import flax.linen as nn
 import jax.numpy as jnp
 
+from llama_jax.checked import checked
 from llama_jax.errors import positive
 from llama_jax.layers.inputs import Inputs, Memory
 from llama_jax.layers.linear import lettered
@@ -20,7 +19,7 @@ from llama_jax.models.coattention import CoAttention, Streams
 from llama_jax.models.tokens import Tokens, concatenate, text_positions
 
 
-@dataclass(frozen=True)
+@checked
 class Concat:
     """All tokens in one sequence through shared blocks, with a vector for each modality.
 
@@ -60,7 +59,7 @@ class ConcatModule(nn.Module):
         return fused
 
 
-@dataclass(frozen=True)
+@checked
 class Reading:
     """One modality reads the others through its blocks' cross-attention; they stay as they are.
 
@@ -97,7 +96,7 @@ class ReadingModule(nn.Module):
         return {**streams, cfg.reader: tokens.with_x(x)}
 
 
-@dataclass(frozen=True)
+@checked
 class Perceiver:
     """Resamples every other modality to a few learned latents, then fuses with `inner`.
 
@@ -153,7 +152,7 @@ class PerceiverModule(nn.Module):
         return Tokens(x, valid, positions)
 
 
-@dataclass(frozen=True)
+@checked
 class Late:
     """No fusion layer: streams meet only in heads or in a decoder (CLIP, SigLIP)."""
 

@@ -5,13 +5,13 @@ objective called it: the scalars of `AlignHead` are modules of their own for tha
 """
 
 import math
-from dataclasses import dataclass
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from llama_jax.checked import checked
 from llama_jax.errors import UserError, nearest, positive
 from llama_jax.layers.linear import Einsum, lettered
 from llama_jax.layers.mlp import ACTIVATIONS, Activation
@@ -21,7 +21,7 @@ from llama_jax.models.logits import Logits
 _TIED = "BAD,VD->BAV"
 
 
-@dataclass(frozen=True)
+@checked
 class MaskedHead:
     """BERT's masked-token head: dense, activation, norm, then the tied table and a bias.
 
@@ -35,13 +35,6 @@ class MaskedHead:
 
     activation: Activation = "gelu"
     norm: Norm = LayerNorm(eps=1e-12)
-
-    def __post_init__(self):
-        if self.activation not in ACTIVATIONS:
-            raise UserError(
-                f"activation={self.activation!r} is not one of {', '.join(ACTIVATIONS)}"
-                + nearest(self.activation, ACTIVATIONS)
-            )
 
     def build(self, name: str | None = None) -> nn.Module:
         """A module from (x_BAD, table_VD) to logits_BAV."""
@@ -69,7 +62,7 @@ class MaskedModule(nn.Module):
         return Logits(h_BAF, table_VD, _TIED, bias)
 
 
-@dataclass(frozen=True)
+@checked
 class TiedHead:
     """The plain form: the embedding table itself, no weight of its own."""
 
@@ -91,7 +84,7 @@ class TiedModule(nn.Module):
         return Logits(x_BAD, table_VD, _TIED)
 
 
-@dataclass(frozen=True)
+@checked
 class LabelHead:
     """Dense, tanh, then one logit a label: BERT's pooler and classifier on one vector a row.
 
@@ -110,7 +103,7 @@ class LabelHead:
         return LabelModule(self, name=name)
 
 
-@dataclass(frozen=True)
+@checked
 class PairHead(LabelHead):
     """Two logits about a pair: next sentence, sentence order, image-text match."""
 
@@ -130,7 +123,7 @@ class LabelModule(nn.Module):
         )
 
 
-@dataclass(frozen=True)
+@checked
 class AlignHead:
     """One bias-free projection a modality into a shared space of unit vectors, and its scale.
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from llama_jax.errors import UserError
 from llama_jax.layers.cache import Cache
 from llama_jax.layers.inputs import Memory
 from llama_jax.layers.output import Output
@@ -77,7 +78,7 @@ class Language(nn.Module):
 
     def _writer(self) -> Any:
         if self.config.language is None:
-            raise ValueError("this model has no decoder; give Multimodal(decoder=...)")
+            raise UserError("this model has no decoder; give Multimodal(decoder=...)")
         return self.decoder  # pyright: ignore[reportAttributeAccessIssue]
 
     def __call__(

@@ -8,11 +8,11 @@ Any combination of modalities: what a batch lacks is an absent key, what an exam
 valid token.
 """
 
-from dataclasses import dataclass
-
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from llama_jax.checked import checked
+from llama_jax.errors import UserError
 from llama_jax.layers.cache import Cache
 from llama_jax.layers.linear import Embed
 from llama_jax.layers.norm import Norm, RMSNorm
@@ -26,7 +26,7 @@ from llama_jax.models.tokens import Tokens, concatenate
 from llama_jax.models.vision import VisionEncoder
 
 
-@dataclass(frozen=True)
+@checked
 class Multimodal:
     """Encoders, fusion, decoder and heads of one width.
 
@@ -56,9 +56,9 @@ class Multimodal:
         parts = {"text": self.text, "vision": self.vision, "decoder": self.decoder}
         widths = {name: part.width for name, part in parts.items() if part is not None}
         if len(set(widths.values())) > 1:
-            raise ValueError(f"widths {widths} must be equal, for fusion adds the streams")
+            raise UserError(f"widths {widths} must be equal, for fusion adds the streams")
         if self.decoder is not None and self.decoder.vocab != self.text.vocab:
-            raise ValueError(
+            raise UserError(
                 f"text vocab {self.text.vocab} and decoder vocab {self.decoder.vocab} must be "
                 "equal, for they share the embedding"
             )
@@ -71,7 +71,7 @@ class Multimodal:
     def empty_cache(self, batch: int, slots: int, dtype=jnp.float32, apart: bool = False) -> Cache:
         """A cache of the decoder for `slots` tokens of each of `batch` rows."""
         if self.decoder is None:
-            raise ValueError("this model has no decoder; give Multimodal(decoder=...)")
+            raise UserError("this model has no decoder; give Multimodal(decoder=...)")
         return self.decoder.empty_cache(batch, slots, dtype, apart)
 
     def build(self, name: str | None = None) -> "MultimodalModule":
@@ -114,7 +114,7 @@ class MultimodalModule(Language):
     ) -> Tokens:
         """Tokens of images [I,Y,X,R] or videos [I,T,Y,X,R]; [I,P,D]."""
         if self.config.vision is None:
-            raise ValueError("this model has no vision encoder; give Multimodal(vision=...)")
+            raise UserError("this model has no vision encoder; give Multimodal(vision=...)")
         return self.vision(pixels, valid_I, dtype=self.dtype)
 
     def fuse(self, streams: dict[str, Tokens]) -> dict[str, Tokens]:
@@ -129,7 +129,7 @@ class MultimodalModule(Language):
     def mlm(self, x_BAD: Float[Array, "B A D"]) -> Logits:
         """What predicts masked tokens from their vectors."""
         if self.table is None:
-            raise ValueError("the masked head reads the shared table; give Multimodal(shared=True)")
+            raise UserError("the masked head reads the shared table; give Multimodal(shared=True)")
         return self.masked_head.readout(x_BAD, self.table.w)
 
     def next(self, x_BD: Float[Array, "B D"]) -> Float[Array, "B A"]:

@@ -1,19 +1,18 @@
 """Stems: from pixels to one vector a place, which the vision encoder's blocks then relate."""
 
-from dataclasses import dataclass
-
 import flax.linen as nn
 import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
 
+from llama_jax.checked import checked
 from llama_jax.errors import positive
 from llama_jax.layers.linear import Einsum
 from llama_jax.layers.mlp import ACTIVATIONS, Activation
 from llama_jax.layers.norm import Norm, RMSNorm
 
 
-@dataclass(frozen=True)
+@checked
 class Patches:
     """A linear map of each tubelet of t x p x p pixels (ViT, ViViT).
 
@@ -46,7 +45,7 @@ class PatchesModule(nn.Module):
         return Einsum("ITYXA,AD->ITYXD", D=width, name="patches")(tubelets)
 
 
-@dataclass(frozen=True)
+@checked
 class Convolutions:
     """3 x 3 convolutions of stride 2 before the blocks: edges and corners are found in few steps.
 

@@ -1,12 +1,11 @@
 """Text encoder: bidirectional LLaMA blocks over token vectors."""
 
-from dataclasses import dataclass
-
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from llama_jax.axes import shard
+from llama_jax.checked import checked
 from llama_jax.errors import positive
 from llama_jax.layers.inputs import Inputs
 from llama_jax.layers.linear import Embed
@@ -16,7 +15,7 @@ from llama_jax.layers.stack import Stack
 from llama_jax.models.tokens import Tokens, text_positions
 
 
-@dataclass(frozen=True)
+@checked
 class TextEncoder:
     """Token ids to Tokens.
 

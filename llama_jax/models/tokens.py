@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from llama_jax.errors import UserError
 from llama_jax.layers.inputs import Inputs, Memory
 
 
@@ -73,11 +74,11 @@ def repeat_rows(tokens: Tokens, rows: int) -> Tokens:
     """Repeats each row so that `rows` consecutive ones share it (several questions of one image).
 
     Raises:
-      ValueError: `rows` is not a multiple of the rows there are.
+      UserError: `rows` is not a multiple of the rows there are.
     """
     have = tokens.x.shape[0]
     if rows % have:
-        raise ValueError(
+        raise UserError(
             f"{have} images cannot be shared evenly by {rows} rows of text; {rows} must be a "
             "multiple"
         )
@@ -88,12 +89,12 @@ def concatenate(parts: list[Tokens]) -> Tokens:
     """Puts streams one after another, [B, T1 + T2 + ..., D]; shorter positions are filled with 0.
 
     Raises:
-      ValueError: packed rows, whose segments have no meaning in another stream.
+      UserError: packed rows, whose segments have no meaning in another stream.
     """
     if len(parts) == 1:
         return parts[0]
     if any(part.segments is not None for part in parts):
-        raise ValueError("packed rows (segments) cannot be joined; give one document a row")
+        raise UserError("packed rows (segments) cannot be joined; give one document a row")
     axes = max(part.positions.shape[-1] for part in parts)
 
     def pad(positions):

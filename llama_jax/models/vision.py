@@ -6,15 +6,14 @@ space-time attention: joint (all tokens), divided (TimeSformer, `DividedBlock`),
 first, then time).
 """
 
-from dataclasses import dataclass
-
 import flax.linen as nn
 import jax.numpy as jnp
 from einops import rearrange, repeat
 from jaxtyping import Array, Bool, Num
 
 from llama_jax.axes import shard
-from llama_jax.errors import positive
+from llama_jax.checked import checked
+from llama_jax.errors import UserError, positive
 from llama_jax.layers.inputs import Inputs
 from llama_jax.layers.linear import Einsum
 from llama_jax.layers.norm import Norm, RMSNorm
@@ -24,7 +23,7 @@ from llama_jax.models.stem import Convolutions, Patches
 from llama_jax.models.tokens import Tokens
 
 
-@dataclass(frozen=True)
+@checked
 class SpaceTime:
     """One stack sees all tubelets; with `DividedBlock` in its pattern the attention is divided.
 
@@ -35,7 +34,7 @@ class SpaceTime:
     stack: Stack
 
 
-@dataclass(frozen=True)
+@checked
 class Factorised:
     """A stack within each frame, then one over the frames at each place (ViViT's model 2).
 
@@ -48,7 +47,7 @@ class Factorised:
     time: Stack
 
 
-@dataclass(frozen=True)
+@checked
 class VisionEncoder:
     """Pixels to Tokens.
 
@@ -96,7 +95,7 @@ class VisionEncoderModule(nn.Module):
           dtype: what is computed in.
 
         Raises:
-          ValueError: sides that the patches do not divide.
+          UserError: sides that the patches do not divide.
         """
         cfg = self.config
         video = pixels if pixels.ndim == 5 else pixels[:, None]
@@ -105,7 +104,7 @@ class VisionEncoderModule(nn.Module):
         images, frames, Y, X, _ = video.shape
         side = cfg.stem.size * cfg.merge
         if Y % side or X % side:
-            raise ValueError(
+            raise UserError(
                 f"an image of {Y} x {X} pixels is not cut evenly into tokens of {side} x {side}; "
                 f"resize it to multiples of {side}"
             )

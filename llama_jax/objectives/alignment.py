@@ -5,7 +5,6 @@ gathers the other side, so the negatives are those of the whole batch on any num
 """
 
 import functools
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from llama_jax.axes import shard
+from llama_jax.checked import checked
 from llama_jax.errors import UserError
 from llama_jax.models.tokens import Tokens, pool
 from llama_jax.objectives.base import Acts, Loss, Objective, Sum, View
@@ -22,7 +22,7 @@ from llama_jax.objectives.masked import label_loss
 _NEVER = -1e30
 
 
-@dataclass(frozen=True)
+@checked
 class _Pairs(Objective):
     """Reads pairs of two modalities.
 
@@ -48,7 +48,7 @@ class _Pairs(Objective):
         return dict.fromkeys(self.pair, False)
 
 
-@dataclass(frozen=True)
+@checked
 class ITC(_Pairs):
     """Contrastive loss by softmax, both ways (Radford et al. 2021, arXiv:2103.00020).
 
@@ -63,7 +63,7 @@ class ITC(_Pairs):
         return itc_loss(za_BA, zb_BA, acts.model.align_scale(), same_BB, weights_B)
 
 
-@dataclass(frozen=True)
+@checked
 class SigmoidITC(_Pairs):
     """Contrastive loss by sigmoid (Zhai et al. 2023, arXiv:2303.15343): each pair yes or no."""
 
@@ -76,7 +76,7 @@ class SigmoidITC(_Pairs):
         return sigmoid_loss(za_BA, zb_BA, scale, bias, same_BB, weights_B)
 
 
-@dataclass(frozen=True)
+@checked
 class ITM(_Pairs):
     """Do image and text belong together? With negatives that the contrastive space finds hard.
 
@@ -144,7 +144,7 @@ class ITM(_Pairs):
         )
 
 
-@dataclass(frozen=True)
+@checked
 class RollITM(ITM):
     """ITM whose negatives are the next row's: 2B pairs, no similarities. The cheap ablation."""
 

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from llama_jax.axes import row_ways
+from llama_jax.checked import checked
 from llama_jax.errors import UserError, nearest
 from llama_jax.kernels.cross_entropy.api import Scored, linear_cross_entropy
 from llama_jax.layers.sown import every
@@ -49,7 +50,7 @@ class Loss:
     metrics: dict[str, Sum] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@checked
 class Objective:
     """Reads one stream of the batch and gives a Loss.
 

@@ -1,15 +1,15 @@
 """Classification of a row: sentiment, topic, kind of image."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
+from llama_jax.checked import checked
 from llama_jax.errors import UserError
 from llama_jax.models.tokens import pool
 from llama_jax.objectives.base import Acts, Loss, Objective
 from llama_jax.objectives.masked import label_loss
 
 
-@dataclass(frozen=True)
+@checked
 class Classify(Objective):
     """Cross-entropy of `label` from the text's first token, or the mean image token without text.
 

@@ -1,19 +1,19 @@
 """Generation: next-token losses of a decoder, with or without something to read."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from llama_jax.checked import checked
 from llama_jax.models.logits import Logits
 from llama_jax.objectives.base import Acts, Loss, Objective, View, score
 
 _TARGETS = ("tokens", "targets", "loss_weights")
 
 
-@dataclass(frozen=True)
+@checked
 class Seq2Seq(Objective):
     """Cross-entropy of the target given all of the stream's modalities (teacher forcing).
 
@@ -48,7 +48,7 @@ class Seq2Seq(Objective):
         return view.decoded
 
 
-@dataclass(frozen=True)
+@checked
 class CausalLM(Seq2Seq):
     """Next-token prediction without a memory; packed rows by `segments` and `positions`."""
 
@@ -60,7 +60,7 @@ class CausalLM(Seq2Seq):
         return view.decode(None)
 
 
-@dataclass(frozen=True)
+@checked
 class Caption(Seq2Seq):
     """Cross-entropy of a caption given the image alone, even if the stream has text to encode.
 

@@ -1,6 +1,5 @@
 """BERT's two objectives, ALBERT's sentence order, and masked tokens with a picture in sight."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from llama_jax.axes import shard
+from llama_jax.checked import checked
 from llama_jax.errors import UserError, nearest
 from llama_jax.kernels.cross_entropy.api import accuracy, cross_entropy
 from llama_jax.objectives.base import Acts, Loss, Objective, score
@@ -15,7 +15,7 @@ from llama_jax.objectives.base import Acts, Loss, Objective, score
 _SOURCES = ("text", "fused")
 
 
-@dataclass(frozen=True)
+@checked
 class MLM(Objective):
     """Predicts the tokens that the data masked: -(1/|M|) sum over i in M of log p(x_i | x~).
 
@@ -59,7 +59,7 @@ class MLM(Objective):
         return Loss(total, count, {"accuracy": (right, count)})
 
 
-@dataclass(frozen=True)
+@checked
 class NSP(Objective):
     """Does sentence B follow A? 0 = it does, 1 = it is random. Devlin et al. 2018."""
 
@@ -77,7 +77,7 @@ class NSP(Objective):
         return label_loss(getattr(view.model, name)(view.text.x[:, 0]), view[name], view.valid)
 
 
-@dataclass(frozen=True)
+@checked
 class SOP(NSP):
     """Are two consecutive segments in order (0) or swapped (1)? ALBERT, arXiv:1909.11942."""
 

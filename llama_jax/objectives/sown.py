@@ -1,14 +1,14 @@
 """Losses that layers sow, such as the balance of a router's experts, as an objective."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import jax.numpy as jnp
 
+from llama_jax.checked import checked
 from llama_jax.objectives.base import Acts, Loss, Objective
 
 
-@dataclass(frozen=True)
+@checked
 class Sown(Objective):
     """The mean of one loss over the layers that sow it, in all passes of the other objectives.
 

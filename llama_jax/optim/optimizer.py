@@ -6,12 +6,13 @@ it, are the same for all:
     gradient ── clip ── direction ── + decay x weight ── x group ── x rate ── weight -= it
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, get_args
 
 import optax
 import optax.contrib
 
+from llama_jax.checked import checked
 from llama_jax.errors import UserError, nearest
 from llama_jax.optim.adafactor import each_matrix
 from llama_jax.optim.parameters import (
@@ -43,7 +44,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
+@checked
 class Optimizer:
     """What all optimizers share; the decay is decoupled from the gradient (arXiv:1711.05101).
 
@@ -59,15 +60,13 @@ class Optimizer:
     schedule: Schedule = Cosine()
     weight_decay: float = 0.1
     clip: float | None = 1.0
-    groups: tuple[Group, ...] = ()
+    groups: tuple[Any, ...] = ()
 
     def __post_init__(self):
         check_limits(self)
         if self.clip is not None and not self.clip > 0:
             raise UserError(f"clip={self.clip}: give more than 0, or None not to clip")
-        given: tuple[Any, ...] = self.groups
-        groups = tuple(g if isinstance(g, Group) else Group(*g) for g in given)
-        object.__setattr__(self, "groups", groups)
+        object.__setattr__(self, "groups", tuple(map(Group.of, self.groups)))
 
     def rate_at(self, steps: int) -> optax.Schedule:
         """Step -> rate, for a run of so many steps."""
@@ -98,7 +97,7 @@ class Optimizer:
         return in_float32(chain)
 
 
-@dataclass(frozen=True)
+@checked
 class AdamW(Optimizer):
     """Adam (Kingma and Ba 2014, arXiv:1412.6980): two numbers a weight.
 
@@ -133,7 +132,7 @@ class AdamW(Optimizer):
         return adam if self.nu_dtype == "float32" else squares_in(adam, self.nu_dtype)
 
 
-@dataclass(frozen=True)
+@checked
 class Adafactor(Optimizer):
     """Adafactor (Shazeer and Stern 2018, arXiv:1804.04235): a row and a column a matrix.
 
@@ -163,7 +162,7 @@ class Adafactor(Optimizer):
         return each_matrix(factored, then, boxed)
 
 
-@dataclass(frozen=True)
+@checked
 class Lion(Optimizer):
     """The sign of a mean of gradients (Chen et al. 2023, arXiv:2302.06675): one number a weight.
 
@@ -187,7 +186,7 @@ class Lion(Optimizer):
         return optax.scale_by_lion(self.b1, self.b2, mu_dtype=self.mu_dtype)
 
 
-@dataclass(frozen=True)
+@checked
 class Muon(Optimizer):
     """Orthogonal steps for the matrices between hidden vectors, AdamW (Nesterov's) for all else.
 
@@ -223,7 +222,7 @@ class Muon(Optimizer):
         return optax.chain(muon, optax.scale(-1.0))
 
 
-@dataclass(frozen=True)
+@checked
 class SGD(Optimizer):
     """Gradients with momentum: one number a weight.
 

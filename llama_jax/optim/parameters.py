@@ -4,7 +4,6 @@ Does it decay? Is it a matrix, and which axes are its rows and columns? At which
 does it learn?
 """
 
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -12,8 +11,10 @@ import jax
 import optax
 import optax.contrib
 
+from llama_jax.checked import checked
 from llama_jax.errors import UserError, nearest
 from llama_jax.layers.linear import Lettered
+from llama_jax.messages import short
 from llama_jax.trees import path_name
 
 # In front, these make many weights of one: each layer and each expert has a matrix of its own.
@@ -24,7 +25,7 @@ HEADS = "NKGH"
 TABLES = "VAE"
 
 
-@dataclass(frozen=True)
+@checked
 class Group:
     """Parameters that learn at a rate of their own; the first group that takes one decides.
 
@@ -39,12 +40,20 @@ class Group:
     letters: str = ""
 
     def __post_init__(self):
-        if not (isinstance(self.path, str) and isinstance(self.letters, str)):
-            raise UserError(
-                f"group {self.path!r}: path and letters are texts, e.g. ('text/*', 0.1)"
-            )
         if not self.rate >= 0:
             raise UserError(f"group {self.path!r}: rate={self.rate}; give 0 (frozen) or more")
+
+    @classmethod
+    def of(cls, given: Any) -> "Group":
+        """A group as it is, or out of its fields, ("text/*", 0.1)."""
+        if isinstance(given, Group):
+            return given
+        if not isinstance(given, tuple) or not 1 <= len(given) <= 3:
+            raise UserError(
+                f"group {short(given)}: a Group, or a pattern and a rate was expected, e.g. "
+                "('text/*', 0.1)"
+            )
+        return cls(*given)
 
     def takes(self, name: str, letters: str) -> bool:
         """Whether a parameter is of this group."""

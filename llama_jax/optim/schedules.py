@@ -1,11 +1,12 @@
 """Schedules: how the learning rate moves over the steps, made by optax."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import optax
 
+from llama_jax.checked import checked, checked_call
 from llama_jax.errors import UserError
 
 # The least and the most that fields of schedules and optimizers may be, by their names.
@@ -35,7 +36,7 @@ def check_limits(config: Any) -> None:
             raise UserError(f"{name}={value}: give {what}")
 
 
-@dataclass(frozen=True)
+@checked
 class Constant:
     """The peak rate after a linear warmup of so many steps.
 
@@ -49,12 +50,13 @@ class Constant:
 
     __post_init__ = check_limits
 
+    @checked_call
     def build(self, rate: float, steps: int) -> optax.Schedule:
         """Step -> rate."""
         return after_warmup(rate, self, optax.constant_schedule(rate))
 
 
-@dataclass(frozen=True)
+@checked
 class Cosine:
     """Linear warmup, then half a cosine down to `floor` times the peak at the last step.
 
@@ -70,6 +72,7 @@ class Cosine:
 
     __post_init__ = check_limits
 
+    @checked_call
     def build(self, rate: float, steps: int) -> optax.Schedule:
         """Step -> rate."""
         # A run shorter than its warmup just stays in it.
@@ -77,7 +80,7 @@ class Cosine:
         return after_warmup(rate, self, fall)
 
 
-@dataclass(frozen=True)
+@checked
 class Linear:
     """Linear warmup, then a straight line down to `floor` times the peak at the last step.
 
@@ -93,13 +96,14 @@ class Linear:
 
     __post_init__ = check_limits
 
+    @checked_call
     def build(self, rate: float, steps: int) -> optax.Schedule:
         """Step -> rate."""
         fall = optax.linear_schedule(rate, self.floor * rate, max(steps - self.warmup, 1))
         return after_warmup(rate, self, fall)
 
 
-@dataclass(frozen=True)
+@checked
 class WSD:
     """Warmup, stable, decay: the rate is held, and falls linearly over the last `decay_share`.
 
@@ -120,6 +124,7 @@ class WSD:
 
     __post_init__ = check_limits
 
+    @checked_call
     def build(self, rate: float, steps: int) -> optax.Schedule:
         """Step -> rate."""
         decay = max(round(self.decay_share * steps), 1)

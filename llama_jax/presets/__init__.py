@@ -10,6 +10,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llama_jax.checked import checked_call
 from llama_jax.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -35,23 +36,34 @@ _FOUND = _scan()
 NAMES: dict[str, str] = {name: place for name, (place, _) in _FOUND.items()}
 
 
+@checked_call
 def get(name: str) -> "Run":
     """The Run of a preset.
 
     Raises:
       UserError: no preset is called that; the nearest is named.
     """
-    if name not in NAMES:
-        known = ", ".join(NAMES) or "none"
-        near = nearest(str(name), NAMES)
-        there = f"{near} There" if near else "; there"
-        raise UserError(f"no preset {name!r}{there} are {known}")
+    _check(name)
     module, _, function = NAMES[name].partition(":")
     return getattr(importlib.import_module(module), function)()
 
 
+def _check(name: str) -> None:
+    if name not in NAMES:
+        known = ", ".join(NAMES) or "none"
+        near = nearest(name, NAMES)
+        there = f"{near} There" if near else "; there"
+        raise UserError(f"no preset {name!r}{there} are {known}")
+
+
+@checked_call
 def describe(name: str) -> str:
-    """The first line of a preset's docstring."""
+    """The first line of a preset's docstring.
+
+    Raises:
+      UserError: no preset is called that.
+    """
+    _check(name)
     return _FOUND[name][1]
 
 

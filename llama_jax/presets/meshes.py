@@ -10,16 +10,16 @@ of them may be mixed.
 
 import dataclasses
 import re
-from dataclasses import dataclass
 
 from llama_jax.axes import DATA, FSDP_TENSOR, FSDP_TENSOR_RESIDUAL, Rules
+from llama_jax.checked import checked
 from llama_jax.config import Mesh, Run
 from llama_jax.errors import UserError, nearest
 
 SIZES = re.compile("[=,:]")  # what no name of a mesh has
 
 
-@dataclass(frozen=True)
+@checked
 class Layout:
     """A mesh and its rules.
 

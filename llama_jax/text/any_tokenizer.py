@@ -10,7 +10,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
+from llama_jax.checked import checked_call
 from llama_jax.errors import FormatError
+from llama_jax.kinds import check_text, whole_numbers
 from llama_jax.text.limits import check_ids, is_unicode, portions, refusing
 
 # Tokens that end a turn or a text, by the names that files of this family give them.
@@ -195,8 +197,9 @@ class Opened:
 
     def encode(self, text: str) -> list[int]:
         """The ids of plain text: never a control token, whatever the text says."""
-        return self._plain(text, "start")
+        return self._plain(check_text(text), "start")
 
+    @checked_call
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of many plain texts."""
         return [self.encode(text) for text in texts]
@@ -204,11 +207,12 @@ class Opened:
     def split(self, text: str) -> list[str | int]:
         """`text` as plain runs and the ids of the control tokens between them."""
         parts, at = [], 0
-        for match in self._pattern.finditer(text):
+        for match in self._pattern.finditer(check_text(text)):
             parts += [text[at : match.start()], self.control[match[match.lastgroup or 0]]]
             at = match.end()
         return [part for part in (*parts, text[at:]) if part != ""]
 
+    @checked_call
     def join(self, parts: Iterable[str | int]) -> list[int]:
         """The ids of plain runs and control tokens; neighbouring strings are one run."""
         ids: list[int] = []
@@ -233,7 +237,7 @@ class Opened:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, control tokens left out."""
-        said = [token for token in ids if self.piece(token)]
+        said = [token for token in whole_numbers(ids, "a row of ids") if self.piece(token)]
         pieces = [*map(self.opening, said[:1]), *map(self.piece, said[1:])]
         return b"".join(pieces).decode("utf-8", "replace")
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from llama_jax.errors import UserError, nearest
+from llama_jax.messages import short
 from llama_jax.text.messages import Message, check_end, check_plain, check_turns
 from llama_jax.text.pretrained import Pretrained
 from llama_jax.text.template import Template
@@ -150,6 +151,11 @@ def chat_ids(
     _check_tools(tools)
     if format is None or isinstance(format, str):
         format = format_of(tokenizer, format, tools is not None)
+    if not hasattr(format, "ids"):
+        raise UserError(
+            f"format={short(format)}: the name of a chat format or a value such as Llama3() was "
+            "expected, or None"
+        )
     return format.ids(messages, tokenizer, generation_prompt, tools)
 
 

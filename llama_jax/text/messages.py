@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llama_jax.errors import UserError, nearest
+from llama_jax.messages import short
 
 ROLES = ("system", "user", "assistant", "tool")
 # Fields of OpenAI's that are the same as one of ours.
@@ -35,9 +36,9 @@ class Message:
     reasoning: str | None = None
 
     def __post_init__(self):
-        if self.role not in ROLES:
+        if not isinstance(self.role, str) or self.role not in ROLES:
             raise UserError(
-                f"role={self.role!r} is unknown; expected one of {', '.join(ROLES)}"
+                f"role={short(self.role)} is unknown; expected one of {', '.join(ROLES)}"
                 f"{nearest(str(self.role), ROLES)}"
             )
         if isinstance(self.content, list | tuple):
@@ -52,7 +53,7 @@ class Message:
             value = getattr(self, field)
             if value is not None and not isinstance(value, str):
                 raise UserError(f"the {field} of a message is {type(value).__name__}; expected str")
-        calls = self.tool_calls or []
+        calls = [] if self.tool_calls is None else self.tool_calls
         if not isinstance(calls, list | tuple) or not all(isinstance(c, Mapping) for c in calls):
             raise UserError("the tool_calls of a message are no list of objects; expected one")
 

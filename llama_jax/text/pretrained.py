@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from llama_jax.checked import checked_call
 from llama_jax.errors import FormatError
 from llama_jax.text.limits import read_bytes
 from llama_jax.text.vocabulary import Vocabulary
@@ -91,6 +92,7 @@ class Pretrained(Vocabulary, Protocol):
         ...
 
 
+@checked_call
 def open_tokenizer(
     path: str | os.PathLike[str], config_files: str | os.PathLike[str] | None = None
 ) -> Pretrained:

@@ -12,8 +12,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llama_jax.checked import checked_call
 from llama_jax.errors import UserError
 from llama_jax.files import whole_file
+from llama_jax.kinds import check_text, whole_numbers
 from llama_jax.text import tokenizer_file
 from llama_jax.text.any_tokenizer import Opened, Special
 from llama_jax.text.bpe import build
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     import tokenizers
 
 BYTES = 256
+
+
+MOST = 1 << 24  # ids; the largest vocabularies that are published have 2 ** 18
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,6 +74,7 @@ class Tokenizer:
         """The ids of `text`; never a special id, whatever the text says."""
         return self.backend.encode(_clean(text)).ids
 
+    @checked_call
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of many texts, on several threads."""
         return [e.ids for e in self.backend.encode_batch_fast([_clean(t) for t in texts])]
@@ -78,6 +84,7 @@ class Tokenizer:
         encoding = self.backend.encode(_clean(text))
         return encoding.ids, [int(word) for word in encoding.word_ids]  # pyright: ignore
 
+    @checked_call
     def encode_all_with_words(self, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:
         """`encode_with_words` of many texts, on several threads."""
         encodings = self.backend.encode_batch([_clean(t) for t in texts])
@@ -85,10 +92,11 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; special and unused ids are skipped."""
-        kept = [int(i) for i in ids if self.reserved <= int(i) < self.used]
+        kept = [i for i in whole_numbers(ids, "a row of ids") if self.reserved <= i < self.used]
         return self.backend.decode(kept, skip_special_tokens=False).removeprefix(" ")
 
     @classmethod
+    @checked_call
     def train(cls, texts: Iterable[str], vocab: int = 2048, sentinels: int = 10) -> "Tokenizer":
         """Learns the merges from `texts`.
 
@@ -103,13 +111,15 @@ class Tokenizer:
         import tokenizers
         from tokenizers import models, pre_tokenizers, trainers
 
-        special = [*NAMED, *(sentinel(len(NAMED) + i) for i in range(sentinels))]
-        least = len(special) + BYTES
-        if vocab < least:
+        least = len(NAMED) + sentinels + BYTES
+        if sentinels < 0 or vocab < least:
             raise UserError(
-                f"vocab={vocab} is too small: {len(special)} special tokens and {BYTES} bytes "
+                f"vocab={vocab} is too small: {least - BYTES} special tokens and {BYTES} bytes "
                 f"need {least}; try vocab=2048"
             )
+        if vocab > MOST:
+            raise UserError(f"vocab={vocab} is over {MOST}, the most that is learned; try 2048")
+        special = [*NAMED, *(sentinel(len(NAMED) + i) for i in range(sentinels))]
         learner = tokenizers.Tokenizer(models.BPE())
         learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)  # pyright: ignore
         trainer = trainers.BpeTrainer(
@@ -136,12 +146,18 @@ class Tokenizer:
         more = {f"<unused_{i}>": i for i in range(self.used, self.vocab)}
         return tokenizer_file.write(self.backend.to_str(), self.control | more)
 
+    @checked_call
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes `content` to a file, whole or not at all."""
-        with whole_file(Path(path)) as draft:
-            draft.write_bytes(self.content())
+        try:
+            with whole_file(Path(path)) as draft:
+                draft.write_bytes(self.content())
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise UserError(f"{str(path)!r} cannot be written ({reason}); try another") from None
 
     @classmethod
+    @checked_call
     def load(cls, path: str | os.PathLike[str]) -> "Tokenizer":
         """Reads what `save` wrote, now or in an earlier version.
 
@@ -220,4 +236,4 @@ def _backend(vocab: dict[str, int], merges: Sequence[Any]) -> "tokenizers.Tokeni
 
 def _clean(text: str) -> str:
     """Replaces lone surrogates, which have no UTF-8 form."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return check_text(text).encode("utf-8", "replace").decode("utf-8")

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from llama_jax.axes import make_mesh
+from llama_jax.checked import checked_call
 from llama_jax.config import Run, from_json
 from llama_jax.errors import UserError
 from llama_jax.objectives.base import losses
@@ -42,6 +43,7 @@ class Trained:
     step: int
 
 
+@checked_call
 def load(
     run_dir: str | Path,
     mesh: Mesh | None = None,
@@ -71,13 +73,15 @@ def load(
     path = Path(run_dir).absolute()
     try:
         run = from_json((path / "run.json").read_text(encoding="utf-8"), classes, say)
-    except OSError:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path / 'run.json'} cannot be read ({error})") from None
+    except (OSError, ValueError) as error:  # a name with a character that no file has, too
+        if isinstance(error, UserError):
+            raise
         raise UserError(
             f"{run_dir} holds no run.json; expected a run directory, made by "
             "llama-jax train PRESET --run-dir DIR"
         ) from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path / 'run.json'} cannot be read ({error})") from None
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
     wanted = _best(path) if step == "best" else step
     params, step = restore_params(path / "checkpoints", mesh, run.rules, say, wanted)

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from llama_jax.checked import checked_call
 from llama_jax.config import Run, edit, to_json
 from llama_jax.errors import UserError
 from llama_jax.kernels.backends import lines, summary
@@ -57,6 +58,7 @@ class Result:
     stopped: str | None = None
 
 
+@checked_call
 def train(
     run: Run,
     run_dir: str | Path,

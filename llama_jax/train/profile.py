@@ -2,17 +2,17 @@
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from llama_jax.checked import checked
 from llama_jax.errors import UserError
 from llama_jax.train.processes import first
 
 
-@dataclass(frozen=True)
+@checked
 class Profile:
     """The steps to trace, from `start` up to but not with `stop`."""
 

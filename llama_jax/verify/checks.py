@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from llama_jax.checked import checked_call
 from llama_jax.errors import UserError, nearest
 from llama_jax.families.sizes import sizes
 from llama_jax.generate.engine import Engine
@@ -31,6 +32,7 @@ AGAINST = ("transformers", "none")
 TITLE = "against another program"
 
 
+@checked_call
 def verify(
     path: Any = None,
     text: str | None = None,

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from llama_jax.axes import DATA, make_mesh
+from llama_jax.checked import checked_call
 from llama_jax.errors import FormatError, UserError, nearest
 from llama_jax.families.names import Name, tensors
 from llama_jax.formats.folder import check_free
@@ -33,6 +34,7 @@ GGUF_KINDS = {"float32": "F32", "float16": "F16", "q8_0": "Q8_0"}
 Progress = Callable[[Iterable[Name]], Iterable[Name]]
 
 
+@checked_call
 def convert(
     src: str | Path,
     dst: str | Path,

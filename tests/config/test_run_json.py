@@ -173,7 +173,7 @@ def test_a_file_of_a_stranger_never_has_code_imported(name, tmp_path, monkeypatc
         ("optimizer", None, "^optimizer=None of Run is of type NoneType; Optimizer was expected"),
         ("objectives.lm", None, "^objective 'lm' is None, which does not say in `on`"),
         ("evaluations", {"often": 1}, "^evaluation 'often' is 1, which cannot be called"),
-        ("evaluations", None, "^evaluations=None: give a dict"),
+        ("evaluations", None, r"^evaluations=None of Run is of .*; dict\[str, Any\] was"),
         ("steps", None, "NoneType"),
     ],
 )

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from llama_jax.errors import UserError
 from llama_jax.kernels import flop_count
-from llama_jax.kernels.attention import flash, reference, ring, sharded
+from llama_jax.kernels.attention import arguments, flash, reference, ring, sharded
 from llama_jax.kernels.attention.flash import Kernel, Summed
 from llama_jax.kernels.attention.mask import Mask
 from llama_jax.kernels.backends import Backend, choose
@@ -238,7 +239,7 @@ def attention(
       strict: "auto" raises rather than fall back.
 
     Raises:
-      ValueError: shapes or types that do not fit, an unknown backend, a named one that refuses, or
+      UserError: shapes or types that do not fit, an unknown backend, a named one that refuses, or
         a fallback where none is wanted.
     """
     return attention_with_lse(
@@ -264,6 +265,8 @@ def attention_with_lse(
     softmax over all of them.
     """
     mask = Mask() if mask is None else mask
+    numbers = {"scale": scale, "softcap": softcap}
+    arguments.check({"q": q, "k": k, "v": v, "bias": bias}, mask, numbers, backend)
     _check(q, k, v, mask, softcap)
     if flop_count.on():
         return flop_count.attention(q, k, v, mask)
@@ -283,32 +286,32 @@ def case_of(q: Any, k: Any, mask: Mask, bias: bool, softcap: float | None) -> Ca
 def _check(q, k, v, mask: Mask, softcap: float | None) -> None:
     shapes = f"q {q.shape}, k {k.shape}, v {v.shape}"
     if q.ndim != 4 or k.ndim != 4 or k.shape != v.shape:
-        raise ValueError(f"{shapes}: expected q [B,T,N,H], k and v [B,S,K,H]")
+        raise UserError(f"{shapes}: expected q [B,T,N,H], k and v [B,S,K,H]")
     if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
-        raise ValueError(f"{shapes}: batch and head dim of queries and keys must be equal")
+        raise UserError(f"{shapes}: batch and head dim of queries and keys must be equal")
     if q.shape[2] % k.shape[2]:
-        raise ValueError(
+        raise UserError(
             f"{shapes}: {q.shape[2]} query heads are not a multiple of {k.shape[2]} key heads"
         )
     if not q.dtype == k.dtype == v.dtype:
-        raise ValueError(f"q, k, v are {q.dtype}, {k.dtype}, {v.dtype}; cast them to one type")
+        raise UserError(f"q, k, v are {q.dtype}, {k.dtype}, {v.dtype}; cast them to one type")
     if not jnp.issubdtype(q.dtype, jnp.floating):
-        raise ValueError(f"q, k, v are {q.dtype}; cast them to float32 or bfloat16")
+        raise UserError(f"q, k, v are {q.dtype}; cast them to float32 or bfloat16")
     if softcap is not None and softcap <= 0:
-        raise ValueError(f"softcap={softcap} caps nothing; use a positive one, or None")
+        raise UserError(f"softcap={softcap} caps nothing; use a positive one, or None")
     _check_mask(mask, q.shape[0], q.shape[1], k.shape[1])
 
 
 def _check_mask(mask: Mask, B: int, T: int, S: int) -> None:
     if mask.parts and sum(mask.parts) != S:
-        raise ValueError(f"mask parts {mask.parts} do not add up to the {S} keys")
+        raise UserError(f"mask parts {mask.parts} do not add up to the {S} keys")
     if not mask.local and (mask.q_positions is not None or mask.kv_positions is not None):
-        raise ValueError(
+        raise UserError(
             "positions without a causal, window or chunk mask have no effect; drop them or set "
             "causal"
         )
     if mask.prefix is not None and not mask.causal:
-        raise ValueError("a prefix without a causal mask has no effect; drop it or set causal")
+        raise UserError("a prefix without a causal mask has no effect; drop it or set causal")
     wanted = {
         "prefix": ((), jnp.integer),
         "q_positions": ((T,), jnp.integer),
@@ -323,6 +326,6 @@ def _check_mask(mask: Mask, B: int, T: int, S: int) -> None:
         if data is None or isinstance(data, int):
             continue
         if len(data.shape) == 0 or data.shape[0] not in (1, B) or data.shape[1:] != row:
-            raise ValueError(f"mask {name} has shape {data.shape}, expected {(B, *row)}")
+            raise UserError(f"mask {name} has shape {data.shape}, expected {(B, *row)}")
         if not jnp.issubdtype(data.dtype, kind):
-            raise ValueError(f"mask {name} is {data.dtype}, expected {kind.__name__}")
+            raise UserError(f"mask {name} is {data.dtype}, expected {kind.__name__}")

@@ -17,6 +17,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from llama_jax.checked import check_fields
+from llama_jax.errors import UserError
+
 
 def _static(default: Any) -> Any:
     return field(default=default, metadata={"static": True})
@@ -57,16 +60,15 @@ class Mask:
     parts: tuple[int, ...] = _static(())
 
     def __post_init__(self):
+        check_fields(self, ("causal", "window", "chunk", "parts"))
         for name in ("window", "chunk"):
             value = getattr(self, name)
-            if value is not None and not isinstance(value, int):
-                raise ValueError(f"{name}={value!r} is structure: give an int, known when tracing")
             if value is not None and value < 1:
-                raise ValueError(
+                raise UserError(
                     f"{name}={value} hides every key; use at least 1, or None for no {name}"
                 )
         if (self.q_segments is None) != (self.kv_segments is None):
-            raise ValueError("segments of queries and of keys come together; give both or none")
+            raise UserError("segments of queries and of keys come together; give both or none")
 
     @property
     def local(self) -> bool:
@@ -87,7 +89,7 @@ class Mask:
         """Both masks at once.
 
         Raises:
-          ValueError: both give the same data field (other than kv_valid and allow), or different
+          UserError: both give the same data field (other than kv_valid and allow), or different
             chunks.
         """
         merged: dict[str, Any] = {"causal": self.causal or other.causal}
@@ -106,7 +108,7 @@ class Mask:
             elif f.name == "chunk" and a == b:
                 merged[f.name] = a
             else:
-                raise ValueError(f"both masks give {f.name}; combine them before making the mask")
+                raise UserError(f"both masks give {f.name}; combine them before making the mask")
         return Mask(**merged)
 
     def rows(self, start: Any, size: int, length: int) -> "Mask":

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from llama_jax.axes import shard
+from llama_jax.errors import UserError
 from llama_jax.kernels import flop_count
 from llama_jax.kernels.backends import Backend, choose
 from llama_jax.kernels.cross_entropy import chunked
@@ -244,7 +245,7 @@ def linear_cross_entropy(
       backend: "auto" or a name of `BACKENDS`.
 
     Raises:
-      ValueError: shapes that do not fit the equation, or an unknown backend.
+      UserError: shapes that do not fit the equation, or an unknown backend.
     """
     rows, letters = _letters(equation, x, w)
     if weights is None:
@@ -281,9 +282,9 @@ def _letters(equation: str, x: jax.Array, w: jax.Array) -> tuple[str, str]:
     letters, _, out = right.partition("->")
     rows = left[:-1]
     if left[-1:] != "D" or sorted(letters) != ["D", "V"] or out != rows + "V" or not rows:
-        raise ValueError(f"equation {equation!r}: expected one like 'BTD,DV->BTV' or 'BTD,VD->BTV'")
+        raise UserError(f"equation {equation!r}: expected one like 'BTD,DV->BTV' or 'BTD,VD->BTV'")
     if x.ndim != len(left) or x.shape[-1] != w.shape[letters.index("D")]:
-        raise ValueError(f"x {x.shape} and w {w.shape} do not fit {equation!r}")
+        raise UserError(f"x {x.shape} and w {w.shape} do not fit {equation!r}")
     return rows, letters
 
 
