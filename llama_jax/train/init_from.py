@@ -17,8 +17,7 @@ from llama_jax.errors import UserError
 from llama_jax.text.files import files_of, open_for_training
 from llama_jax.text.vocabulary import Vocabulary
 from llama_jax.train.fits import check_vocabulary
-from llama_jax.weights.orbax import start_from
-from llama_jax.weights.origin import NAME, kept_by
+from llama_jax.weights.orbax import ORIGIN, origin_of, start_from
 
 _pickles = contextvars.ContextVar("whether Meta's .pth files may be opened", default=False)
 Words = tuple[Vocabulary, dict[str, bytes]]  # a tokenizer, and the files to keep it in
@@ -66,7 +65,7 @@ class OtherRun:
 
     def kept(self) -> dict[str, bytes]:
         """See `Origin`."""
-        return kept_by(self.place)
+        return origin_of(self.place)
 
     def weights(self, fresh: Any, say: Callable[[str], None]) -> Any:
         """See `Origin`."""
@@ -135,7 +134,7 @@ class Start:
 
     def kept(self) -> dict[str, bytes | None]:
         """What the run keeps of the origin, by name; None for what it has not."""
-        return {NAME: None} | (self.origin.kept() if self.origin else {})
+        return {ORIGIN: None} | (self.origin.kept() if self.origin else {})
 
     def weights(self, fresh: Any, say: Callable[[str], None]) -> Any:
         """`fresh` weights with those in their place that `init_from` names.

@@ -30,11 +30,18 @@ from llama_jax.errors import UserError
 from llama_jax.trees import flat, nested, path_name
 
 MANIFEST = "manifest.json"
+ORIGIN = "weights_config.json"  # in a run directory: the config.json of its first weights
 
 
 def to_stderr(text: str) -> None:
     """Says something without mixing it into the output of `eval --json`."""
     print(text, file=sys.stderr)
+
+
+def origin_of(run_dir: Path) -> dict[str, bytes]:
+    """What a run keeps of the folder that it began with (see `origin`), by its name; or nothing."""
+    file = run_dir / ORIGIN
+    return {ORIGIN: file.read_bytes()} if file.is_file() else {}
 
 
 def saved_steps(directory: Path) -> list[int]:

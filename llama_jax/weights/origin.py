@@ -5,7 +5,6 @@ that began with a Hugging Face folder keeps the file, and is written back with i
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,9 @@ from llama_jax.families.sizes import unlike
 from llama_jax.formats.source import inside, read_json
 from llama_jax.models.decoder import Decoder
 from llama_jax.weights.opened import CONFIG, Checkpoint
+from llama_jax.weights.orbax import ORIGIN, origin_of
 from llama_jax.weights.write import inference
 
-NAME = "weights_config.json"  # of the file in a run directory
 DTYPES = ("dtype", "torch_dtype")  # transformers' names of the type that tensors are stored in
 TYPES = ("float32", "bfloat16", "float16")
 QUANTISED = ("quantization_config", "compression_config")  # of packed weights; none are written
@@ -29,19 +28,13 @@ def kept(checkpoint: Checkpoint) -> dict[str, bytes]:
     place = checkpoint.place
     if checkpoint.kind == "huggingface":
         folder = place if place.is_dir() else place.absolute().parent
-        return {NAME: inside(folder, CONFIG).read_bytes()}
-    return kept_by(place) if checkpoint.kind == "run" else {}
-
-
-def kept_by(run_dir: Path) -> dict[str, bytes]:
-    """The same of a run that began so itself."""
-    file = run_dir / NAME
-    return {NAME: file.read_bytes()} if file.is_file() else {}
+        return {ORIGIN: inside(folder, CONFIG).read_bytes()}
+    return origin_of(place) if checkpoint.kind == "run" else {}
 
 
 def config_of(checkpoint: Checkpoint) -> bytes | None:
     """The config.json of the weights that a run began with, if it describes the run's model."""
-    file = checkpoint.place / NAME
+    file = checkpoint.place / ORIGIN
     if checkpoint.kind != "run" or not file.is_file():
         return None
     try:
