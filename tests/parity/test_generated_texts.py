@@ -13,6 +13,7 @@ from llama_jax.text.gguf import from_fields, to_fields  # noqa: E402
 from llama_jax.text.messages import messages_of  # noqa: E402
 from llama_jax.text.template import Template  # noqa: E402
 from tests.parity.kinds import KINDS, SPECIAL, TEXT  # noqa: E402
+from tests.parity.templates import TEMPLATES as PUBLISHED  # noqa: E402
 
 TEXTS = 120  # of each kind
 ADDED = [token.content for token in TEXT]
@@ -53,6 +54,13 @@ def texts(seed, control=()):
 @pytest.fixture(scope="module", params=KINDS)
 def pair(request, tmp_path_factory):
     """transformers' tokenizer and ours, of one folder."""
+    folder = KINDS[request.param](tmp_path_factory.mktemp("kind") / "it")
+    return transformers.AutoTokenizer.from_pretrained(folder), open_tokenizer(folder)
+
+
+@pytest.fixture(scope="module", params=["bytes of Qwen 2", "legacy", "unigram"])
+def some(request, tmp_path_factory):
+    """The same of one of each model."""
     folder = KINDS[request.param](tmp_path_factory.mktemp("kind") / "it")
     return transformers.AutoTokenizer.from_pretrained(folder), open_tokenizer(folder)
 
@@ -128,6 +136,34 @@ def test_chats_have_the_ids_of_transformers(pair, template):
         )
         found = chat_ids(messages_of(chat), ours, Template(source), tools=tools)
         assert found == expected, (first, second)
+
+
+@pytest.mark.parametrize("template", PUBLISHED)
+def test_chats_in_the_forms_of_published_templates_have_the_ids_of_transformers(some, template):
+    theirs, ours = some
+    source = PUBLISHED[template]
+    said = [text for text in texts(5) if text.strip()][5:17]
+    for ask, answer, thanks in zip(said[::3], said[1::3], said[2::3], strict=True):
+        chat = [
+            {"role": "system", "content": thanks},
+            {"role": "user", "content": ask},
+            {"role": "assistant", "content": f"<think>{ask}</think>\n\n{answer}"},
+            {"role": "user", "content": thanks, "name": "Bob"},
+        ]
+        tools = [TOOL] if template.endswith("with_tools") else None
+        if tools:
+            call = {"name": "weather", "arguments": {"city": answer, "days": 2}}
+            chat[2] |= {"tool_calls": [{"type": "function", "function": call}]}
+        for prompt in (True, False):
+            expected = theirs.apply_chat_template(
+                chat,
+                chat_template=source,
+                tools=tools,
+                add_generation_prompt=prompt,
+                return_dict=False,
+            )
+            found = chat_ids(messages_of(chat), ours, Template(source), prompt, tools=tools)
+            assert found == expected, (ask, answer)
 
 
 def test_tokenizers_go_through_their_own_files_and_gguf_and_back(pair, tmp_path):
