@@ -137,9 +137,20 @@ def misfit(what: str, value: Any, hint: Any, such: str = "") -> UserError:
         return UserError(f"{what} is no number; {spelled(hint)} was expected")
     if isinstance(value, type):
         return UserError(f"{what} is a class; a value was expected, {value.__name__}(...)")
+    if (wrong := _within(value, hint)) is not None:
+        return misfit(f"{what} has {short(wrong[0])}, which", *wrong)
     kind = type(value).__name__
     such = f", e.g. {such}" if such else ""
     return UserError(f"{what} is of type {kind}; {spelled(hint)} was expected{such}")
+
+
+def _within(value: Any, hint: Any) -> tuple[Any, Any] | None:
+    """What of a tuple does not fit, and its declared type, if all of it was to be of one type."""
+    for one in _choices(hint):
+        inner = get_args(one)
+        if isinstance(value, tuple) and get_origin(one) is tuple and inner[1:] == (...,):
+            return next(((part, inner[0]) for part in value if not fits(part, inner[0])), None)
+    return None
 
 
 def check_text(value: Any, what: str = "a text") -> str:

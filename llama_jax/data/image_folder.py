@@ -38,11 +38,6 @@ class ImageFolder:
     path: str
     damaged: Literal["refuse", "skip"] = "refuse"
 
-    def __post_init__(self) -> None:
-        """Checks the value."""
-        if self.damaged not in ("refuse", "skip"):
-            raise UserError(f"damaged={self.damaged!r}; expected refuse or skip")
-
     def open(self) -> Rows:
         """Lists the pictures.
 

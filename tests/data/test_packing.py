@@ -240,7 +240,9 @@ def test_what_only_packed_streams_can_do_is_refused_elsewhere(folders, words):
         LanguageModel(T, pack="fitt")
     with pytest.raises(UserError, match="2 sources has 1 weights"):
         Mix(tuple(folders), (1,))
-    for weight in (0, float("nan"), float("inf")):
+    with pytest.raises(UserError, match="of Mix has nan, which is no number; float was expected"):
+        Mix(tuple(folders), (1, float("nan")))
+    for weight in (0, float("inf")):
         with pytest.raises(UserError, match="expected numbers above 0"):
             Mix(tuple(folders), (1, weight))
 

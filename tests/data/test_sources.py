@@ -314,5 +314,5 @@ def test_a_damaged_picture_is_found_on_opening_or_left_out_on_request(tmp_path):
     rows = ImageFolder(str(tmp_path), damaged="skip").open()
     assert len(rows) == 19 and rows[1]["file"] == "cats/02.jpg" and rows[-1]["label"] == 1
     assert "1 of 20 pictures are damaged and left out ('cats/01.jpg')" in rows.notes[-1]
-    with pytest.raises(UserError, match="expected refuse or skip"):
+    with pytest.raises(UserError, match="is not one of refuse, skip"):
         ImageFolder(str(tmp_path), damaged="keep")  # pyright: ignore

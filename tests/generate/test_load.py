@@ -30,10 +30,10 @@ def test_weights_are_a_language_model_and_a_file_to_import_must_be_there(tmp_pat
     ("given", "text"),
     [
         ({"mesh": "fsdp"}, r"mesh='fsdp': a value such as make_mesh\(fsdp=1\)"),
-        ({"rules": "fsdp"}, "rules='fsdp': a value such as axes.FSDP_TENSOR"),
+        ({"rules": "fsdp"}, "rules='fsdp' of load is of type str; Rules was expected"),
         ({"dtype": "float17"}, "dtype='float17': give float32"),
         ({"dtype": "int32"}, "dtype='int32': give float32"),
-        ({"path": 3}, "named by 3; a path or a name"),
+        ({"path": 3}, r"path=3 of load is of type int; str \| Path"),
         ({"path": "x" * 5000}, "xxx... does not exist"),
     ],
 )
