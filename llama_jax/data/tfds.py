@@ -21,7 +21,7 @@ SUBPACKAGES = ("text", "translate", "summarization", "video")  # not registered 
 
 @checked
 class Tfds:
-    """A TFDS data set: "easy_vqa" and "kjv" are ours, any other name is looked up in TFDS.
+    """A TFDS data set: one of `OURS` ("easy_vqa", "kjv", ...), or any name that TFDS knows.
 
     Attributes:
       name: as TFDS writes it: "glue/sst2", "wmt14_translate/de-en", ...
@@ -98,7 +98,7 @@ def _theirs(source: Tfds, env: str | None) -> Any:
     else:
         names = [*OURS, *tfds.list_builders(with_community_datasets=False)]
         raise UserError(
-            f"no data set is called {source.name!r}; expected easy_vqa, kjv or a name of TFDS"
+            f"no data set is called {source.name!r}; expected {', '.join(OURS)} or a name of TFDS"
             + nearest(source.name, names)
         )
     try:
