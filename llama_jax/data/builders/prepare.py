@@ -23,6 +23,8 @@ OURS = {
     "bbc_news": "BbcNews",
     "chatterbot": "Chatterbot",
     "easy_vqa": "EasyVqa",
+    "easy_vqa_clips": "EasyVqaClips",
+    "easy_vqa_dialogues": "EasyVqaDialogues",
     "interface_texts": "InterfaceTexts",
     "kjv": "Kjv",
     "mathematics": "Mathematics",
@@ -142,7 +144,7 @@ def prepared(
     except OSError as error:
         raise UserError(
             f"data folder {str(root)!r} cannot be written ({error.strerror or error}); expected a "
-            f"folder with about 20 MB free; try another one with {ENV}=DIR"
+            f"folder with about 60 MB free; try another one with {ENV}=DIR"
         ) from None
     finally:
         if draft is not None:

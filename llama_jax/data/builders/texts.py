@@ -6,6 +6,7 @@ fields of its own. Rows whose text differs in letters' case, spaces and punctuat
 same row to `split_of`, so neither they nor duplicates can be on both sides of a split.
 """
 
+import functools
 import itertools
 import re
 import zlib
@@ -40,7 +41,8 @@ class Texts(tfds.core.GeneratorBasedBuilder):
 
     Attributes:
       SPLITS: names of its splits.
-      FIELDS: further fields of a row, name to type: str, list (of texts) or a NumPy type.
+      FIELDS: further fields of a row, name to type: str, list (of texts), a NumPy type, or what
+        makes a feature of TFDS.
       ABOUT: what it is, in one sentence.
       HOMEPAGE: where its package lives.
     """
@@ -83,4 +85,4 @@ def _feature(kind: Any) -> Any:
         return tfds.features.Text()
     if kind is list:
         return tfds.features.Sequence(tfds.features.Text())
-    return np.dtype(kind).type
+    return kind() if isinstance(kind, functools.partial) else np.dtype(kind).type
