@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from llama_jax.data import Tfds
+from llama_jax.data import Loader, Questions, Stream, Tfds
 from llama_jax.data.builders.easy_vqa_clips import (
     DIRECTIONS,
     FRAMES,
@@ -162,3 +162,16 @@ def test_clips_are_read_as_frames_and_have_every_kind_for_every_picture(clips):
         assert (row["source"], row["target"]) == (row["questions"][0], row["answers"][0])
         assert all(word in row["caption"] for word in row["answers"][:1])
         assert (video[0] != video[-1]).any()
+
+
+def test_the_task_questions_reads_both(data_dir, clips, dialogues, tokenizer):
+    del clips, dialogues  # prepared by them, with these limits
+    for name, field, count, limit in (
+        *[("easy_vqa_clips", "video", FRAMES, 30)],
+        *[("easy_vqa_dialogues", "image", 0, 60)],
+    ):
+        source = Tfds(name, "test", data_dir=data_dir, limit=limit)
+        task = Questions(length=96, per_image=2, image=field, frames=count)
+        batch = Loader({"x": Stream(source, task, 8)}, tokenizer).batch(0)["x"]
+        shape = (4, FRAMES, SIDE, SIDE, 3) if count else (4, SIDE, SIDE, 3)
+        assert batch[field].shape == shape and batch["loss_weights"].any(1).all()

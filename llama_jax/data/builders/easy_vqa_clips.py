@@ -11,7 +11,8 @@ frames in another order tell the axis, but not which way. A picture has one clip
 
 `source` and `target` are a question and its answer, `questions` and `answers` are all of the clip.
 
-Examples (measured): train 12,000, test 3,000.
+Examples (measured): train 12,000, test 3,000. The most frequent answer is right in 26 % of the
+test's directions, 27 % of the first ones, 51 % of the speeds, 15 % of the faster shapes.
 """
 
 import functools

@@ -11,7 +11,9 @@ so the picture and the last question alone do not tell the answer. A row is a di
 `questions[n]` is turn n with the turns before it, `answers[n]` its reply; `source` and `target` are
 those of the last turn, `last` is its question without the others, as a control.
 
-Examples (measured): train 12,000, test 3,000.
+Examples (measured): train 12,000, test 3,000. Always giving the most frequent answer to the last
+question is right in 26 % of the test's wishes, 14 % of what is recalled (a third, for who sees the
+picture) and 49 % of the guesses.
 """
 
 import functools

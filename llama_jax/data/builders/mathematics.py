@@ -5,9 +5,9 @@ Source: the PyPI package `mathematics-dataset` (DeepMind, Apache-2.0; D. Saxton 
 Here the chance is fixed: question n of a module, of a level, is the same on every machine.
 
 Splits are those of the paper: `train` is of three levels (easy, medium, hard; `level` says which),
-`interpolate` like training at its hardest, `extrapolate` of larger numbers and longer expressions.
-A question belongs to training or to the tests by its CRC as well, for short ones are made again
-and again: one in four is for the tests only.
+`interpolate` of one difficulty within the hard third, `extrapolate` of larger numbers and longer
+expressions. A question belongs to training or to the tests by its CRC as well, for short ones are
+made again and again: one in four is for the tests only.
 
 Left out: calculus, algebra, measurement, polynomials and probability; `round_number*`, which asks
 Python's `randrange` for floats and gets an error from 3.12 on; `simplify_surd`, 20 times as slow as
