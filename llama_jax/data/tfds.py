@@ -21,7 +21,7 @@ SUBPACKAGES = ("text", "translate", "summarization", "video")  # not registered 
 
 @checked
 class Tfds:
-    """A TFDS data set: "easy_vqa" and "kjv" are ours, any other name is looked up in TFDS.
+    """A TFDS data set: one of `OURS` ("easy_vqa", "kjv", ...), or any name that TFDS knows.
 
     Attributes:
       name: as TFDS writes it: "glue/sst2", "wmt14_translate/de-en", ...
@@ -51,13 +51,19 @@ def _open_tfds(source: Tfds, env: str | None) -> Rows:
     builder = _ours(source) if source.name in OURS else _theirs(source, env)
     import tensorflow_datasets as tfds
 
+    class _Skip(tfds.decode.SkipDecoding):
+        def decode_batch_example_np(self, example: Any) -> Any:  # TFDS 4.9.10 forgets lists
+            return example
+
     version = str(builder.version)
     if source.version not in (None, version):
         raise UserError(f"{source.name} {source.version} was asked for; {version} is there")
     skip = {
-        name: tfds.decode.SkipDecoding()  # bytes, which `images.decode` opens within its limits
+        name: _Skip()  # bytes, which `images.decode` opens within its limits
         for name, feature in builder.info.features.items()
-        if isinstance(feature, tfds.features.Image)
+        if isinstance(
+            getattr(feature, "feature", feature), tfds.features.Image
+        )  # or a list of them
     }
     splits = list(builder.info.splits or ())
     if re.split(r"[\[+]", source.split)[0] not in [*splits, "all"]:
@@ -98,7 +104,7 @@ def _theirs(source: Tfds, env: str | None) -> Any:
     else:
         names = [*OURS, *tfds.list_builders(with_community_datasets=False)]
         raise UserError(
-            f"no data set is called {source.name!r}; expected easy_vqa, kjv or a name of TFDS"
+            f"no data set is called {source.name!r}; expected {', '.join(OURS)} or a name of TFDS"
             + nearest(source.name, names)
         )
     try:
@@ -114,7 +120,12 @@ def _theirs(source: Tfds, env: str | None) -> Any:
 
 
 def _row(row: dict[str, Any], pictures: Collection[str]) -> dict[str, Any]:
-    return {key: item if key in pictures else _native(item) for key, item in row.items()}
+    return {key: _packed(item) if key in pictures else _native(item) for key, item in row.items()}
+
+
+def _packed(value: Any) -> Any:
+    """A picture's bytes as they are, those of a clip's frames as a list."""
+    return list(value) if isinstance(value, np.ndarray) and value.dtype == object else value
 
 
 def _native(value: Any) -> Any:

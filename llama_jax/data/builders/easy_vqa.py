@@ -7,15 +7,15 @@ official ones. Captions are ours, see `shapes.py`.
 
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from llama_jax.data.builders.prepare import package
-from llama_jax.data.builders.shapes import answer_type, look, stated_shape
+from llama_jax.data.builders.shapes import Facts, answer_type, look, stated_shape
 
-__all__ = ["EasyVqa", "answer_type"]
+__all__ = ["EasyVqa", "answer_type", "pictures"]
 
 
 class EasyVqa(tfds.core.GeneratorBasedBuilder):
@@ -61,29 +61,48 @@ class EasyVqa(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split) for split in ("train", "test")}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        from PIL import Image
-
-        source = package("easy_vqa", "easy-vqa")
-        asked = defaultdict(list)
-        for question, answer, picture in zip(
-            *getattr(source, f"get_{split}_questions")(), strict=True
-        ):
-            asked[picture].append((question, answer))
-        paths = getattr(source, f"get_{split}_image_paths")()
-        for picture in sorted(paths)[: self.limit]:
-            questions, answers = zip(*asked[picture], strict=True)
-            with Image.open(paths[picture]) as image:
-                pixels_YXR = np.asarray(image.convert("RGB"))
-            readings = look(pixels_YXR, stated_shape(questions, answers))
+        for shown in pictures(split, self.limit):
             yield (
-                picture,
+                shown.number,
                 {
-                    "image_id": picture,
-                    "image": paths[picture],
-                    "questions": list(questions),
-                    "answers": list(answers),
-                    "caption": readings[0].caption,
-                    "captions": [facts.caption for facts in readings],
-                    **readings[0]._asdict(),
+                    "image_id": shown.number,
+                    "image": shown.path,
+                    "questions": shown.questions,
+                    "answers": shown.answers,
+                    "caption": shown.readings[0].caption,
+                    "captions": [facts.caption for facts in shown.readings],
+                    **shown.readings[0]._asdict(),
                 },
             )
+
+
+class Shown(NamedTuple):
+    """A picture with its questions, and what it shows in every way that is true."""
+
+    number: int
+    path: str
+    pixels_YXR: np.ndarray
+    questions: list[str]
+    answers: list[str]
+    readings: list[Facts]
+
+
+def pictures(split: str, limit: int | None = None) -> Iterator[Shown]:
+    """The pictures of a split by number, or the first of them.
+
+    Raises:
+      UserError: the package is missing.
+    """
+    from PIL import Image
+
+    source = package("easy_vqa", "easy-vqa")
+    asked = defaultdict(list)
+    for question, answer, picture in zip(*getattr(source, f"get_{split}_questions")(), strict=True):
+        asked[picture].append((question, answer))
+    paths = getattr(source, f"get_{split}_image_paths")()
+    for picture in sorted(paths)[:limit]:
+        questions, answers = map(list, zip(*asked[picture], strict=True))
+        with Image.open(paths[picture]) as image:
+            pixels_YXR = np.asarray(image.convert("RGB"))
+        readings = look(pixels_YXR, stated_shape(questions, answers))
+        yield Shown(picture, paths[picture], pixels_YXR, questions, answers, readings)

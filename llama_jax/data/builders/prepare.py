@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import importlib.util
 import io
 import logging
 import os
@@ -18,7 +19,18 @@ if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 ENV = "LLAMA_JAX_DATA"
-OURS = {"easy_vqa": "EasyVqa", "kjv": "Kjv"}
+OURS = {
+    "bbc_news": "BbcNews",
+    "chatterbot": "Chatterbot",
+    "easy_vqa": "EasyVqa",
+    "easy_vqa_clips": "EasyVqaClips",
+    "easy_vqa_dialogues": "EasyVqaDialogues",
+    "interface_texts": "InterfaceTexts",
+    "kjv": "Kjv",
+    "mathematics": "Mathematics",
+    "number_words": "NumberWords",
+    "reviews_zh": "ReviewsZh",
+}
 DRAFT = ".preparing-"
 STALE = 3600  # seconds after which a draft must belong to a process that was killed
 
@@ -30,8 +42,13 @@ def default_dir() -> Path:
     return Path(os.environ.get(ENV) or Path.home() / ".cache" / "llama_jax" / "tfds")
 
 
-def package(module: str, pip_name: str) -> Any:
+def package(module: str, pip_name: str, extra: str = "demo") -> Any:
     """Imports a package that ships data.
+
+    Args:
+      module: the dotted name to import.
+      pip_name: what pip calls the package.
+      extra: the extra of pyproject.toml that brings it.
 
     Raises:
       UserError: it is not installed, with the pip command.
@@ -41,10 +58,34 @@ def package(module: str, pip_name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name and error.name.split(".")[0] != module.split(".")[0]:
             raise
-        raise UserError(
-            f"package {pip_name!r} is not installed and its data is needed; "
-            "try: pip install 'llama-jax[demo]'"
-        ) from None
+        raise _missing(pip_name, extra) from None
+
+
+def folder(module: str, pip_name: str, extra: str = "tasks") -> Path:
+    """The folder of an installed package, found without running any code of it.
+
+    Args:
+      module: the name of the package, without dots.
+      pip_name: what pip calls it.
+      extra: the extra of pyproject.toml that brings it.
+
+    Raises:
+      UserError: it is not installed, with the pip command.
+    """
+    try:
+        spec = importlib.util.find_spec(module)
+    except ValueError:  # a module without a spec is no installed package
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise _missing(pip_name, extra)
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _missing(pip_name: str, extra: str) -> UserError:
+    return UserError(
+        f"package {pip_name!r} is not installed and its data is needed; "
+        f"try: pip install 'llama-jax[{extra}]'"
+    )
 
 
 @contextlib.contextmanager
@@ -103,7 +144,7 @@ def prepared(
     except OSError as error:
         raise UserError(
             f"data folder {str(root)!r} cannot be written ({error.strerror or error}); expected a "
-            f"folder with about 20 MB free; try another one with {ENV}=DIR"
+            f"folder with about 60 MB free; try another one with {ENV}=DIR"
         ) from None
     finally:
         if draft is not None:
