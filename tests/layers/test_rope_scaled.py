@@ -104,7 +104,7 @@ def test_it_is_differentiated_recomputed_and_scanned_as_any_other():
     ("make", "said"),
     [
         (lambda: LinearRope(factor=0.5), "linear rope: factor=0.5; 1 or more"),
-        (lambda: DynamicRope(factor=float("nan")), "dynamic rope: factor=nan"),
+        (lambda: DynamicRope(factor=float("nan")), "factor=nan of DynamicRope is no number"),
         (lambda: YarnRope(factor=2.0, fast=1.0, slow=2.0), "slow <= fast"),
         (lambda: YarnRope(factor=2.0, attention=-1.0), "yarn rope: -1.0 is among its factors"),
         (lambda: YarnRope(split=(1, 1)), "one axis"),
