@@ -70,7 +70,7 @@ meshes: $(call with,demo test)  ## The same run on every mesh, in stages, in mic
 chaos: $(call with,demo test)  ## Kill training at bad moments, alone and in two processes (4 minutes)
 	$(PYTEST) tests/chaos
 
-fuzz: $(call with,test)  ## Feed thousands of damaged files to every reader (1 minute)
+fuzz: $(call with,test)  ## Feed thousands of damaged files to every reader, and odd values to every public call (1 minute)
 	$(PYTEST) $(STEAL) tests/fuzz
 
 notebooks: $(call with,demo test) $(smollm2)  ## Run every notebook and the README's examples (2 minutes)

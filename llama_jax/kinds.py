@@ -2,8 +2,10 @@
 
 import collections.abc
 import dataclasses
+import math
 import operator
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType, UnionType
@@ -46,7 +48,9 @@ def fits(value: Any, hint: Any) -> bool:
         return type(value) in map(type, inner) and value in inner
     kind = origin or hint
     if kind in PLAIN:
-        return (type(value) is kind or (kind is float and type(value) is int)) and value == value
+        if kind is float and type(value) in (int, float):
+            return abs(value) <= sys.float_info.max  # neither NaN nor infinite, nor beyond floats
+        return type(value) is kind
     if kind is tuple:
         if type(value) is not tuple:
             return isinstance(value, tuple)
@@ -135,6 +139,8 @@ def misfit(what: str, value: Any, hint: Any, such: str = "") -> UserError:
         return UserError(f"{what} is not one of {', '.join(choices)}{near}")
     if isinstance(value, float) and value != value:
         return UserError(f"{what} is no number; {spelled(hint)} was expected")
+    if isinstance(value, float) and abs(value) == math.inf:
+        return UserError(f"{what} is not finite; {spelled(hint)} was expected")
     if isinstance(value, type):
         return UserError(f"{what} is a class; a value was expected, {value.__name__}(...)")
     if (wrong := _within(value, hint)) is not None:
@@ -162,6 +168,22 @@ def check_text(value: Any, what: str = "a text") -> str:
     if not isinstance(value, str):
         raise UserError(f"{short(value)} is of type {type(value).__name__}; {what} was expected")
     return value
+
+
+def whole_number(value: Any, what: str) -> int:
+    """A whole number, of Python or of an array library.
+
+    Args:
+      value: what came.
+      what: what was expected, such as "an id".
+
+    Raises:
+      UserError: something else came.
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise UserError(f"{short(value)} came; {what} was expected, e.g. 3") from None
 
 
 def whole_numbers(values: Any, what: str) -> list[int]:

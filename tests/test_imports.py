@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "llama_jax"
 
 ANY = ("",)
-EVERYWHERE = ("checked", "errors", "files", "kinds", "messages", "trees")
+EVERYWHERE = ("checked", "errors", "files", "kinds", "limits", "messages", "trees")
 # An entry allows the module and all below it. Everyone may import itself and EVERYWHERE.
 ARROWS = {
     "__init__": ANY,  # names for users, loaded on first use
@@ -33,6 +33,7 @@ ARROWS = {
     "kernels": ("axes",),
     "kinds": (),
     "layers": ("axes", "kernels"),
+    "limits": (),
     "messages": (),
     "models": ("axes", "kernels.attention.mask", "layers"),
     "objectives": ("axes", "kernels.cross_entropy", "layers.sown", "models"),
@@ -101,6 +102,7 @@ FLOORS = (
         "errors",
         "files",
         "kinds",
+        "limits",
         "messages",
         "seeds",
         "streams",
@@ -114,7 +116,7 @@ ONLY = {
     "transformers": {"verify.reference"},  # what logits are compared with
     "tensorflow": set(),
 }
-WITHOUT_JAX = ("data", "text", "checked", "errors", "files", "kinds", "messages")
+WITHOUT_JAX = ("data", "text", "checked", "errors", "files", "kinds", "limits", "messages")
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
 
 

@@ -11,6 +11,7 @@ from llama_jax.checked import checked
 from llama_jax.data.held_out import NAME
 from llama_jax.data.rows import Source
 from llama_jax.errors import UserError, nearest
+from llama_jax.limits import check_limits
 from llama_jax.messages import short
 from llama_jax.optim.optimizer import AdamW, Optimizer
 from llama_jax.seeds import check_seed
@@ -65,6 +66,8 @@ class BPE:
     vocab: int = 2048
     corpus: tuple[Source, ...] = ()
     sentinels: int = 10
+
+    __post_init__ = check_limits
 
     def build(self, sources: Iterable[Any]):
         """Trains it on `corpus`, or on the sources given."""
@@ -192,6 +195,7 @@ class Run:
             "log_every": 1,
             "save_every": 1,
             "keep": 1,
+            "eval_every": 0,
         }.items():
             if getattr(self, name) < least:
                 raise UserError(f"{name}={getattr(self, name)}: give {least} or more")
@@ -210,6 +214,12 @@ class Run:
             raise UserError(f"ema={self.ema}: give a decay between 0 and 1, e.g. 0.999, or None")
         if not dataclasses.is_dataclass(self.model):
             raise UserError(f"model={short(self.model)}: give a config, such as Decoder(...)")
+        for name, stream in self.data.items():
+            if isinstance(stream, type) or not dataclasses.is_dataclass(stream):
+                raise UserError(
+                    f"stream {name!r} is {short(stream)}, which is no config; give a Stream, "
+                    "e.g. Stream(PlainText('x.txt'), LanguageModel(), 8)"
+                )
         known = {*self.evaluations}
         if any(getattr(stream, "measured", None) for stream in self.data.values()):
             known.add(NAME)
@@ -236,7 +246,7 @@ class Run:
                 )
 
         for name, evaluation in self.evaluations.items():
-            if not callable(evaluation):
+            if isinstance(evaluation, type) or not callable(evaluation):
                 raise UserError(
                     f"evaluation {name!r} is {short(evaluation)}, which cannot be called; give an "
                     "Eval, or a value with `every` and `__call__`"

@@ -15,6 +15,7 @@ from llama_jax.checked import checked
 from llama_jax.data.builders.prepare import OURS, prepared
 from llama_jax.data.rows import Rows
 from llama_jax.errors import UserError, nearest
+from llama_jax.limits import check_limits
 
 SUBPACKAGES = ("text", "translate", "summarization", "video")  # not registered on plain import
 
@@ -36,6 +37,8 @@ class Tfds:
     version: str | None = None
     data_dir: str | None = None
     limit: int | None = None
+
+    __post_init__ = check_limits
 
     def open(self) -> Rows:
         """Prepares the data set if that was not done before, and opens it.

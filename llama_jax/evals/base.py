@@ -11,6 +11,7 @@ import numpy as np
 from llama_jax.checked import checked
 from llama_jax.data import Loader, Stream, Tfds, one_pass
 from llama_jax.errors import UserError, nearest
+from llama_jax.limits import check_limits
 from llama_jax.text.vocabulary import Vocabulary
 from llama_jax.train.load import Trained
 
@@ -53,6 +54,9 @@ class Eval:
     every: int = 0
     limit: int | None = None
     batch: int = 256
+
+    def __post_init__(self):
+        check_limits(self, "every", "limit", "batch")
 
     def rows(self, trained: Trained) -> list[Row]:
         """The rows of the table."""

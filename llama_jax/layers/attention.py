@@ -17,6 +17,7 @@ from llama_jax.layers.linear import Einsum
 from llama_jax.layers.norm import Norm
 from llama_jax.layers.rope import Rope
 from llama_jax.layers.slots import KV, Contiguous, Kept, Ring
+from llama_jax.limits import check_limits
 
 
 @checked
@@ -51,6 +52,7 @@ class Attention:
 
     def __post_init__(self):
         positive(self, "heads", "kv_heads", "head_dim", "window", "chunk")
+        check_limits(self)
         if self.rope is not None:
             self.rope.pairs(self.head_dim)
         if self.heads % self.kv_heads:

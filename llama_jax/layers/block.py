@@ -25,6 +25,7 @@ from llama_jax.layers.linear import lettered
 from llama_jax.layers.mlp import FeedForward
 from llama_jax.layers.norm import Norm, RMSNorm
 from llama_jax.layers.slots import KV, Seen
+from llama_jax.limits import check_limits
 
 # What rematerialisation may be told to store (`Stack.saved`), and its shape in numbers a token.
 SAVED = {
@@ -85,6 +86,7 @@ class Block:
     dropout: float = 0.0
 
     def __post_init__(self):
+        check_limits(self)
         if self.attention is None and isinstance(self.cross, Merged):
             raise UserError(
                 "cross=Merged() joins the memory to self-attention, and attention=None; give "

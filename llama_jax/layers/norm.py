@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from llama_jax.checked import checked
 from llama_jax.layers.linear import weight
+from llama_jax.limits import check_limits
 
 
 @checked
@@ -18,6 +19,8 @@ class RMSNorm:
     """
 
     eps: float = 1e-5
+
+    __post_init__ = check_limits
 
     def build(self, name: str | None = None, letter: str = "D") -> nn.Module:
         """A module with one scale a channel."""
@@ -49,6 +52,8 @@ class LayerNorm:
     """
 
     eps: float = 1e-5
+
+    __post_init__ = check_limits
 
     def build(self, name: str | None = None, letter: str = "D") -> nn.Module:
         """A module with one scale and one bias a channel."""

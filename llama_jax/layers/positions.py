@@ -8,7 +8,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from llama_jax.checked import checked
+from llama_jax.errors import UserError
 from llama_jax.layers.linear import lettered
+from llama_jax.limits import check_limits
 
 
 @checked
@@ -58,6 +60,15 @@ class RelativeBias:
     buckets: int = 32
     distance: int = 128
     causal: bool = False
+
+    def __post_init__(self):
+        check_limits(self)
+        parts = 2 if self.causal else 4
+        if self.buckets < parts or self.distance <= self.buckets // parts:
+            raise UserError(
+                f"buckets={self.buckets}, distance={self.distance}: give {parts} buckets or more, "
+                f"and a distance of more than a {'half' if self.causal else 'quarter'} of them"
+            )
 
     def build(self, name: str | None = None) -> nn.Module:
         """The module: query and key positions give [N,T,S]."""

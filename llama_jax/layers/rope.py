@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from llama_jax.checked import checked
 from llama_jax.errors import UserError
+from llama_jax.limits import check_limits
 
 
 @checked
@@ -32,6 +33,7 @@ class Rope:
     split: tuple[int, ...] = (1,)
 
     def __post_init__(self):
+        check_limits(self)
         if not self.split or min(self.split) < 0 or sum(self.split) == 0:
             raise UserError(
                 f"rope split {self.split}: give a non-negative share an axis, e.g. (2, 3, 3)"

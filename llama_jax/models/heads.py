@@ -16,6 +16,7 @@ from llama_jax.errors import UserError, nearest, positive
 from llama_jax.layers.linear import Einsum, lettered
 from llama_jax.layers.mlp import ACTIVATIONS, Activation
 from llama_jax.layers.norm import LayerNorm, Norm
+from llama_jax.limits import check_limits
 from llama_jax.models.logits import Logits
 
 _TIED = "BAD,VD->BAV"
@@ -147,6 +148,7 @@ class AlignHead:
 
     def __post_init__(self):
         positive(self, "width")
+        check_limits(self)
 
     def build(self, name: str | None = None) -> nn.Module:
         """A module with `__call__(modality, x_BD)`, `scale()` and `bias()`."""

@@ -12,6 +12,7 @@ from llama_jax.layers.linear import Embed
 from llama_jax.layers.norm import Norm, RMSNorm
 from llama_jax.layers.positions import Learned
 from llama_jax.layers.stack import Stack
+from llama_jax.limits import check_limits
 from llama_jax.models.tokens import Tokens, text_positions
 
 
@@ -37,6 +38,7 @@ class TextEncoder:
 
     def __post_init__(self):
         positive(self, "vocab", "width")
+        check_limits(self)
 
     def build(self, name: str | None = None, embed: Embed | None = None) -> "TextEncoderModule":
         """The module; `embed` is a table shared with a decoder."""

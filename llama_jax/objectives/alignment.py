@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from llama_jax.axes import shard
 from llama_jax.checked import checked
 from llama_jax.errors import UserError
+from llama_jax.limits import check_limits
 from llama_jax.models.tokens import Tokens, pool
 from llama_jax.objectives.base import Acts, Loss, Objective, Sum, View
 from llama_jax.objectives.masked import label_loss
@@ -93,6 +94,9 @@ class ITM(_Pairs):
 
     rows: int | None = None
     group: int | None = None
+
+    def __post_init__(self):
+        check_limits(self, "rows", "group")
 
     evaluation: ClassVar[str] = "matching"
 

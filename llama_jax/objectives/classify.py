@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from llama_jax.checked import checked
 from llama_jax.errors import UserError
+from llama_jax.limits import check_limits
 from llama_jax.models.tokens import pool
 from llama_jax.objectives.base import Acts, Loss, Objective
 from llama_jax.objectives.masked import label_loss
@@ -20,6 +21,9 @@ class Classify(Objective):
     """
 
     labels: int = 0
+
+    def __post_init__(self):
+        check_limits(self, "labels")
 
     evaluation: ClassVar[str] = "scores"
     predicts: ClassVar[tuple[str, None]] = ("label", None)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from llama_jax.checked import checked
+from llama_jax.limits import check_limits
 from llama_jax.models.logits import Logits
 from llama_jax.objectives.base import Acts, Loss, Objective, View, score
 
@@ -27,6 +28,9 @@ class Seq2Seq(Objective):
 
     label_smoothing: float = 0.0
     z_loss: float = 0.0
+
+    def __post_init__(self):
+        check_limits(self, "label_smoothing", "z_loss")
 
     evaluation: ClassVar[str] = "texts"
 

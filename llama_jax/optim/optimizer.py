@@ -14,6 +14,7 @@ import optax.contrib
 
 from llama_jax.checked import checked
 from llama_jax.errors import UserError, nearest
+from llama_jax.limits import check_limits
 from llama_jax.optim.adafactor import each_matrix
 from llama_jax.optim.parameters import (
     Group,
@@ -24,7 +25,7 @@ from llama_jax.optim.parameters import (
     scale_by_group,
 )
 from llama_jax.optim.precision import DTYPES, LAST_BIT, in_float32, squares_in
-from llama_jax.optim.schedules import WSD, Constant, Cosine, Linear, Schedule, check_limits
+from llama_jax.optim.schedules import WSD, Constant, Cosine, Linear, Schedule
 
 __all__ = [
     "SGD",
@@ -64,8 +65,6 @@ class Optimizer:
 
     def __post_init__(self):
         check_limits(self)
-        if self.clip is not None and not self.clip > 0:
-            raise UserError(f"clip={self.clip}: give more than 0, or None not to clip")
         object.__setattr__(self, "groups", tuple(map(Group.of, self.groups)))
 
     def rate_at(self, steps: int) -> optax.Schedule:

@@ -1,39 +1,9 @@
 """Schedules: how the learning rate moves over the steps, made by optax."""
 
-import math
-from dataclasses import fields
-from typing import Any
-
 import optax
 
 from llama_jax.checked import checked, checked_call
-from llama_jax.errors import UserError
-
-# The least and the most that fields of schedules and optimizers may be, by their names.
-LIMITS = {
-    "rate": (0, math.inf),
-    "weight_decay": (0, math.inf),
-    "b1": (0, 1),
-    "b2": (0, 1),
-    "momentum": (0, 1),
-    "warmup": (0, math.inf),
-    "begin": (0, 1),
-    "floor": (0, 1),
-    "decay_share": (0, 1),
-}
-
-
-def check_limits(config: Any) -> None:
-    """Checks the fields that `LIMITS` has.
-
-    Raises:
-      UserError: one is out of them.
-    """
-    for name in LIMITS.keys() & {field.name for field in fields(config)}:
-        (least, most), value = LIMITS[name], getattr(config, name)
-        if not (math.isfinite(value) and least <= value <= most):
-            what = f"{least} or more" if most == math.inf else f"a number from {least} to {most}"
-            raise UserError(f"{name}={value}: give {what}")
+from llama_jax.limits import check_limits
 
 
 @checked

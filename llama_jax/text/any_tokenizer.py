@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 from llama_jax.checked import checked_call
 from llama_jax.errors import FormatError
-from llama_jax.kinds import check_text, whole_numbers
+from llama_jax.kinds import check_text, whole_number, whole_numbers
 from llama_jax.text.limits import check_ids, is_unicode, portions, refusing
 
 # Tokens that end a turn or a text, by the names that files of this family give them.
@@ -233,7 +233,7 @@ class Opened:
 
     def piece(self, token: int) -> bytes:
         """The bytes of one token; b"" for a control token and for an id without a token."""
-        return self.backend.pieces.get(int(token), b"")
+        return self.backend.pieces.get(whole_number(token, "an id"), b"")
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, control tokens left out."""

@@ -19,6 +19,13 @@ class Profile:
     start: int
     stop: int
 
+    def __post_init__(self):
+        if not 0 < self.start < self.stop:
+            raise UserError(
+                f"start={self.start}, stop={self.stop} of a profile: give the first step, from 1, "
+                "and the one after the last, e.g. 10 and 13"
+            )
+
     @classmethod
     def parse(cls, text: str) -> "Profile":
         """Reads "10:13".

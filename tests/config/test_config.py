@@ -131,8 +131,8 @@ def test_every_preset_survives_json(name):
             "unknown class 'llama_jax.optim:AdamX'. Did you mean 'AdamW'",
         ),
         (
-            lambda v: v["optimizer"].update({"class": "subprocess:Popen"}),
-            "'subprocess:Popen' is not part of llama_jax",
+            lambda v: v["optimizer"].update({"class": "fractions:Fraction"}),
+            "'fractions:Fraction' is not part of llama_jax",
         ),
         (
             lambda v: v["optimizer"].update({"class": "llama_jax.layers.linear:Einsum"}),

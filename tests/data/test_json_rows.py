@@ -29,7 +29,6 @@ def test_an_array_of_objects_is_rows_as_lines_are(tmp_path):
         ('[{"text": "a"}] x', "none from line 1 on .Extra data"),
         ('[{"text": "a"} {"text": "b"}]', "none from line 1 on .Expecting ',' delimiter"),
         ("[1,\n 2]", "line 1 is not a JSON object"),
-        ("[" * 100_000, "nested too deeply"),
         ("[]", "holds no example"),
     ],
 )
@@ -46,7 +45,19 @@ def test_an_array_too_large_to_be_held_is_refused_with_a_way(tmp_path, monkeypat
         JsonLines(str(tmp_path / "a.json")).open()
 
 
-def test_a_line_nested_too_deeply_is_no_object(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"a":' * 100_000)
-    with pytest.raises(UserError, match="line 1 is not a JSON object"):
-        JsonLines(str(tmp_path / "a.jsonl")).open()[0]
+def too_deep(*_, **__):
+    """As Python's reader of JSON answers to thousands of brackets."""
+    raise RecursionError
+
+
+def test_what_is_nested_too_deeply_for_pythons_reader_is_refused(tmp_path, monkeypatch):
+    for name in ("a.jsonl", "b.json"):
+        (tmp_path / name).write_text('{"a": 1}' if name == "a.jsonl" else "[[1]]")
+    lines = JsonLines(str(tmp_path / "a.jsonl")).open()
+    with monkeypatch.context() as patch:
+        patch.setattr(json, "loads", too_deep)
+        with pytest.raises(UserError, match="line 1 is not a JSON object"):
+            lines[0]
+    monkeypatch.setattr(json.JSONDecoder, "raw_decode", too_deep)
+    with pytest.raises(UserError, match="nested too deeply"):
+        JsonLines(str(tmp_path / "b.json")).open()

@@ -213,11 +213,11 @@ def test_a_scheme_that_is_not_read_is_refused_by_the_setting(config, said):
     assert said in str(caught.value) and str(caught.value).startswith("x/config.json: ")
 
 
-# Python's matcher would take years over some of these.
+# None of these takes long: others of their shape do.
 @pytest.mark.parametrize(
-    "pattern", ["(a+)+$", ".*.*.*.*.*.*x", "(a|aa)*b", "a?" * 30, "[", "(x){9}"]
+    "pattern", ["(ab)+", "(a|b)*c", "a?b?c?d?e?f?", "a*b*c*d*e*f*", "a|" * 41, "[", "(x){2}"]
 )
-def test_a_pattern_that_could_run_for_ever_is_refused(pattern):
+def test_a_pattern_of_a_shape_that_can_run_for_ever_is_refused(pattern):
     config = compressed("pack-quantized", strategy="channel")
     config["config_groups"]["group_0"]["targets"] = ["re:" + pattern]
     with pytest.raises(FormatError, match="patterns with few repetitions"):

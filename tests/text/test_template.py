@@ -1,10 +1,7 @@
-"""Foreign templates: what they may say, and what they may not do."""
+"""Foreign templates: what they may say, and the process that renders them."""
 
-import json
 import os
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,10 +12,6 @@ from llama_jax.text import Message, chat_ids
 from llama_jax.text import render as rendering
 from llama_jax.text.template import Template
 from tests.text.small import opened
-
-# A template's second, and a quarter for the answer; the issue's figure is 1.5 s.
-MOST_SECONDS = 1.5
-MOST_RISE = 100 << 20  # bytes
 
 CHATML = (
     "{% for message in messages %}"
@@ -130,126 +123,9 @@ def test_an_overlong_template_is_refused():
         Template(None)
 
 
-# Each would reach Python's insides, or read a file, in a template without a sandbox.
-ESCAPES = [
-    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-    "{{ ''['__class__'] }}",
-    "{{ '' | attr('__class__') }}",
-    "{{ messages | map(attribute='__class__') | list }}",
-    "{{ messages | map('attr', '__class__') | list }}",
-    "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
-    "{{ joiner.__init__.__globals__ }}",
-    "{{ lipsum.__globals__['os'].popen('id').read() }}",
-    "{{ self.__init__.__globals__ }}",
-    "{{ self._TemplateReference__context }}",
-    "{{ raise_exception.__globals__ }}",
-    "{{ namespace.__init__ }}",
-    "{{ '{0.__class__}'.format(messages) }}",
-    "{{ '{0.__class__}'.format_map(messages[0]) }}",
-    "{% set f = 'x'.format %}{{ f(1) }}",
-    "{{ 'x'['format'](1) }}",
-    "{{ ('%s' | format)(1) }}",
-    "{{ '%c' % 65 }}",
-    "{% include 'passwd' %}",
-    "{% import 'os' as os %}",
-    "{% extends 'x' %}",
-    "{% set range = messages[0].content.format %}{{ range(1) }}",
-    "{{ (messages[0].content.upper or 1)() }}",
-    "{{ range(*[1, 2]) }}",
-    "{{ messages.append(1) }}",
-    "{{ __import__ }}",
-    "{{ loop }}{% for m in messages recursive %}{{ loop(messages) }}{% endfor %}",
-]
-
-
-@pytest.mark.parametrize("source", ESCAPES)
-def test_a_template_that_reaches_for_more_than_messages_is_refused(source):
-    with pytest.raises(FormatError) as caught:
-        rendered(source)
-    assert len(str(caught.value).splitlines()) == 1
-
-
-@pytest.mark.parametrize("name", ["cycler", "joiner", "lipsum", "get_flashed_messages", "config"])
-def test_names_beyond_those_of_chat_templates_are_undefined(name):
-    assert rendered("{{ " + name + " is defined }}") == "False"
-
-
-BOMBS = {
-    "repeated": "{{ 'a' * 200000000 }}",
-    "repeated_by_a_variable": "{% set n = 200000000 %}{{ 'a' * n }}",
-    "center": "{{ 'x'.center(2000000000) }}",
-    "center_filter": "{{ 'x' | center(2000000000) }}",
-    "ljust": "{{ 'x'.ljust(2000000000) }}",
-    "format_width": "{{ '%2000000000d' % 1 }}",
-    "power": "{{ 9 ** 9 ** 9 ** 9 }}",
-    "doubling": "{% set ns = namespace(a='x') %}{% for i in range(99) %}"
-    "{% set ns.a = ns.a ~ ns.a %}{% endfor %}",
-    "big_number": "{% set ns = namespace(a=9) %}{% for i in range(99) %}"
-    "{% set ns.a = ns.a * ns.a %}{% endfor %}",
-    "nested_ranges": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}"
-    "{% endfor %}",
-    "nested_texts": "{% set s = 'xxxxxxxxxx' * 900 %}{% for a in s %}{% for b in s %}"
-    "{% for c in s %}{% endfor %}{% endfor %}{% endfor %}",
-    "endless_output": "{% for i in range(99999) %}{{ 'x' * 9999 }}{% endfor %}",
-    "recursion": "{% macro f(x) %}{{ f(x) }}{{ f(x) }}{% endmacro %}{{ f(1) }}",
-    "replaced": "{% set a = ('x' * 9999) | replace('x', 'y' * 9999) %}{{ a | replace('y', a) }}",
-    "indented": "{{ [1] | tojson(indent=2000000000) }}",
-    "date": "{{ strftime_now('%2000000000d') }}",
-    "brackets": "{{ " + "(" * 60_000,
-    "signs": "{{ " + "-" * 60_000 + "1 }}",
-    "deep": "{% if 1 %}" * 6_000,
-    "lists": "{{ " + "[" * 20_000 + "]" * 20_000 + " }}",
-}
-
-
-# In a process of its own, for a child's peak counts what its parent had in memory when it began.
-SCRIPT = """
-import json, resource, sys, time
-from llama_jax.errors import FormatError
-from llama_jax.text.render import end, render
-def stop(source):
-    begin = time.perf_counter()
-    try:
-        render(source, [{"messages": [{"role": "user", "content": "x" * 99}]}])
-        said = "nothing"
-    except FormatError as error:
-        said = str(error)
-    end()
-    return time.perf_counter() - begin, said
-for name, source in json.load(sys.stdin).items():
-    seconds, said = stop(source)
-    for _ in range(4):  # a machine that does something else meanwhile
-        if seconds > MOST_SECONDS and said != "nothing":
-            seconds, said = stop(source)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    print(json.dumps([name, said, seconds, peak]), flush=True)
-"""
-
-
-@pytest.fixture(scope="module")
-def stopped():
-    done = subprocess.run(
-        [sys.executable, "-c", f"MOST_SECONDS = {MOST_SECONDS}\n{SCRIPT}"],
-        input=json.dumps(BOMBS),
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return {name: rest for name, *rest in map(json.loads, done.stdout.splitlines())}
-
-
-@pytest.mark.parametrize("name", BOMBS)
-def test_a_template_that_eats_time_or_memory_is_stopped(stopped, name):
-    said, seconds, peak = stopped[name]
-    assert said.startswith("the chat template cannot be used") and "\n" not in said
-    assert seconds < MOST_SECONDS
-    assert peak < MOST_RISE
-
-
 def test_a_chat_renders_again_after_a_template_was_stopped():
     with pytest.raises(FormatError):
-        rendered(BOMBS["nested_texts"])
+        rendered("{{ 1 / 0 }}")
     assert rendered(CHATML) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
 

@@ -26,8 +26,8 @@ from llama_jax.text.tokenizer import Tokenizer
 from llama_jax.train.load import load as load_trained
 from llama_jax.verify.checks import verify
 from llama_jax.weights.convert import convert
+from tests.fuzz.public_values import CONFIGS
 from tests.generate import small
-from tests.public_values import CONFIGS
 
 # Of every kind that a caller may have at hand by mistake, with the least and the largest of it.
 PLAIN = [None, "", "x", "\0", "a\ud800", b"x", -1, 0, 3, 1.5, True, 2**70, math.nan, math.inf]
@@ -81,6 +81,11 @@ def calls() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "lm.tokenizer.encode": (words.encode, {"text": "x"}),
         "lm.tokenizer.encode_all": (words.encode_all, {"texts": ["x"]}),
         "lm.tokenizer.decode": (words.decode, {"ids": [1]}),
+        "lm.tokenizer.piece": (words.piece, {"token": 1}),
+        "lm.tokenizer.opening": (words.opening, {"token": 1}),
+        "lm.tokenizer.split": (words.split, {"text": "x"}),
+        "lm.tokenizer.parse": (words.parse, {"text": "x"}),
+        "lm.tokenizer.join": (words.join, {"parts": ["x", 1]}),
         "Tokenizer.train": (Tokenizer.train, {"texts": ["a"], "vocab": 290, "sentinels": 1}),
         "Tokenizer.load": (Tokenizer.load, {"path": NOWHERE}),
         "Tokenizer.save": (trained.save, {"path": NOWHERE}),
@@ -106,6 +111,7 @@ def calls() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     }
 
 
+pytestmark = pytest.mark.fuzz
 CALLS = calls()
 PLACES = [(name, argument) for name, (_, given) in CALLS.items() for argument in given]
 FIELDS = [(cls, f.name) for cls in CONFIGS for f in dataclasses.fields(cls) if f.init]
@@ -169,6 +175,11 @@ def test_a_call_gives_a_result_or_one_line(name, argument):
         (lambda run: dataclasses.replace(run, steps="3"), "^steps='3' of Run is of type str; int"),
         (lambda run: dataclasses.replace(run, model=int), "^model=<class 'int'>: give a config"),
         (lambda run: dataclasses.replace(run, ema=math.nan), "^ema=nan of Run is no number"),
+        (
+            lambda run: dataclasses.replace(run, ema=math.inf),
+            "^ema=inf of Run is not finite",
+        ),
+        (lambda run: small.lm().tokenizer.piece(1.5), "^1.5 came; an id was expected, e.g. 3"),
         (lambda run: llama_jax.make_mesh("fsdp"), "^devices='fsdp' of make_mesh is of type str"),
         (lambda run: llama_jax.make_mesh(fsdp="2"), "^fsdp='2' of make_mesh is of type str; int"),
         (lambda run: llama_jax.train(run, 3), "^run_dir=3 of train is of type int; str | Path was"),
