@@ -38,7 +38,7 @@ exit 1
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo chat bench test kernels meshes chaos fuzz notebooks parity aot newest newer lint format clean
+.PHONY: help setup demo chat bench test kernels meshes chaos fuzz tasks notebooks parity aot newest newer lint format clean
 .DELETE_ON_ERROR:
 # Two pips at once would spoil one environment.
 .NOTPARALLEL:
@@ -72,6 +72,9 @@ chaos: $(call with,demo test)  ## Kill training at bad moments, alone and in two
 
 fuzz: $(call with,test)  ## Feed thousands of damaged files to every reader, and odd values to every public call (1 minute)
 	$(PYTEST) $(STEAL) tests/fuzz
+
+tasks: $(call with,demo test tasks)  ## Build the data sets of texts with answers, and look into them (1 minute)
+	$(PYTEST) $(STEAL) tests/data/test_task_sources.py
 
 notebooks: $(call with,demo test) $(smollm2)  ## Run every notebook and the README's examples (2 minutes)
 	$(PYTEST) $(STEAL) tests/notebooks
