@@ -146,6 +146,7 @@ def misfit(what: str, value: Any, hint: Any, such: str = "") -> UserError:
     if (wrong := _within(value, hint)) is not None:
         return misfit(f"{what} has {short(wrong[0])}, which", *wrong)
     kind = type(value).__name__
+    such = such or getattr(hint, "EXAMPLE", "")  # how one of a class is come by
     such = f", e.g. {such}" if such else ""
     return UserError(f"{what} is of type {kind}; {spelled(hint)} was expected{such}")
 
@@ -154,7 +155,9 @@ def _within(value: Any, hint: Any) -> tuple[Any, Any] | None:
     """What of a tuple does not fit, and its declared type, if all of it was to be of one type."""
     for one in _choices(hint):
         inner = get_args(one)
-        if isinstance(value, tuple) and get_origin(one) is tuple and inner[1:] == (...,):
+        if not isinstance(value, tuple) or get_origin(one) is not tuple or inner[1:] != (...,):
+            continue
+        if get_origin(inner[0]) is not tuple:
             return next(((part, inner[0]) for part in value if not fits(part, inner[0])), None)
     return None
 

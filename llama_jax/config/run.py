@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterable
 from dataclasses import field
-from typing import Any
+from typing import Any, ClassVar
 
 from llama_jax.axes import FSDP_TENSOR, Rules, make_mesh
 from llama_jax.checked import checked
@@ -162,6 +162,8 @@ class Run:
       history: what `--continue-with` changed, written by the run itself.
       strict: a kernel that refuses on its own platform stops the run, instead of falling back.
     """
+
+    EXAMPLE: ClassVar[str] = 'presets.get("tiny_decoder")'  # where none came
 
     name: str
     model: Any

@@ -123,7 +123,9 @@ def test_all_stacks_of_a_model_are_edited_at_once():
 
 
 def test_mistakes_are_named():
-    with pytest.raises(UserError, match="remat='blok' of Stack is not one of none, .*Did you mean 'block'"):
+    with pytest.raises(
+        UserError, match="remat='blok' of Stack is not one of none, .*Did you mean 'block'"
+    ):
         dataclasses.replace(STACK, remat="blok")
     with pytest.raises(UserError, match="saved='atention'.*Did you mean 'attention'"):
         edit(presets.get("tiny_decoder"), "model.stack.saved", ("atention",))

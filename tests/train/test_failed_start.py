@@ -73,12 +73,16 @@ def test_what_fails_after_a_step_leaves_what_it_found(tmp_path, text, monkeypatc
 
 @pytest.mark.parametrize("run", ["tiny_decoder", None])
 def test_a_name_in_place_of_a_run_is_refused(tmp_path, run):
-    with pytest.raises(UserError, match="a Run was expected, e.g. presets.get"):
+    with pytest.raises(
+        UserError, match="of train is of type .*; Run was expected, e.g. presets.get"
+    ):
         train(run, tmp_path / "x", steps=1)
     assert not (tmp_path / "x").exists()
 
 
 def test_half_a_step_is_refused(tmp_path, text):
-    with pytest.raises(UserError, match="steps=1.5 is of type float; int was expected"):
+    with pytest.raises(
+        UserError, match="steps=1.5 of train is of type float; int . None was expected"
+    ):
         train(text_run(text), tmp_path / "x", steps=1.5)
     assert not (tmp_path / "x").exists()
