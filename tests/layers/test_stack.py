@@ -98,7 +98,7 @@ BIASED = replace(
     STACKED,
     stack=Stack(
         (Block(Attention(4, 2, 4, rope=None, causal=True), SwiGLU(24)),),
-        bias=RelativeBias(4, distance=8, causal=True),
+        bias=RelativeBias(4, buckets=8, distance=8, causal=True),
     ),
 )
 
