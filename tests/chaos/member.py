@@ -32,7 +32,7 @@ def main() -> int:
     place, text, options = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
     if options.get("undivided"):
         loader = setup.Loader
-        setup.Loader = lambda data, words, seed, part, parts: loader(data, words, seed, 0, parts)
+        setup.Loader = lambda data, words, seed, part, *more: loader(data, words, seed, 0, *more)
     try:
         with member(Cluster()):
             loop.train(run_of(text, options, place), place)

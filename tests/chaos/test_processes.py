@@ -160,7 +160,7 @@ UNDIVIDED = """
 import sys
 from llama_jax.train import loop, setup
 loader = setup.Loader
-setup.Loader = lambda data, words, seed, part, parts: loader(data, words, seed, 0, parts)
+setup.Loader = lambda data, words, seed, part, *more: loader(data, words, seed, 0, *more)
 loop.check_divided = lambda batch, part: None
 from llama_jax.__main__ import main
 sys.exit(main())
