@@ -20,6 +20,7 @@ from llama_jax.files import whole_file
 from llama_jax.text.files import files_of
 from llama_jax.train.processes import first, on_first, together
 
+OTHERS = ("config.json", "params.json", "manifest.json")  # of weights, Meta's, and prepared data
 REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # gs://bucket/run
 # What may differ when a run goes on: how long, how often, on which devices. All else changes what
 # the later steps compute, and is refused by name. A user's file that has changed is told of.
@@ -93,6 +94,12 @@ class RunDir:
     def _open(self) -> str:
         """Opens it for writing; returns a mark that others must find in it."""
         mark = f"{socket.gethostname()} {os.getpid()} {time.time_ns()}"
+        other = next((name for name in OTHERS if (self.path / name).exists()), None)
+        if other is not None and not self.run_json.exists():
+            raise UserError(
+                f"{self.path} holds {other}, so that it is no run but weights or data, which would "
+                "not open any more; give another --run-dir"
+            )
         try:
             self._made = [p for p in (self.path, *self.path.parents) if not p.exists()]
             self.checkpoints.mkdir(parents=True, exist_ok=True)

@@ -52,6 +52,14 @@ def test_a_folder_that_was_there_stays_with_what_is_in_it(tmp_path, text):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["config.json", "manifest.json"])
+def test_a_folder_of_weights_or_data_becomes_no_run(tmp_path, text, name):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match=f"holds {name}, so that it is no run"):
+        train(text_run(text), tmp_path, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_a_folder_beside_the_run_stays(tmp_path, text, monkeypatch):
     def beside(*_):
         (tmp_path / "runs" / "other").mkdir()
