@@ -72,8 +72,8 @@ def tuned(
     Raises:
       UserError: weights or data that cannot be opened, or do not fit each other.
     """
-    if not epochs > 0:
-        raise UserError(f"epochs={epochs}: give more than 0, such as 3")
+    if not 0 < epochs < math.inf:
+        raise UserError(f"epochs={epochs}: give a number above 0, such as 3")
     place = find_near(str(weights), "weights")
     checkpoint = open_checkpoint(place, pickle)
     words = _words(checkpoint)

@@ -135,6 +135,12 @@ def test_every_number_follows_from_weights_and_data(odd, text):
     assert followed(run, fixed, 2).eval_every == 7
 
 
+@pytest.mark.parametrize("epochs", [0, -1, float("nan"), float("inf")])
+def test_epochs_are_a_number_above_none(odd, text, epochs):
+    with pytest.raises(UserError, match=f"epochs={epochs}: give a number above 0"):
+        quiet(odd, text, epochs)
+
+
 def test_pairs_are_found_and_become_pairs(odd, tmp_path):
     file = tmp_path / "sums.jsonl"
     rows = [{"question": f"{n} and {n}?", "answer": 2 * n} for n in range(40)]
