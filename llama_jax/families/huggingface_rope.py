@@ -168,12 +168,13 @@ def _rope(value: Any, config: dict[str, Any], place: Path | str) -> Rope:
         raise bad(place, "rope_type", kind, f"one of {', '.join(map(repr, KINDS))}")
     fields, read = KINDS[named]
     for field in value.keys() - {"rope_type", "type", "rope_theta", *fields, *NOTES}:
-        if value[field] is not None and value[field] not in (1, False):
+        given = value[field]
+        if given is not None and (given is True or given not in (1, False)):
             # partial_rotary_factor=1.0 is all of it
             raise bad(
                 place,
                 f"rope_scaling.{field[:40]}",
-                value[field],
+                given,
                 f"a file without this field, which {named!r} has not,",
             )
     try:

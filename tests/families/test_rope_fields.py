@@ -42,3 +42,15 @@ def test_an_odd_value_gives_a_rope_or_one_line(kind, outside):
                     assert found.frequencies(2 * PAIRS).dtype == np.float32
                 read += 1
     assert read > 5
+
+
+def test_a_switch_of_another_kind_is_refused_when_it_is_on():
+    for value, fits in ((False, True), (None, True), (True, False)):
+        config = {
+            "rope_scaling": {"rope_type": "linear", "factor": 2.0, "mrope_interleaved": value}
+        }
+        if fits:
+            assert rope(config).factor == 2.0
+        else:
+            with pytest.raises(FormatError, match=r"rope_scaling\.mrope_interleaved=True"):
+                rope(config)
