@@ -25,10 +25,6 @@ def _absent(checkpoint: Checkpoint) -> bool:
     place = checkpoint.tokenizer_place
     if place is None:
         return True
-    if checkpoint.kind == "gguf":
-        from llama_jax.weights.gguf import open_gguf
-
-        return open_gguf(place).fields.get("tokenizer.ggml.model", "no_vocab") == "no_vocab"
     return checkpoint.kind == "run" and not (place / "tokenizer.json").exists()
 
 

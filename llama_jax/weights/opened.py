@@ -201,7 +201,9 @@ def _gguf(file: Path) -> Checkpoint:
     from llama_jax.weights.gguf import open_gguf
 
     found = open_gguf(file)
-    return _checkpoint(file, "gguf", found.family, found.model, found.source, found.unused, file)
+    wordless = found.fields.get("tokenizer.ggml.model", "no_vocab") == "no_vocab"
+    words = None if wordless else file
+    return _checkpoint(file, "gguf", found.family, found.model, found.source, found.unused, words)
 
 
 def _run(folder: Path) -> Checkpoint:

@@ -25,9 +25,10 @@ def tokenizer(checkpoint: Checkpoint) -> Pretrained:
     """
     place = checkpoint.tokenizer_place
     if place is None:
-        raise FormatError(
-            f"{checkpoint.place} has no tokenizer; put tokenizer.json or tokenizer.model beside it"
-        )
+        way = "put tokenizer.json or tokenizer.model beside it"
+        if checkpoint.kind == "gguf":
+            way = "a GGUF file holds its own, so take one that does"
+        raise FormatError(f"{checkpoint.place} has no tokenizer; {way}")
     if checkpoint.kind == "gguf":
         from llama_jax.text.gguf import from_fields
         from llama_jax.weights.gguf import open_gguf

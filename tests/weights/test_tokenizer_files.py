@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from llama_jax.errors import FormatError
 from llama_jax.weights.convert import convert
 from llama_jax.weights.opened import open_checkpoint
 from llama_jax.weights.tokenizer_files import tokenizer
@@ -75,6 +76,16 @@ def test_another_models_tokenizer_is_told_and_left(tmp_path):
     convert(place, tmp_path / "b.gguf", "gguf", say=heard.append)
     [line] = heard
     assert "b.gguf gets no tokenizer, for" in line and "it is another model's tokenizer" in line
+
+
+def test_a_gguf_file_without_a_tokenizer_is_said_to_have_none(tmp_path):
+    save(tmp_path / "a", weights())
+    convert(tmp_path / "a", tmp_path / "b.gguf", "gguf", say=lambda line: None)
+    heard = []
+    convert(tmp_path / "b.gguf", tmp_path / "c", "huggingface", say=heard.append)
+    assert heard == [f"{tmp_path / 'b.gguf'} has no tokenizer, so {tmp_path / 'c'} has none"]
+    with pytest.raises(FormatError, match="b.gguf has no tokenizer; a GGUF file holds its own"):
+        tokenizer(open_checkpoint(tmp_path / "b.gguf"))
 
 
 def test_what_other_programs_will_not_read_in_a_gguf_file_is_said(tmp_path):
