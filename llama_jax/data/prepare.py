@@ -6,12 +6,14 @@ name when it is whole, and the list of those that are is on disk after each. So 
 shards at hand.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +102,8 @@ def _prepare(
     rows = _opened(source)
     for note in rows.notes:
         say(note)
-    with locked(out), interruptible():
+    fresh = not out.exists()
+    with locked(out), _removed_in_vain(out, fresh), interruptible():
         with reading(rows.name):
             print_of_files = fingerprint(rows.files) if rows.files else None
         wanted = Manifest(
@@ -133,6 +136,20 @@ def _prepare(
             (out / BEGUN).unlink(missing_ok=True)
         _clear(out, manifest)
     return manifest
+
+
+@contextlib.contextmanager
+def _removed_in_vain(out: Path, fresh: bool) -> Iterator[None]:
+    """Within, an error removes a fresh folder in which nothing is: it may be begun otherwise."""
+    try:
+        yield
+    except UserError:
+        done = 0
+        with contextlib.suppress(UserError):
+            done = Manifest.read(out, BEGUN).documents
+        if fresh and not done:
+            shutil.rmtree(out, ignore_errors=True)
+        raise
 
 
 def processes(workers: int | None) -> int:

@@ -244,6 +244,20 @@ def test_a_fingerprint_sees_all_of_a_small_file_and_pieces_of_a_large_one(
     assert fingerprint(data, b"ab") != fingerprint(data + b"a", b"b") != fingerprint(data)
 
 
+def test_a_folder_whose_begin_failed_may_be_begun_with_another_field(tmp_path, words):
+    path, out = tmp_path / "rows.jsonl", tmp_path / "out"
+    path.write_text('{"other": "one"}\n{"other": "two"}')
+    with pytest.raises(UserError, match="has no field 'text'"):
+        make(JsonLines(str(path)), out, words)
+    assert not out.exists()
+    assert make(JsonLines(str(path)), out, words, field="other").documents == 2
+    out.joinpath("manifest.json").unlink()
+    (out / "mine").write_text("x")
+    with pytest.raises(UserError, match="has no field 'text'"):
+        make(JsonLines(str(path)), out, words)
+    assert (out / "mine").exists()
+
+
 def test_rows_without_text_are_counted_and_a_source_without_any_is_refused(tmp_path, words):
     path = tmp_path / "gaps.jsonl"
     path.write_text('{"text": "one"}\n{"text": " "}\n{"text": null}\n{"text": "two"}')
