@@ -31,6 +31,8 @@ def add(command: Add) -> None:
 def _prepare(args: argparse.Namespace) -> None:
     from llama_jax.data import Share
     from llama_jax.data import prepare as preparing
+    from llama_jax.data.held_out import NAME
+    from llama_jax.data.manifest import Manifest
     from llama_jax.data.sources import named
     from llama_jax.text.files import MAIN, files_of, open_for_training
 
@@ -51,9 +53,12 @@ def _prepare(args: argparse.Namespace) -> None:
         if not args.quiet:
             print(text, file=sys.stderr, flush=True)
 
-    share = Share(args.held_out)
+    share, held = Share(args.held_out), 0
     made = preparing.prepare(source, args.out, words, files, args.field, workers, say, share)
+    if share.share:
+        held = Manifest.read(args.out / NAME).documents
+        say(f"{args.out / NAME}: {held:,} documents are held out")
     print(
         f"{args.out}: {made.documents:,} documents, {made.tokens:,} tokens of {made.vocab:,} ids, "
-        f"{len(made.shards)} shards, {made.empty:,} empty; tokenizer {made.tokenizer[:12]}"
+        f"{len(made.shards)} shards, {made.empty - held:,} empty; tokenizer {made.tokenizer[:12]}"
     )
