@@ -68,7 +68,8 @@ def _run(args: argparse.Namespace) -> "tuple[Run, bool]":
     new = followed(before, given(args, before), epochs, pickle)
     if run is None:
         return new, False
-    return dataclasses.replace(new, model=run.model, accumulate=run.accumulate), True
+    kept = {"model": run.model, "accumulate": run.accumulate, "init_from": run.init_from}
+    return dataclasses.replace(new, **kept), True
 
 
 def _teller(args: argparse.Namespace) -> Callable[[str], None]:

@@ -104,7 +104,13 @@ def paced(run: Run) -> Run:
     schedule = dataclasses.replace(run.optimizer.schedule, warmup=int(WARMUP * run.steps))
     optimizer = dataclasses.replace(run.optimizer, schedule=schedule)
     every = max(1, -(-run.steps // MEASURED))
-    return dataclasses.replace(run, optimizer=optimizer, eval_every=every, log_every=min(every, 10))
+    measured = run.data[STREAM].held_out != Share()
+    return dataclasses.replace(
+        run,
+        optimizer=optimizer,
+        eval_every=every if measured else 0,
+        log_every=min(every, 10),
+    )
 
 
 def followed(before: Run, run: Run, epochs: float = EPOCHS, pickle: bool = False) -> Run:
@@ -152,12 +158,23 @@ def begun(run_dir: Path, weights: str, data: str) -> Run | None:
         ("weights", run.init_from, weights),
         ("data", stream and stream.source, named(data)),
     ):
-        if old != new:
+        if old != new and not _same_place(old, new):
             raise UserError(
                 f"{run_dir} was begun with other {what}: {old} was there, {new} came; give the "
                 "same to go on, or another --run-dir"
             )
     return run
+
+
+def _same_place(old: Any, new: Any) -> bool:
+    """Whether two paths, or sources that differ by their path alone, lead to one file or folder."""
+    paths = [getattr(one, "path", one) for one in (old, new)]
+    if type(old) is not type(new) or not all(isinstance(path, str) for path in paths):
+        return False
+    if not isinstance(old, str) and dataclasses.replace(old, path=paths[1]) != new:
+        return False
+    old, new = (Path(path).expanduser() for path in paths)
+    return old.exists() and new.exists() and old.samefile(new)
 
 
 def before_and_after(run_dir: Path) -> tuple[float, float] | None:

@@ -25,7 +25,7 @@ def find(name: str | Path | None) -> Path:
     """
     if name is None:
         return smollm2()
-    if not isinstance(name, str | os.PathLike):
+    if not isinstance(name, str | os.PathLike) or name == "":  # which a Path takes for "."
         raise UserError(f"weights were named by {short(name)}; a path or a name was expected")
     path = Path(name).expanduser()
     if os.path.exists(path):  # of a name that is no path, such as one too long, it says no

@@ -1,6 +1,7 @@
 """Weights trained on data with every number from the two, and written back as they came."""
 
 import json
+import os
 import shutil
 
 import jax
@@ -11,10 +12,10 @@ from safetensors.numpy import load_file
 import llama_jax
 from llama_jax.__main__ import main
 from llama_jax.config import edit
-from llama_jax.data import Completions, LanguageModel, Prepared, Share
+from llama_jax.data import Completions, LanguageModel, PlainText, Prepared, Share
 from llama_jax.errors import UserError
 from llama_jax.plan.here import fitted, need
-from llama_jax.train.finetune import before_and_after, followed, tuned
+from llama_jax.train.finetune import before_and_after, begun, followed, tuned
 from llama_jax.train.init_from import Start
 from llama_jax.weights.convert import convert
 from tests.generate import small
@@ -108,6 +109,13 @@ def test_a_tuned_model_generates_and_knows_what_it_was_not_taught_by_heart(finet
     assert found is not None and found[1] < 0.9 * found[0]
 
 
+def test_the_same_places_by_other_paths_are_the_same(finetuned, odd, text, monkeypatch):
+    monkeypatch.chdir(odd.parent)
+    assert begun(finetuned[0], f"{odd.name}/", os.path.relpath(text)) is not None
+    with pytest.raises(UserError, match="begun with other weights"):
+        begun(finetuned[0], "..", str(text))
+
+
 def test_the_same_command_goes_on(finetuned, tmp_path, capsys):
     place, words = finetuned
     shutil.copytree(place, tmp_path / "run")
@@ -141,6 +149,14 @@ def test_epochs_are_a_number_above_none(odd, text, epochs):
         quiet(odd, text, epochs)
 
 
+def test_what_holds_nothing_out_is_not_measured(odd, tmp_path):
+    (tmp_path / "one.txt").write_text("Lamb 7 went to the sea.")
+    run = quiet(odd, tmp_path / "one.txt")
+    assert run.data["text"].held_out == Share() and run.eval_every == 0
+    other = edit(run, "data.text.held_out", PlainText(str(tmp_path / "one.txt")))
+    assert followed(run, other).eval_every == 1
+
+
 def test_pairs_are_found_and_become_pairs(odd, tmp_path):
     file = tmp_path / "sums.jsonl"
     rows = [{"question": f"{n} and {n}?", "answer": 2 * n} for n in range(40)]
@@ -151,9 +167,10 @@ def test_pairs_are_found_and_become_pairs(odd, tmp_path):
     assert "given 'question', to be written 'answer'" in said[0]
 
 
-def test_prepared_data_bring_what_they_hold_out(odd, text, tmp_path):
+def test_prepared_data_bring_what_they_hold_out(odd, text, tmp_path, capsys):
     words = ["prepare", str(text), str(tmp_path / "p"), "--tokenizer", str(odd), "--quiet"]
     assert main([*words, "--workers", "1", "--held-out", "0.2"]) == 0
+    assert " 0 empty" in capsys.readouterr().out  # what is held out is not
     run = quiet(odd, tmp_path / "p")
     assert run.data["text"].held_out == Prepared(str(tmp_path / "p/held_out"))
     assert run.steps > 1
