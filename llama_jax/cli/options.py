@@ -69,6 +69,11 @@ def named_run(name: str) -> "Run":
 
     if names_code(name):
         return run_of(name)
+    if name not in presets.NAMES and Path(name).is_dir():
+        raise UserError(
+            f"{name!r} is a folder, and a preset or FILE.py:NAME was expected; weights that are "
+            "there are trained by `llama-jax finetune WEIGHTS DATA`"
+        )
     if name not in presets.NAMES and (set(name) & set(":/.") or Path(f"{name}.py").is_file()):
         file, _, function = name.partition(":")
         own = f"{file.partition('.')[0] or file}.py:{function.rpartition(':')[2] or 'run'}"

@@ -162,6 +162,7 @@ def test_code_that_fails_is_shown_in_three_lines(write, capsys, text, name, line
             "own_goal:run",
             "'own_goal:run' is no preset, and a run of your own is FILE.py:NAME; try own",
         ),
+        (".", "'.' is a folder, and a preset or FILE.py:NAME was expected; weights that are there"),
         ("own_goal", "try own_goal.py:run"),
         ("own_goal.py.short", "try own_goal.py:run"),
         ("own_goal.py:run:short", "try own_goal.py:short"),
