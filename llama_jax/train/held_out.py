@@ -53,19 +53,24 @@ class HeldOut:
         Raises:
           UserError: what is held out cannot be read, or nothing is.
         """
+        self.read()
         found: dict[str, float] = {}
-        for name, stream in self._streams().items():
-            if name not in self._batches:
-                self._batches[name] = list(self._read(stream))
-                self._scores[name] = self._score(name)
+        for name, batches in self._batches.items():
             total: Any = None
-            for batch in self._batches[name]:
+            for batch in batches:
                 rows = put(batch, self._mesh, self._run.rules)
                 part = jax.tree.map(float, jax.device_get(self._scores[name](params, rows)))
                 total = part if total is None else jax.tree.map(float.__add__, total, part)
             for entry, (value, count) in total.items():
                 found[entry] = value / max(count, 1)
         return found
+
+    def read(self) -> None:
+        """Reads what is held out, if it was not yet; errors as of a call."""
+        for name, stream in self._streams().items():
+            if name not in self._batches:
+                self._batches[name] = list(self._read(stream))
+                self._scores[name] = self._score(name)
 
     def _streams(self) -> dict[str, Stream]:
         there = ((name, stream) for name, stream in self._run.data.items() if self._goals(name))

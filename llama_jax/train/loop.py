@@ -126,6 +126,7 @@ def _train(
         stop = at_exit.enter_context(graceful())
         if not step:
             _held_out(setup, state, step, log)
+        setup.held_out.read()  # of a run that goes on too, before it computes for hours
         step, evaluations = _steps(setup, state, place, log, tracer, stop)
         setup.checkpoints.finish()
         stopped = stop.signal if step < run.steps else None

@@ -14,6 +14,7 @@ from llama_jax.evals import run_eval
 from llama_jax.text.tokenizer import Tokenizer
 from llama_jax.train.best import Best
 from llama_jax.train.loop import train
+from llama_jax.weights.orbax import saved_steps
 from tests.train.tiny import text_run
 
 SAME = 1e-6  # sums of float32 in another order
@@ -75,6 +76,16 @@ def test_what_is_held_out_does_not_depend_on_the_documents_beside_it(text, tmp_p
     }
     assert before <= after <= before | {"A new one."}
     assert before <= set(texts(Part(PlainText(str(text)), Share(0.3), "held out")))
+
+
+def test_a_run_that_goes_on_without_it_is_stopped_before_a_step(text, tmp_path):
+    copy = tmp_path / "copy.txt"
+    copy.write_text(text.read_text())
+    train(run(copy, steps=1), tmp_path / "run", progress=False)
+    copy.write_text("Lamb 7 went.")
+    with pytest.raises(UserError, match="nothing held out, of 1 documents"):
+        train(run(copy, steps=2), tmp_path / "run", progress=False)
+    assert saved_steps(tmp_path / "run" / "checkpoints") == [1]
 
 
 def test_the_loss_on_it_is_logged_before_the_first_step_and_while_training(whole):
