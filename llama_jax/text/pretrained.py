@@ -125,6 +125,8 @@ def _read(file: Path, folder: Path | None) -> Pretrained:
     from llama_jax.text.tokenizer import Tokenizer
 
     data = read_bytes(file)
+    if not data.strip():
+        raise FormatError(f"{file} is empty; was the download cut short?")
     if (trained := Tokenizer.read(data, str(file))) is not None:
         return trained.pretrained()
     others = config_files.read(folder)

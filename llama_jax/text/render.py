@@ -96,7 +96,7 @@ class _Renderer:
             self.process.stdin.flush()
         answer = self.answer(SECONDS)
         if "refused" in answer:
-            reason = " ".join(str(answer["refused"]).split())
+            reason = " ".join(str(answer["refused"]).split()).rstrip(".")
             raise FormatError(
                 f"the chat template cannot be used: {reason}; try a format, such as Llama3()"
             )

@@ -221,6 +221,6 @@ def _held_out(source: Source, kind: Kind, say: Say) -> Share | Source:
                 continue
     say(
         "nothing is held out, so that no loss tells what the model learns beside its data: there "
-        "are too few documents, or they are prepared without --held-out"
+        "are too few documents that differ, or they are prepared without --held-out"
     )
     return Share()

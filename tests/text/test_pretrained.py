@@ -390,7 +390,8 @@ def test_what_is_no_tokenizer_is_refused(tmp_path):
         open_tokenizer(tmp_path / "none.json")
     assert "is not JSON" in refusal(tmp_path, b'{"a": ')
     assert "neither" in refusal(tmp_path, b"\x80\x04\x95junk", "tokenizer.model")
-    assert "UNIGRAM" in refusal(tmp_path, b"", "tokenizer.model")
+    assert "tokenizer.model is empty" in refusal(tmp_path, b"", "tokenizer.model")
+    assert "tokenizer.json is empty" in refusal(tmp_path, b"\n")
     assert "line 2 is 'AQ== 2'" in refusal(tmp_path, b"AA== 0\nAQ== 2\n", "tokenizer.model")
 
 
