@@ -74,7 +74,7 @@ fuzz: $(call with,test)  ## Feed thousands of damaged files to every reader, and
 	$(PYTEST) $(STEAL) tests/fuzz
 
 tasks: $(call with,demo test tasks)  ## Build the data sets of texts with answers, and look into them (1 minute)
-	$(PYTEST) $(STEAL) tests/data/test_task_sources.py
+	$(PYTEST) $(STEAL) tests/tasks
 
 notebooks: $(call with,demo test) $(smollm2)  ## Run every notebook and the README's examples (2 minutes)
 	$(PYTEST) $(STEAL) tests/notebooks

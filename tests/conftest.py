@@ -95,6 +95,12 @@ def mesh():
     return make
 
 
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """A folder of prepared data: $LLAMA_JAX_DATA, else one that lives as long as the tests."""
+    return os.environ.get("LLAMA_JAX_DATA") or str(tmp_path_factory.mktemp("tfds"))
+
+
 @pytest.fixture(scope="module")
 def compiled_once():
     """Keeps compiled programs in a folder of this run of the tests, for them and their children."""

@@ -63,7 +63,7 @@ class LM:
 
     Attributes:
       engine: the compiled model.
-      tokenizer: what came with the weights.
+      tokenizer: what came with the weights; without one ids go in and come out (`NoTokenizer`).
       name: where they came from.
       chat_format: how turns of a chat are written, or the name of that; by default as the
         tokenizer's own template says.
@@ -108,6 +108,7 @@ class LM:
           UserError: a setting out of range, or prompts longer than the context.
         """
         prompts, alone = _prompts(prompt)
+        self.tokenizer.decode(())  # refuses if texts cannot be shown
         found = self.complete(prompts, max_new_tokens, **settings)
         return found[0].text if alone else [one.text for one in found]
 
@@ -125,6 +126,7 @@ class LM:
         self, prompt: Prompt, max_new_tokens: int | None = MOST, **settings
     ) -> Iterator[str]:
         """`generate` for one prompt, piece by piece, never half a character."""
+        self.tokenizer.decode(())  # as in `generate`
         for pieces in Batch(self, [self.ids(prompt)], max_new_tokens, **settings):
             if pieces[0]:
                 yield pieces[0]
@@ -363,19 +365,19 @@ def load(
     """Opens a language model; arguments and errors as for `llama_jax.load`."""
     from llama_jax.weights.find import find
     from llama_jax.weights.opened import links_followed, open_checkpoint
-    from llama_jax.weights.tokenizer_files import tokenizer
+    from llama_jax.weights.tokenizer_files import tokenizer_if_any
 
     with links_followed(allow_links):
         checkpoint = open_checkpoint(find(path), pickle=pickle)
         # Beside the weights, which leave Python's lock alone while they are read and turned.
         with ThreadPoolExecutor(1, "tokenizer") as pool:
             here = contextvars.copy_context()  # links
-            vocabulary = pool.submit(here.run, tokenizer, checkpoint)
+            vocabulary = pool.submit(here.run, tokenizer_if_any, checkpoint)
 
             def watched(names: Iterable) -> Iterator:
                 for name in progress(names):
                     if vocabulary.done():
-                        vocabulary.result()  # without a tokenizer nobody waits for the weights
+                        vocabulary.result()  # with a damaged one nobody waits for the weights
                     yield name
 
             try:

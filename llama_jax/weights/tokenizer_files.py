@@ -8,6 +8,7 @@ from typing import Any
 from llama_jax.errors import FormatError
 from llama_jax.formats.source import inside, read_json
 from llama_jax.text.files import NAMES
+from llama_jax.text.no_tokenizer import NoTokenizer
 from llama_jax.text.pretrained import Pretrained, open_tokenizer
 from llama_jax.text.tokenizer import NAMED, Tokenizer
 from llama_jax.weights.opened import Checkpoint
@@ -25,10 +26,7 @@ def tokenizer(checkpoint: Checkpoint) -> Pretrained:
     """
     place = checkpoint.tokenizer_place
     if place is None:
-        way = "put tokenizer.json or tokenizer.model beside it"
-        if checkpoint.kind == "gguf":
-            way = "a GGUF file holds its own, so take one that does"
-        raise FormatError(f"{checkpoint.place} has no tokenizer; {way}")
+        raise FormatError(_missing(checkpoint))
     if checkpoint.kind == "gguf":
         from llama_jax.text.gguf import from_fields
         from llama_jax.weights.gguf import open_gguf
@@ -44,6 +42,26 @@ def tokenizer(checkpoint: Checkpoint) -> Pretrained:
             "embeddings; it is another model's tokenizer"
         )
     return found
+
+
+def tokenizer_if_any(checkpoint: Checkpoint) -> Pretrained:
+    """The same, or what refuses texts and takes ids where no tokenizer came with the weights.
+
+    Raises:
+      FormatError: it is damaged, or another model's.
+    """
+    if checkpoint.tokenizer_place is not None:
+        return tokenizer(checkpoint)
+    eos = Companions(checkpoint).ids().get("eos_token_id")
+    ends = frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos])
+    return NoTokenizer(checkpoint.model.vocab, _missing(checkpoint), ends)
+
+
+def _missing(checkpoint: Checkpoint) -> str:
+    way = "put tokenizer.json or tokenizer.model beside it"
+    if checkpoint.kind == "gguf":
+        way = "a GGUF file holds its own, so take one that does"
+    return f"{checkpoint.place} has no tokenizer; {way}"
 
 
 @dataclass(frozen=True)

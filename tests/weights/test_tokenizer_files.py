@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from llama_jax.errors import FormatError
+import llama_jax
+from llama_jax.errors import FormatError, UserError
 from llama_jax.weights.convert import convert
 from llama_jax.weights.opened import open_checkpoint
 from llama_jax.weights.tokenizer_files import tokenizer
@@ -121,3 +122,21 @@ def test_a_link_out_of_the_folder_is_not_copied(tmp_path):
     convert(place, tmp_path / "b", "huggingface", say=heard.append)
     assert "a link that leads out of the checkpoint's folder" in heard[0]
     assert not (tmp_path / "b/tokenizer.json").exists()
+
+
+@pytest.mark.parametrize("to", ["huggingface", "gguf"])
+def test_weights_without_a_tokenizer_take_ids_and_refuse_texts(tmp_path, to):
+    save(tmp_path / "a", weights(), eos_token_id=[2, 5])
+    place = tmp_path / "a"
+    if to == "gguf":
+        place = tmp_path / "b.gguf"
+        convert(tmp_path / "a", place, to, say=lambda line: None)
+    lm = llama_jax.load(place)
+    assert lm.logits([[1, 2, 3]]).shape == (1, 3, lm.tokenizer.vocab)
+    assert lm.perplexity([1, 2, 3]) > 1
+    [done] = lm.complete([[1, 2, 3]], max_new_tokens=2, temperature=0.0)
+    assert 1 <= len(done.ids) <= 2 and done.text == ""
+    assert lm.tokenizer.ends == ({2, 5} if to == "huggingface" else frozenset())
+    for ask in (lm.ids, lm.generate, lm.chat, lambda text: lm.generate([1, 2])):
+        with pytest.raises(UserError, match="has no tokenizer.*|choose one of"):
+            ask("a text")
