@@ -1,10 +1,5 @@
-"""Pictures of which questions, dialogues and clips are made."""
+"""The small data sets and the tokenizer that the tests of other data have."""
 
-import pytest
+from tests.data.conftest import chapters, pictures, tokenizer
 
-from llama_jax.data import Tfds
-
-
-@pytest.fixture(scope="session")
-def pictures(data_dir):
-    return Tfds("easy_vqa", "train", data_dir=data_dir, limit=40)
+__all__ = ["chapters", "pictures", "tokenizer"]
