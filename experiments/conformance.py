@@ -75,7 +75,6 @@ GENERATIONS: dict[str, dict[str, Any]] = {
 
 def tiny(folder: Path, scaling: dict | None = None, **fields: Any) -> Any:
     """A random model in a folder; the weights are large enough for every part to matter."""
-    import torch
     import transformers
 
     fields = {
@@ -93,6 +92,14 @@ def tiny(folder: Path, scaling: dict | None = None, **fields: Any) -> Any:
         vocab_size=61, intermediate_size=96, num_hidden_layers=2, rope_parameters=rope,
         **fields,
     )  # fmt: skip
+    return drawn(config, folder)
+
+
+def drawn(config: Any, folder: Path) -> Any:
+    """transformers' LLaMA of a config with random weights, biases too, written into a folder."""
+    import torch
+    import transformers
+
     torch.manual_seed(0)
     theirs = transformers.LlamaForCausalLM(config).eval()
     with torch.no_grad():

@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from llama_jax.errors import FormatError
 from llama_jax.text import spelling
-from llama_jax.text.any_tokenizer import Front, Place
+from llama_jax.text.any_tokenizer import FLAGS, Front, Place
 from llama_jax.text.limits import is_unicode, refusing
 
 if TYPE_CHECKING:
     import tokenizers
-
-FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ transformers = pytest.importorskip("transformers")
 from safetensors.numpy import load_file  # noqa: E402
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding  # noqa: E402
 
+from experiments.conformance import drawn  # noqa: E402
 from llama_jax.families.huggingface_rope import rope as read_rope  # noqa: E402
 from llama_jax.families.huggingface_rope import scaling  # noqa: E402
 from llama_jax.families.sizes import sizes  # noqa: E402
@@ -116,13 +117,7 @@ def made(folder, **fields):
         fields["rope_parameters"].setdefault("rope_theta", 1e4)
     config = transformers.LlamaConfig(**SIZES | fields)
     config._attn_implementation = "eager"
-    torch.manual_seed(0)
-    theirs = transformers.LlamaForCausalLM(config).eval()
-    with torch.no_grad():
-        for parameter in theirs.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    theirs.save_pretrained(folder)
-    return folder, theirs
+    return folder, drawn(config, folder)
 
 
 @pytest.mark.parametrize("name", MODELS)
