@@ -44,6 +44,11 @@ def children(config: Any) -> dict[str, Any]:
     return {str(i): item for i, item in enumerate(config)} if isinstance(config, tuple) else {}
 
 
+def settable(config: Any) -> dict[str, Any]:
+    """`children`, with the entries that a dict may have where a config says so (`unfolded`)."""
+    return children(config) | (config.unfolded() if hasattr(config, "unfolded") else {})
+
+
 def difference(a: Any, b: Any, path: str = "model") -> str | None:
     """The first place where two configs differ, as "model.tied is True", or None."""
     return next((f"{where} is {one!r}" for where, one, _ in places(a, b, path)), None)

@@ -11,7 +11,7 @@ from llama_jax.kinds import as_declared, fits, misfit
 from llama_jax.messages import short
 from llama_jax.optim.optimizer import Optimizer, Schedule
 from llama_jax.optim.optimizer import named as optimizer_named
-from llama_jax.trees import children
+from llama_jax.trees import children, settable
 
 # Fields that had another name once, for those who remember it.
 WAS = {"growth": "batch_schedule"}
@@ -39,7 +39,7 @@ def _edit(here: Any, parts: list[str], value: Any, path: str) -> Any:
     if not parts:
         return _same_kind(here, _named(here, value), path)
     part, rest = parts[0], parts[1:]
-    inside = children(here)
+    inside = settable(here) if rest else children(here)
     if part not in inside:
         raise no_field(here, parts, path)
     if not rest:

@@ -8,7 +8,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from llama_jax.config.fields import declared, edit, no_field
-from llama_jax.trees import children
+from llama_jax.trees import children, settable
 
 TRUTH = {"true": True, "false": False}
 NONE = ("none", "null")
@@ -37,7 +37,7 @@ def at(config: Any, path: str) -> tuple[Any, Any]:
     parts = path.split(".")
     here, hint = config, Any
     for index, part in enumerate(parts):
-        inside = children(here)
+        inside = settable(here) if parts[index + 1 :] else children(here)
         if part not in inside:
             raise no_field(here, parts[index:], path)
         hint = _item(hint, part) if isinstance(here, dict | tuple) else declared(here, part)

@@ -19,6 +19,7 @@ with epy.lazy_api_imports(globals()):
         SentencePairs,
         Seq2Seq,
     )
+    from llama_jax.data.union import Union
 
 __all__ = [
     "Captions",
@@ -41,6 +42,7 @@ __all__ = [
     "Share",
     "Stream",
     "Tfds",
+    "Union",
     "one_pass",
     "texts",
 ]

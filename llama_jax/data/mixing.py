@@ -18,6 +18,7 @@ import grain
 import numpy as np
 
 from llama_jax.data.shards import TokenRows
+from llama_jax.data.turns import turn, turns
 
 SEEDS = 1 << 32  # grain's are below
 PARTS = 1 << 32  # that weights are counted in: in whole numbers no document is lost or doubled
@@ -65,32 +66,21 @@ def mixed(
 
 
 class _Turns(grain.transforms.DatasetSelectionMap):
-    """Which source gives a lane's next document, each as evenly as its weight allows.
+    """Which source gives a lane's next document.
 
-    Of k documents floor(k rest / whole + phase) are left to the sources after the first, which
-    share them in the same way. The lanes' phases are spread over [0, 1): with the same one, all
-    would turn to a source at once, and where documents are long, batches would have one alone.
+    The lanes' phases are spread over [0, 1): with the same one, all would turn to a source at once,
+    and where documents are long, batches would have one alone.
     """
 
     def __init__(self, weights: Sequence[float], phases: Sequence[float]):
         whole = [max(1, round(weight / sum(weights) * PARTS)) for weight in weights]
-        rests = np.cumsum(whole[::-1])[::-1].tolist()
-        # Of each source: all there is to it and those after it, what is after it, the phase.
-        self._turns = [
-            (now, after, int(now * phase))
-            for now, after, phase in zip(rests, [*rests[1:], 0], phases, strict=True)
-        ]
+        self._order = turns(whole, phases)
 
     def __len__(self) -> int:
         return sys.maxsize
 
     def __getitem__(self, index: int) -> tuple[int, int]:
-        for source, (now, after, phase) in enumerate(self._turns):
-            left, next_left = ((k * after + phase) // now for k in (index, index + 1))
-            if left == next_left:
-                return source, index - left
-            index = left
-        raise AssertionError("the last source takes what is left")
+        return turn(index, self._order)
 
 
 class _Some(Sequence):

@@ -103,6 +103,8 @@ class Seq2Seq:
       length: T of the encoder.
       answer_length: T of the decoder.
       prefix: text put before the source, such as "translate to German:".
+      instruction: field with what to do, which is put before the source as "instruction: source";
+        None for none.
     """
 
     source: str = "source"
@@ -110,6 +112,7 @@ class Seq2Seq:
     length: int = 64
     answer_length: int = 64
     prefix: str = ""
+    instruction: str | None = None
 
     def __post_init__(self) -> None:
         """Checks the values."""
@@ -131,18 +134,20 @@ class Seq2Seq:
         tokenizer = trained_here(tokenizer, "the task Seq2Seq")
         del once
         prefix = tokenizer.encode(self.prefix) if self.prefix else []
+        named = [self.source, self.target, *[self.instruction] * bool(self.instruction)]
 
         def ends(index: int) -> list[str]:
             row, where = rows[index], f"{rows.name}, row {index}"
-            return [as_text(get(row, field, where), where) for field in (self.source, self.target)]
+            return [as_text(get(row, field, where), where) for field in named]
 
         def read(index: int) -> tuple[list[int], np.ndarray]:
-            source, target = ends(index)
-            text = r.framed([*prefix, *tokenizer.encode(source)], tokenizer, self.length)
+            source, target, *told = ends(index)
+            asked = instructed(source, *told)
+            text = r.framed([*prefix, *tokenizer.encode(asked)], tokenizer, self.length)
             there = source.strip() and target.strip()
             return text, r.bounded(tokenizer.encode(target), tokenizer) if there else r.NOTHING
 
-        keep = filled(rows, keep, ends)
+        keep = filled(rows, keep, lambda index: ends(index)[:2])
 
         pair = r.Memory(read)
 
@@ -157,3 +162,8 @@ class Seq2Seq:
             }
 
         return r.Examples(keep, make)
+
+
+def instructed(source: str, told: str = "") -> str:
+    """A text with what to do in front, "translate to German: five"; or the text alone."""
+    return f"{told}: {source}" if told.strip() else source

@@ -30,6 +30,7 @@ from llama_jax.data.text_files import (
     visible,
 )
 from llama_jax.data.tfds import Tfds
+from llama_jax.data.union import Union
 from llama_jax.errors import UserError
 
 PARQUET = (".parquet",)
@@ -219,6 +220,10 @@ def texts(source: Source) -> Iterator[str]:
             f"{first.path!r} holds tokens and no text to train a tokenizer on; take the one that "
             f"made them: --set tokenizer={first.path}"
         )
+    if isinstance(source, Union):  # each row once, whatever its weight
+        for part in source.parts().values():
+            yield from texts(part)
+        return
     for row in source.open():
         yield from _strings(row)
 

@@ -299,6 +299,21 @@ def test_pairs_of_texts_come_from_json_lines(tmp_path, tokenizer):
         first_batch(source, Seq2Seq("translation.en", "translation.dee"), tokenizer)
 
 
+def test_the_instruction_of_a_row_comes_before_its_source_and_a_blank_one_is_none(
+    tmp_path, tokenizer
+):
+    rows = [{"source": "five", "target": "cinq", "task": t} for t in ("translate to French", " ")]
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = JsonLines(str(tmp_path / "x.jsonl"))
+    made = (
+        Seq2Seq(instruction="task").prepare(source.open(), tokenizer, np.arange(2)).make([0, 1], [])
+    )
+    read = [tokenizer.decode(row) for row in made["text"].tolist()]
+    assert read == ["translate to French: five", "five"]
+    with pytest.raises(UserError, match="has no field 'tasks'.*Did you mean 'task'"):
+        first_batch(source, Seq2Seq(instruction="tasks"), tokenizer)
+
+
 def test_labels_of_pictures_and_names_of_texts(tmp_path, tokenizer):
     for name in ("a/1.png", "b/1.png"):
         (tmp_path / name).parent.mkdir()
