@@ -2,9 +2,10 @@
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Iterable
 from dataclasses import field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from llama_jax.axes import FSDP_TENSOR, Rules, make_mesh
 from llama_jax.checked import checked
@@ -17,6 +18,7 @@ from llama_jax.optim.optimizer import AdamW, Optimizer
 from llama_jax.seeds import check_seed
 
 DTYPES = ("float32", "bfloat16")
+BETWEEN_DIGITS = re.compile(r"(?<=\d)(?=\d)")
 
 
 @checked
@@ -61,11 +63,14 @@ class BPE:
       vocab: number of ids, special ones included.
       corpus: where the texts come from; empty means the sources of the run's streams.
       sentinels: how many `<extra_i>` ids to reserve for span corruption.
+      digits: "merged", numbers become tokens as words do; "single", every digit is a token, so that
+        a model can reckon with them.
     """
 
     vocab: int = 2048
     corpus: tuple[Source, ...] = ()
     sentinels: int = 10
+    digits: Literal["merged", "single"] = "merged"
 
     __post_init__ = check_limits
 
@@ -77,6 +82,8 @@ class BPE:
         # Several streams may read one source.
         sources = list(dict.fromkeys(self.corpus or sources))
         corpus = itertools.chain.from_iterable(map(texts, sources))
+        if self.digits == "single":  # what never stands together in a corpus is never merged
+            corpus = (BETWEEN_DIGITS.sub(" ", text) for text in corpus)
         return Tokenizer.train(corpus, self.vocab, self.sentinels)
 
     def named(self, path: str) -> "File":

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ENV = "LLAMA_JAX_DATA"
 OURS = {
     "bbc_news": "BbcNews",
+    "bbc_topics": "BbcTopics",
     "chatterbot": "Chatterbot",
     "easy_vqa": "EasyVqa",
     "easy_vqa_clips": "EasyVqaClips",
