@@ -126,6 +126,13 @@ class Cache:
         short = replace(self, index=index, valid=self.valid & there[:, None])
         return short._of_each(lambda own: own.rewound(short.lengths))
 
+    def taken(self, rows_B: Int[Array, " B"]) -> "Cache":
+        """The past of these rows, of a cache whose rows go in step and share what else there is.
+
+        That is so of the beams of one row: the same memory, the same places.
+        """
+        return self._of_each(lambda own: own.taken(rows_B))
+
     def _of_each(self, change: Any) -> "Cache":
         layers = (replace(one, own=one.own and change(one.own)) for one in self.layers)
         return replace(self, layers=tuple(layers))

@@ -88,6 +88,10 @@ class Contiguous:
         k, v = (jnp.expand_dims(x, x.ndim - 3) for x in (other.k, other.v))
         return Contiguous(put_row(self.k, k, row, 4), put_row(self.v, v, row, 4))
 
+    def taken(self, rows_B: Int[Array, " B"]) -> "Contiguous":
+        """These rows, in this order."""
+        return Contiguous(_taken(self.k, rows_B, 4), _taken(self.v, rows_B, 4))
+
     def rewound(self, lengths_B: Int[Array, " B"]) -> "Contiguous":
         """Nothing to do: which slots hold a token is the Cache's to know."""
         return self
@@ -178,6 +182,11 @@ class Ring:
         held = Contiguous(self.k, self.v).insert(row, Contiguous(other.k, other.v))
         return Ring(held.k, held.v, positions)
 
+    def taken(self, rows_B: Int[Array, " B"]) -> "Ring":
+        """These rows, in this order."""
+        k, v = (_taken(x, rows_B, 4) for x in (self.k, self.v))
+        return Ring(k, v, _taken(self.positions, rows_B, 2))
+
     def rewound(self, lengths_B: Int[Array, " B"]) -> "Ring":
         """Without the tokens beyond these lengths; those that they replaced do not come back."""
         kept = self.positions < lengths_B[:, None]
@@ -210,6 +219,11 @@ Kept = Contiguous | Ring
 def put_row(mine: jax.Array, other: jax.Array, row: Any, back: int) -> jax.Array:
     """The only row of `other` as row `row`; rows are the axis `back` from the end."""
     return jax.lax.dynamic_update_slice_in_dim(mine, other, row, mine.ndim - back)
+
+
+def _taken(x: jax.Array, rows_B: jax.Array, back: int) -> jax.Array:
+    """Rows by number; rows are the axis `back` from the end, which an only row may not have."""
+    return x if len(rows_B) == 1 else jnp.take(x, rows_B, axis=x.ndim - back)
 
 
 def front(bigger: jax.Array, old: jax.Array) -> jax.Array:
