@@ -15,6 +15,7 @@ from typing import Any
 
 from llama_jax.cli import (
     about,
+    ask,
     convert,
     doctor,
     finetune,
@@ -151,7 +152,19 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run, parser=sub)
         return sub
 
-    for group in (train, finetune, prepare, runs, convert, generate, verify, plan, about, doctor):
+    for group in (
+        train,
+        finetune,
+        prepare,
+        runs,
+        ask,
+        convert,
+        generate,
+        verify,
+        plan,
+        about,
+        doctor,
+    ):
         group.add(command)
     return parser
 

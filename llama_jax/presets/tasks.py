@@ -1,4 +1,4 @@
-"""One preset a task, for those who need just one: an encoder-decoder of text, small enough for CPUs.
+"""One preset a task, for those who need just one: encoder and decoder, small enough for a CPU.
 
 Each is `llama-jax train seed_translate --run-dir runs/translate`, then `llama-jax ask`.
 """

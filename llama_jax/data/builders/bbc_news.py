@@ -76,6 +76,20 @@ def groups(found: list[tuple[str, str, str]]) -> list[str]:
     return [end(f"h {key(headline)}") for _, headline, _ in found]
 
 
+def news(split: str) -> Iterator[Row]:
+    """The rows of `bbc_news`, topic after topic."""
+    found = articles()
+    for group, (topic, headline, text) in zip(groups(found), found, strict=True):
+        if split_of(group) == split:
+            yield {
+                "source": " ".join(text.split()),
+                "target": headline,
+                "task": "summarise",
+                "topic": topic,
+                "sentences": sentences(text),
+            }
+
+
 class BbcNews(Texts):
     """Builds `bbc_news`; `limit` keeps the first rows of each split (for tests)."""
 
@@ -87,13 +101,4 @@ class BbcNews(Texts):
 
     def rows(self, split: str) -> Iterator[Row]:
         """The articles, topic after topic."""
-        found = articles()
-        for group, (topic, headline, text) in zip(groups(found), found, strict=True):
-            if split_of(group) == split:
-                yield {
-                    "source": " ".join(text.split()),
-                    "target": headline,
-                    "task": "summarise",
-                    "topic": topic,
-                    "sentences": sentences(text),
-                }
+        yield from news(split)
