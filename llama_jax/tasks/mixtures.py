@@ -1,5 +1,6 @@
 """A choice of tasks as streams: short texts in one, articles in another, each mixed by weight."""
 
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -38,12 +39,14 @@ def mixture(
             f"a mixture of {', '.join(names) or 'no tasks'}; expected different tasks, of "
             f"{', '.join(tasks.NAMES)}"
         )
-    for name in weights:
+    for name, weight in weights.items():
         if name not in chosen:
             raise UserError(
                 f"weights name {name!r}, and the tasks of the mixture are {', '.join(chosen)}"
                 f"{nearest(name, chosen)}"
             )
+        if not 0 < weight < math.inf:
+            raise UserError(f"weights: {name}={weight}; expected a number above 0, such as 1")
     shares = {name: float(weights.get(name, task.weight)) for name, task in chosen.items()}
     groups: dict[str, list[Task]] = {}
     for task in chosen.values():

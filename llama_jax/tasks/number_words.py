@@ -15,7 +15,7 @@ TASK = Task(
     baselines=("copy", "nearest"),
     tests=("test", "longer"),
     by="language",
-    length=40,
-    answer_length=40,
+    length=32,
+    answer_length=32,
     weight=3.0,
 )
