@@ -13,7 +13,7 @@ import pytest
 
 import llama_jax.data
 import llama_jax.objectives
-from llama_jax import axes
+from llama_jax import axes, tasks
 from llama_jax.__main__ import _one_command, _parser, main
 from llama_jax.config import Run, to_json
 from llama_jax.evals import evaluations
@@ -102,6 +102,7 @@ def fields(config):
     [
         ("docs/architecture.md", [*rooms(), *llama_jax.__all__]),
         ("docs/data.md", set(llama_jax.data.__all__) - {"Loader", "Masking", "one_pass", "texts"}),
+        ("docs/tasks.md", tasks.NAMES),
         ("docs/training.md", objectives()),
         ("docs/config.md", fields(Run)),
         ("docs/kernels.md", [*BACKENDS, *fields(Mask)]),

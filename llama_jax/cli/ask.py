@@ -23,6 +23,7 @@ def add(command: Add) -> None:
     ask.add_argument("--beam", type=int, default=1, metavar="N", help="beams of the search (1)")
     ask.add_argument("--json", action="store_true", help="one JSON object a text")
     own_code(ask)
+    ask.set_defaults(overrides=[])  # where argparse of Python 3.11 leaves a text after options
 
 
 def _ask(args: argparse.Namespace) -> None:
@@ -49,6 +50,10 @@ def _ask(args: argparse.Namespace) -> None:
 
 
 def _texts(args: argparse.Namespace) -> list[str]:
+    if args.text is None and args.overrides and not args.overrides[0].startswith("--"):
+        args.text = args.overrides.pop(0)
+    if args.overrides:
+        raise UserError(f"unknown option {args.overrides[0]!r}; see llama-jax ask --help")
     if (args.text is None) == (args.input is None):
         came = "neither" if args.text is None else "both"
         raise UserError(f"expected a text or --input FILE, and {came} came; try {TRY}")

@@ -121,7 +121,7 @@ def test_instructions_are_those_of_a_source_alone_too_and_none_where_none_stands
 def test_the_command_prints_an_answer_or_json(capsys):
     assert main(["ask", str(place()), *told("two")]) == 0
     assert capsys.readouterr().out == "zwei\n"
-    assert main(["ask", str(place()), *told("two"), "--json", "--beam", "2"]) == 0
+    assert main(["ask", str(place()), "--json", "--beam", "2", *told("two")]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["text"], found["answer"]) == (told("two")[0], "zwei") and found["logprob"] < 0
 
@@ -149,6 +149,7 @@ def test_an_unknown_instruction_is_answered_and_the_known_ones_are_named_once(ca
         ([" "], "the text is empty"),
         (["--input", "nothing.txt"], "cannot be read"),
         (["a", "--beam", "0"], "width=0"),
+        (["a", "--bean", "2"], "unknown option '--bean'"),
         (["a", "--image", "x.png"], "sees no pictures"),
     ],
 )

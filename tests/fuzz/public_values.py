@@ -96,6 +96,7 @@ CONFIGS: dict[type, dict[str, Any]] = {
     data.Seq2Seq: {},
     data.Stream: {"source": data.PlainText("x"), "task": data.LanguageModel(), "batch": 8},
     data.Tfds: {"name": "mnist"},
+    data.Union: {"sources": {"a": data.PlainText("x")}},
     evals.ExactMatch: EVAL,
     evals.Matching: EVAL,
     evals.Retrieval: EVAL,

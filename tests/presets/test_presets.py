@@ -25,6 +25,13 @@ PARAMETERS = (
         "seed_vqa": 1_789_632,
         "seed_full": 2_248_005,
         "seed_full_vqa": 2_179_264,
+        "seed_numbers": 1_431_808,
+        "seed_translate": 1_890_560,
+        "seed_summarise": 1_890_560,
+        "seed_topics": 1_890_560,
+        "seed_sentiment": 1_890_560,
+        "seed_arithmetic": 1_497_344,
+        "seed_replies": 1_628_416,
         "tiny_decoder": 488_064,
         "decoder_25m": 23_994_240,
     }
@@ -35,7 +42,8 @@ PARAMETERS = (
 
 # Presets that differ by sizes alone have one program but for shapes: one of each kind is traced.
 STEPS = [
-    *("seed_demo", "seed_vqa", "seed_full", "seed_full_vqa", "tiny_decoder", "decoder_25m"),
+    *("seed_demo", "seed_vqa", "seed_full", "seed_full_vqa", "seed_numbers"),
+    *("tiny_decoder", "decoder_25m"),
     *("llama1_7b", "llama2_70b", "llama3_1_405b", "llama3_2_1b", "smollm2_135m"),
     *("mistral_7b", "qwen3_0_6b", "smollm3_3b", "cwm_32b"),
 ]

