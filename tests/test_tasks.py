@@ -8,7 +8,7 @@ from llama_jax import tasks
 from llama_jax.config import from_json, to_json
 from llama_jax.data import Tfds
 from llama_jax.errors import UserError
-from llama_jax.tasks import Task, mixture
+from llama_jax.tasks import Task, corpus, mixture
 
 TASK = Task(
     name="mine",
@@ -86,6 +86,12 @@ def test_a_step_has_as_many_rows_of_each_task_as_it_weighs():
     few = mixture(names, 64, {"headlines": 0.01})
     assert few["articles"].batch == 4
     assert few["texts"].source.weights["sentiment"] == tasks.get("sentiment").weight
+
+
+def test_a_tokenizer_learns_from_the_part_of_training_that_a_task_names():
+    assert corpus(["topics"]) == (tasks.get("topics").source,)
+    [words] = corpus(["number_words"])
+    assert words.split.startswith("train[") and words.name == "number_words"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from llama_jax.models.multimodal import Multimodal
 from llama_jax.models.text_encoder import TextEncoder
 from llama_jax.objectives import Seq2Seq
 from llama_jax.optim.optimizer import AdamW, Cosine
-from llama_jax.tasks.mixtures import mixture
+from llama_jax.tasks.mixtures import corpus, mixture
 
 
 def seed_numbers() -> Run:
@@ -26,7 +26,7 @@ def seed_numbers() -> Run:
 def seed_translate() -> Run:
     """Translate numbers in words and texts of programs, English to four languages."""
     names = ("number_words", "interface_texts")
-    return _run("seed_translate", names, vocab=4096, batch=64, steps=10_000)
+    return _run("seed_translate", names, vocab=2048, batch=64, steps=10_000)
 
 
 def seed_summarise() -> Run:
@@ -65,7 +65,7 @@ def _run(name: str, tasks: tuple[str, ...], vocab: int, batch: int, steps: int) 
         optimizer=AdamW(
             rate=2e-3, schedule=Cosine(warmup=100, floor=0.02), b2=0.98, weight_decay=0.05
         ),
-        tokenizer=BPE(vocab, tuple(s.source for s in streams.values()), digits="single"),
+        tokenizer=BPE(vocab, corpus(tasks), digits="single"),
         steps=steps,
         save_every=500,
         log_every=50,

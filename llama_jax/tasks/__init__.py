@@ -43,7 +43,7 @@ def get(name: str) -> "Task":
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Task", "mixture"):
-        module = {"Task": "base", "mixture": "mixtures"}[name]
-        return getattr(importlib.import_module(f"llama_jax.tasks.{module}"), name)
+    places = {"Task": "base", "corpus": "mixtures", "mixture": "mixtures"}
+    if name in places:
+        return getattr(importlib.import_module(f"llama_jax.tasks.{places[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

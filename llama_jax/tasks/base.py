@@ -31,6 +31,8 @@ class Task:
       length: tokens that the encoder reads.
       answer_length: tokens that the decoder writes at most.
       weight: share of the rows of a mixture, beside the weights of the others.
+      words: the part of the training split that a tokenizer learns from, where all of it would
+        teach the wrong words; None for all.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Task:
     length: int = 64
     answer_length: int = 64
     weight: float = 1.0
+    words: str | None = None
 
     def __post_init__(self) -> None:
         """Checks the values."""
@@ -64,6 +67,10 @@ class Task:
     def tested(self) -> dict[str, Tfds]:
         """The source of each split to measure on."""
         return {split: dataclasses.replace(self.source, split=split) for split in self.tests}
+
+    def corpus(self) -> Tfds:
+        """What a tokenizer learns from."""
+        return dataclasses.replace(self.source, split=self.words or self.source.split)
 
     def knows(self, text: str) -> bool:
         """Whether a text begins with one of the instructions."""

@@ -8,6 +8,7 @@ from llama_jax import tasks
 from llama_jax.checked import checked_call
 from llama_jax.data.loader import Stream
 from llama_jax.data.sequences import Seq2Seq
+from llama_jax.data.tfds import Tfds
 from llama_jax.data.union import Union
 from llama_jax.errors import UserError, nearest
 from llama_jax.tasks.base import Task
@@ -61,6 +62,16 @@ def mixture(
         name: _stream(group, batch * sum(shares[task.name] for task in group) / whole, shares)
         for name, group in groups.items()
     }
+
+
+@checked_call
+def corpus(names: Sequence[str]) -> tuple[Tfds, ...]:
+    """What a tokenizer for some tasks learns from.
+
+    Raises:
+      UserError: a task that does not exist.
+    """
+    return tuple(tasks.get(name).corpus() for name in names)
 
 
 def _stream(group: Sequence[Task], rows: float, shares: Mapping[str, float]) -> Stream:

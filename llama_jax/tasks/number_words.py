@@ -5,6 +5,10 @@ from llama_jax.tasks.base import Task
 
 LANGUAGES = ("French", "German", "Spanish", "Chinese")
 
+# Of numbers of six digits a few: they hold no new words, but so many of them that a tokenizer would
+# learn the commonest neighbours, "hundertsechstausenddrei", in the place of the words.
+WORDS = "train[:3600]+train[-2000:]"
+
 TASK = Task(
     name="number_words",
     says="numbers in words, from English into French, German, Spanish and Chinese",
@@ -18,4 +22,5 @@ TASK = Task(
     length=32,
     answer_length=32,
     weight=3.0,
+    words=WORDS,
 )
