@@ -50,18 +50,22 @@ def _ask(args: argparse.Namespace) -> None:
 
 
 def _texts(args: argparse.Namespace) -> list[str]:
-    if args.text is None and args.overrides and not args.overrides[0].startswith("--"):
-        args.text = args.overrides.pop(0)
-    if args.overrides:
-        raise UserError(f"unknown option {args.overrides[0]!r}; see llama-jax ask --help")
-    if (args.text is None) == (args.input is None):
-        came = "neither" if args.text is None else "both"
-        raise UserError(f"expected a text or --input FILE, and {came} came; try {TRY}")
-    if args.input is not None:
-        return read_text(args.input).splitlines()
-    if not args.text.strip():
-        raise UserError(f"the text is empty; expected what to do; try {TRY}")
-    return [args.text]
+    text, left = args.text, list(args.overrides)
+    if text is None and left and not left[0].startswith("--"):
+        text = left.pop(0)
+    if left:
+        raise UserError(f"unknown option {left[0]!r}; see llama-jax ask --help")
+    if text is not None and args.input is not None:
+        raise UserError(f"expected a text or --input FILE, and both came; try {TRY}")
+    if text is not None:
+        if not text.strip():
+            raise UserError(f"the text is empty; expected what to do; try {TRY}")
+        return [text]
+    if args.input is None:
+        raise UserError(f"expected a text or --input FILE, and neither came; try {TRY}")
+    if not (lines := read_text(args.input)):
+        raise UserError(f"{args.input} is empty; expected a text a line, such as that of {TRY}")
+    return lines.removesuffix("\n").split("\n")
 
 
 def _say(line: str) -> None:

@@ -20,7 +20,7 @@ from llama_jax.tasks.mixtures import corpus, mixture
 
 def seed_numbers() -> Run:
     """Translate numbers in words, English to four languages (minutes on a CPU)."""
-    return _run("seed_numbers", ("number_words",), vocab=512, batch=64, steps=1500)
+    return _run("seed_numbers", ("number_words",), vocab=640, batch=64, steps=1500)
 
 
 def seed_translate() -> Run:

@@ -20,7 +20,7 @@ TASK = Task(
     tests=("test", "longer"),
     by="language",
     length=32,
-    answer_length=32,
+    answer_length=36,
     weight=3.0,
     words=WORDS,
 )

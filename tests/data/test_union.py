@@ -107,6 +107,7 @@ def test_a_stream_of_it_reads_every_part_with_the_instruction_in_front(three, to
 
 def test_what_is_held_out_of_it_is_never_trained_on(three):
     stream = Stream(Union(three, {"few": 3}), Seq2Seq(), 2, held_out=Share(0.4))
+    assert stream.measured is not None
     held, kept = (set(said(s.open())) for s in (stream.measured.source, stream.training))
     assert held and kept and not held & kept
 
