@@ -73,7 +73,7 @@ chaos: $(call with,demo test)  ## Kill training at bad moments, alone and in two
 fuzz: $(call with,test)  ## Feed thousands of damaged files to every reader, and odd values to every public call (1 minute)
 	$(PYTEST) $(STEAL) tests/fuzz
 
-tasks: $(call with,demo test tasks video)  ## Build the data sets of texts with answers, and look into them (1 minute)
+tasks: $(call with,demo test tasks video)  ## Build the data sets of texts with answers, and look into them; train one task (2 minutes)
 	$(PYTEST) $(STEAL) tests/tasks
 
 notebooks: $(call with,demo test) $(smollm2)  ## Run every notebook and the README's examples (2 minutes)

@@ -174,3 +174,14 @@ def test_presets_are_named_and_described():
     assert all(presets.describe(name) for name in presets.NAMES)
     with pytest.raises(UserError, match="Did you mean 'tiny_decoder'"):
         presets.get("tiny_decode")
+
+
+def test_digits_are_tokens_of_their_own_where_a_tokenizer_is_told_so(tmp_path):
+    (tmp_path / "x.txt").write_text("1917 1917 1917 seventeen seventeen " * 50)
+    corpus = (PlainText(str(tmp_path / "x.txt")),)
+    single = BPE(400, corpus, digits="single").build([])
+    merged = BPE(400, corpus).build([])
+    assert len(merged.encode("1917")) == 1 and len(single.encode("1917")) == 4
+    assert len(single.encode("seventeen")) == 1 and single.decode(single.encode("x1917")) == "x1917"
+    with pytest.raises(UserError, match="digits='one' of BPE is not one of merged, single"):
+        BPE(digits="one")  # pyright: ignore[reportArgumentType]

@@ -1,18 +1,19 @@
 """The tasks' data are what the tasks say, and a short training learns one of them."""
 
 import dataclasses
+import itertools
+import os
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
 
-from llama_jax import presets, tasks
-from llama_jax.config import BPE
-from llama_jax.data import Tfds, Union
-from llama_jax.evals.ask import replies
-from llama_jax.train.load import load
-from llama_jax.train.loop import train
+from llama_jax import tasks
+from llama_jax.data import Tfds
 
-STEPS, LEARNED = 300, 0.5
+PARTS = ("data.texts.source.sources.number_words", "tokenizer.corpus.0")
+STEPS, LEARNED = 150, 0.5
 ROWS = 3400  # those of numbers below 1,000, in four languages
 
 
@@ -44,22 +45,31 @@ def nearest(row, known):
     return max(same, key=lambda one: len(words & set(one["source"].split())))["target"]
 
 
+def llama_jax(*words, data_dir):
+    """What a command prints, in a process of its own: one device, and programs that are quick."""
+    env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    done = subprocess.run(
+        [sys.executable, "-m", "llama_jax", *map(str, words)],
+        env=env | {"LLAMA_JAX_DATA": data_dir, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_a_short_training_translates_numbers_that_it_never_saw(data_dir, tmp_path):
-    """Copying and the nearest number of training are never right: a new number has new words."""
+    """The nearest number of training is never right: each number is written in its own way."""
+    few = [f"--{part}.{field}" for part in PARTS for field in ("split", "limit")]
+    given = itertools.chain.from_iterable(zip(few, ("train", ROWS) * len(PARTS), strict=True))
+    sizes = ("--data.texts.batch", 32, "--data.texts.task.length", 20, "--steps", STEPS)
+    llama_jax("train", "seed_numbers", "--run-dir", tmp_path, *given, *sizes, data_dir=data_dir)
+
     source = Tfds("number_words", data_dir=data_dir, limit=ROWS)
-    run = presets.get("seed_numbers")
-    task = dataclasses.replace(run.data["texts"].task, length=20, answer_length=20)
-    stream = dataclasses.replace(
-        run.data["texts"], source=Union({"number_words": source}), task=task, batch=32
-    )
-    run = dataclasses.replace(
-        run, data={"texts": stream}, tokenizer=BPE(512), steps=STEPS, save_every=STEPS
-    )
-    train(run, tmp_path, progress=False)
     known = list(source.open())
-    new = list(dataclasses.replace(source, split="test", limit=400).open())
-    said = replies(load(tmp_path), [f"{row['task']}: {row['source']}" for row in new])
-    right = sum(one.answer == row["target"] for one, row in zip(said, new, strict=True))
-    print("RIGHT", right / len(new))
+    new = list(dataclasses.replace(source, split="test").open())[:400]
+    (tmp_path / "x.txt").write_text("\n".join(f"{row['task']}: {row['source']}" for row in new))
+    said = llama_jax("ask", tmp_path, "--input", tmp_path / "x.txt", data_dir=data_dir)
+    right = [one == row["target"] for one, row in zip(said.split("\n"), new, strict=False)]
     assert sum(nearest(row, known) == row["target"] for row in new) == 0
-    assert right / len(new) >= LEARNED
+    assert sum(right) >= LEARNED * len(new)
