@@ -13,7 +13,7 @@ from llama_jax import tasks
 from llama_jax.data import Tfds
 
 PARTS = ("data.texts.source.sources.number_words", "tokenizer.corpus.0")
-STEPS, LEARNED = 150, 0.5
+STEPS, LEARNED = 150, 0.6  # 83 % are right then; the share differs a little with the chip
 ROWS = 3400  # those of numbers below 1,000, in four languages
 
 
@@ -67,7 +67,7 @@ def test_a_short_training_translates_numbers_that_it_never_saw(data_dir, tmp_pat
 
     source = Tfds("number_words", data_dir=data_dir, limit=ROWS)
     known = list(source.open())
-    new = list(dataclasses.replace(source, split="test").open())[:400]
+    new = [row for row in dataclasses.replace(source, split="test").open() if row["number"] < 1000]
     (tmp_path / "x.txt").write_text("\n".join(f"{row['task']}: {row['source']}" for row in new))
     said = llama_jax("ask", tmp_path, "--input", tmp_path / "x.txt", data_dir=data_dir)
     right = [one == row["target"] for one, row in zip(said.split("\n"), new, strict=False)]
