@@ -11,6 +11,7 @@ import numpy as np
 from llama_jax.checked import checked
 from llama_jax.data import Loader, Stream, Tfds, one_pass
 from llama_jax.errors import UserError, nearest
+from llama_jax.evals.bootstrap import Figure
 from llama_jax.limits import check_limits
 from llama_jax.text.vocabulary import Vocabulary
 from llama_jax.train.load import Trained
@@ -27,6 +28,12 @@ class Row:
       baseline_name: what the trivial method is.
       count: how many examples (questions, masked tokens, pictures) were judged.
       data: which data they are from.
+      low: where the 95 % interval of the value begins (evals/bootstrap.py), or None without one.
+      high: where it ends.
+      strong: the same figure of a simple method that is hard to beat, or None without one.
+      strong_name: what that method is.
+      strong_low: where its 95 % interval begins.
+      strong_high: where it ends.
     """
 
     name: str
@@ -35,6 +42,33 @@ class Row:
     baseline_name: str
     count: int = 0
     data: str = ""
+    low: float | None = None
+    high: float | None = None
+    strong: float | None = None
+    strong_name: str = ""
+    strong_low: float | None = None
+    strong_high: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        figure: tuple[float, float | None, float | None],
+        baseline: float,
+        baseline_name: str,
+        count: int,
+        data: str,
+    ) -> "Row":
+        """A row of a value with the ends of its interval, if it has one."""
+        value, low, high = figure
+        return cls(name, value, baseline, baseline_name, count, data, low, high)
+
+    def beside(self, strong: Figure, strong_name: str) -> "Row":
+        """The same beside a strong method."""
+        value, low, high = strong
+        return dataclasses.replace(
+            self, strong=value, strong_name=strong_name, strong_low=low, strong_high=high
+        )
 
 
 @checked

@@ -38,7 +38,18 @@ def mean(values_N: ArrayLike) -> Figure:
     return interval(values_N1, lambda sums: sums[:, 0] / len(values_N1))
 
 
-def resampled(statistics_NS: np.ndarray) -> np.ndarray:
+def balanced(*parts: ArrayLike) -> Figure:
+    """The mean of the means of several sets, each drawn anew on its own, with its interval."""
+    sets = [np.asarray(values_N, np.float64).reshape(-1, 1) for values_N in parts]
+    if not all(map(len, sets)):
+        return np.nan, np.nan, np.nan
+    whole = float(np.mean([np.mean(values_N1) for values_N1 in sets]))
+    drawn = [resampled(one, SEED + i)[:, 0] / len(one) for i, one in enumerate(sets)]
+    low, high = np.quantile(np.mean(drawn, axis=0), (0.025, 0.975))
+    return whole, float(low), float(high)
+
+
+def resampled(statistics_NS: np.ndarray, seed: int = SEED) -> np.ndarray:
     """Sums over sets drawn from the examples with replacement, [SAMPLES,S].
 
     Examples with the same statistics are drawn as one kind: a set of right and wrong answers takes
@@ -46,7 +57,7 @@ def resampled(statistics_NS: np.ndarray) -> np.ndarray:
     """
     kinds_KS, counts_K = np.unique(statistics_NS, axis=0, return_counts=True)
     share_K, size = counts_K / counts_K.sum(), len(statistics_NS)
-    rng, step = np.random.default_rng(SEED), max(1, AT_ONCE // len(kinds_KS))
+    rng, step = np.random.default_rng(seed), max(1, AT_ONCE // len(kinds_KS))
     parts = [
         rng.multinomial(size, share_K, size=min(step, SAMPLES - done)) @ kinds_KS
         for done in range(0, SAMPLES, step)

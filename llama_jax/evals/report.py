@@ -130,12 +130,28 @@ BY_NAME: dict[str, Callable[[Any, str, Any], Eval]] = {
 }
 
 
+STRONG, NOT_STRONG = ("strong", "that is"), ("strong_name", "")
+HEADINGS = ("", "model", "baseline", "the baseline is", *STRONG, "of", "data")
+WIDE = 200  # characters of a table with strong baselines
+
+
 @checked_call
 def as_json(rows: list[Row]) -> dict[str, Any]:
-    """{"metrics": {name: {"value", "baseline", "baseline_name", "count", "data"}}}."""
-    return {
-        "metrics": {row.name: {k: v for k, v in vars(row).items() if k != "name"} for row in rows}
-    }
+    """{"metrics": {name: {"value", "baseline", "baseline_name", "count", "data"}}}.
+
+    Where there is an interval, "low" and "high" too; where there is a strong baseline, "strong",
+    "strong_name", "strong_low" and "strong_high".
+    """
+
+    def told(row: Row) -> dict[str, Any]:
+        fields = dataclasses.fields(row)[1:]
+        return {
+            field.name: value
+            for field in fields
+            if (value := getattr(row, field.name)) is not None and (field.name, value) != NOT_STRONG
+        }
+
+    return {"metrics": {row.name: told(row) for row in rows}}
 
 
 @checked_call
@@ -144,24 +160,34 @@ def show(rows: list[Row], title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    strong = any(row.strong is not None for row in rows)
     table = Table(title=title, title_justify="left")
-    for heading in ("", "model", "baseline", "the baseline is", "of", "data"):
-        right = heading in ("model", "baseline", "of")
-        table.add_column(heading, justify="right" if right else "left")
+    left = ("", "the baseline is", "that is", "data")
+    for heading in HEADINGS:
+        if strong or heading not in STRONG:
+            table.add_column(heading, justify="left" if heading in left else "right")
     for row in rows:
-        table.add_row(
+        cells = [
             row.name.replace("_", " "),
-            written(row.name, row.value),
+            written(row.name, row.value, row.low, row.high),
             written(row.name, row.baseline),
             row.baseline_name,
-            f"{row.count:,}",
-            row.data,
-        )
+        ]
+        if strong and row.strong is not None:
+            cells += [
+                written(row.name, row.strong, row.strong_low, row.strong_high),
+                row.strong_name,
+            ]
+        elif strong:
+            cells += ["", ""]
+        table.add_row(*cells, f"{row.count:,}", row.data)
     console = Console()
     # A file or a pipe has no width; a line of the table should stay one line there.
-    (console if console.is_terminal else Console(width=120)).print(table)
+    (console if console.is_terminal else Console(width=WIDE if strong else 120)).print(table)
 
 
-def written(name: str, value: float) -> str:
-    """A share in per cent, a perplexity as it is."""
-    return f"{value:.1f}" if name.endswith("perplexity") else f"{100 * value:.1f} %"
+def written(name: str, value: float, low: float | None = None, high: float | None = None) -> str:
+    """A share in per cent, a perplexity as it is: "98.3 % (97.9 to 98.6)" with its interval."""
+    share, unit = (1, "") if name.endswith("perplexity") else (100, " %")
+    interval = "" if low is None or high is None else f" ({share * low:.1f} to {share * high:.1f})"
+    return f"{share * value:.1f}{unit}{interval}"

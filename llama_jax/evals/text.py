@@ -1,7 +1,8 @@
 """Text: perplexity and accuracy from the objectives themselves, and texts that must match."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from llama_jax.checked import checked
 from llama_jax.data.fields import identity
 from llama_jax.evals.base import Eval, Row, held_out, training_sample
+from llama_jax.evals.bootstrap import interval, mean
 from llama_jax.evals.inputs import Inputs, encode, in_batches, take, texts_of
 from llama_jax.generate.decode import greedy
 from llama_jax.objectives import losses
@@ -17,6 +19,7 @@ from llama_jax.text.tokenizer import trained_here
 from llama_jax.train.load import Trained
 from llama_jax.train.processes import on_device
 
+BATCHES = 20  # of fewer an interval would be too narrow
 SAMPLE = 20_000  # training rows behind a baseline: some 200,000 masked tokens of the demo's text
 
 
@@ -43,23 +46,24 @@ class Scores(Eval):
         train = _counts(objectives, training_sample(self.stream(trained), tokenizer, SAMPLE))
         found = []
         for name, objective in objectives.items():
-            counts = test[name], train[name]
-            loss, right = sums[name]["loss"], sums[name]["accuracy"]
-            accuracy = right[0] / max(right[1], 1)
+            counts, of_tokens = (test[name], train[name]), bool(objective.predicts[1])
+            loss_R2, right_R2 = sums[name]["loss"], sums[name]["accuracy"]
             usual = "most frequent in training"
-            if objective.predicts[1]:
-                perplexity = float(np.exp(loss[0] / max(loss[1], 1)))
-                row = Row(f"{name}_perplexity", perplexity, unigram(*counts), "unigram")
-                found.append((row, loss[1]))
+            if of_tokens:
+                figure = over_batches(loss_R2, np.exp)
+                row = Row.of(f"{name}_perplexity", figure, unigram(*counts), "unigram", 0, data)
+                found.append((row, loss_R2))
                 usual = "most frequent token"
-            found.append((Row(f"{name}_accuracy", accuracy, majority(*counts), usual), right[1]))
-        return [
-            Row(row.name, row.value, row.baseline, row.baseline_name, int(count), data)
-            for row, count in found
-        ]
+                figure = over_batches(right_R2)
+            else:  # examples, one like the next
+                right, count = right_R2.sum(axis=0).astype(int)
+                figure = mean(np.arange(count) < right)
+            row = Row.of(f"{name}_accuracy", figure, majority(*counts), usual, 0, data)
+            found.append((row, right_R2))
+        return [replace(row, count=int(sums_R2[:, 1].sum())) for row, sums_R2 in found]
 
     def _pass(self, trained: Trained, objectives: Mapping[str, Any], batches):
-        """Sums and counts of losses and accuracies, and how often each target came."""
+        """Sums and counts of losses and accuracies by batch, [R,2], and how often targets came."""
         model, compute = trained.model, losses(objectives)
 
         @jax.jit
@@ -71,13 +75,31 @@ class Scores(Eval):
                 for name, loss in found.items()
             }
 
-        total: Any = None
-        seen = []
+        parts, seen = [], []
         for batch in batches:
-            part = jax.tree.map(float, jax.device_get(score(trained.params, batch)))
-            total = part if total is None else jax.tree.map(float.__add__, total, part)
+            parts.append(jax.tree.map(float, jax.device_get(score(trained.params, batch))))
             seen.append({field: batch[field] for field in _fields(objectives)} | _valid(batch))
-        return total, _counts(objectives, seen)
+        sums = {
+            name: {
+                key: np.array([part[name][key] for part in parts]).reshape(-1, 2)
+                for key in ("loss", "accuracy")
+            }
+            for name in objectives
+        }
+        return sums, _counts(objectives, seen)
+
+
+def over_batches(
+    sums_R2: np.ndarray, scale: Callable[[np.ndarray], np.ndarray] = np.asarray
+) -> tuple[float, float | None, float | None]:
+    """A mean over tokens with its interval; whole batches are drawn, for tokens of a text depend.
+
+    Args:
+      sums_R2: sum and count of each batch.
+      scale: what a mean is turned into.
+    """
+    figure = interval(sums_R2, lambda sums: scale(sums[:, 0] / np.maximum(sums[:, 1], 1)))
+    return figure if len(sums_R2) >= BATCHES else (figure[0], None, None)
 
 
 def _fields(objectives: Mapping[str, Any]) -> set[str]:
@@ -147,9 +169,9 @@ class ExactMatch(Eval):
         )
         usual = counts.most_common(1)[0][0]
         return [
-            Row(
+            Row.of(
                 f"{self.name}_exact_match",
-                float(np.mean(exact(said, inputs))),
+                mean(exact(said, inputs)),
                 float(np.mean(exact([usual] * len(inputs), inputs))),
                 "most frequent text",
                 len(inputs),

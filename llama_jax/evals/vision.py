@@ -12,6 +12,7 @@ from llama_jax.data.builders.shapes import answer_type
 from llama_jax.data.images import light
 from llama_jax.data.rows import get
 from llama_jax.evals.base import Eval, Row, held_out, unmasked
+from llama_jax.evals.bootstrap import balanced, mean
 from llama_jax.evals.inputs import VISUAL, Inputs, encode, in_batches, take
 from llama_jax.evals.text import answer_length, answers
 from llama_jax.models.tokens import pool
@@ -52,8 +53,8 @@ class Vqa(Eval):
 
         def row(name: str, model_B: np.ndarray, baseline_B: np.ndarray, what: str) -> Row:
             name = f"{self.name}_accuracy{name}"
-            mean = float(np.mean(model_B)), float(np.mean(baseline_B))
-            return Row(name, *mean, what, len(model_B), data)
+            baseline = float(np.mean(baseline_B))
+            return Row.of(name, mean(model_B), baseline, what, len(model_B), data)
 
         usually, same = "usual answer to the question", f"always {usual!r}"
         found = [row("", right_B, wording_B, usually)]
@@ -150,14 +151,15 @@ class Retrieval(Aligned):
         sim_BB = self.similarity(trained, inputs)
         same_BB = self.right(inputs)
         rows = np.arange(len(inputs))
-        there = float(np.mean(same_BB[rows, sim_BB.argmax(axis=1)]))
-        back = float(np.mean(same_BB[sim_BB.argmax(axis=0), rows]))
+        there_B = same_BB[rows, sim_BB.argmax(axis=1)]
+        back_B = same_BB[sim_BB.argmax(axis=0), rows]
         a, b = self.pair
-        values = {"": (there + back) / 2, f"_{a}_to_{b}": there, f"_{b}_to_{a}": back}
+        both_B = (there_B.astype(float) + back_B) / 2
+        found = {"": both_B, f"_{a}_to_{b}": there_B, f"_{b}_to_{a}": back_B}
         chance = float(np.mean(same_BB))
         return [
-            Row(f"{self.name}_r1{name}", value, chance, "chance", len(inputs), data)
-            for name, value in values.items()
+            Row.of(f"{self.name}_r1{name}", mean(found_B), chance, "chance", len(inputs), data)
+            for name, found_B in found.items()
         ]
 
 
@@ -179,7 +181,7 @@ class Matching(Aligned):
         rng, own = np.random.default_rng(SEED), np.arange(len(inputs))
         batch_B = rng.permutation(len(inputs)) // self.stream(trained).batch
         apart_BB = batch_B[:, None] != batch_B[None, :]
-        positive = np.mean(self.matches(trained, inputs, own, own))
+        positive_B = self.matches(trained, inputs, own, own) == 1
         found = {
             "": self._pairs(np.zeros_like(sim_BB), same_BB, rng),
             "_hard": self._both_ways(sim_BB, same_BB | apart_BB, rng),
@@ -187,10 +189,9 @@ class Matching(Aligned):
         }
         result = []
         for name, (a, b) in found.items():
-            wrong = np.mean(self.matches(trained, inputs, a, b)) if len(a) else np.nan
-            value = float((positive + 1 - wrong) / 2)
-            count = len(own) + len(a)
-            result.append(Row(f"{self.name}_accuracy{name}", value, 0.5, "chance", count, data))
+            refused = self.matches(trained, inputs, a, b) == 0 if len(a) else []
+            figure, count = balanced(positive_B, refused), len(own) + len(a)
+            result.append(Row.of(f"{self.name}_accuracy{name}", figure, 0.5, "chance", count, data))
         return result
 
     def _both_ways(self, sim_BB, refused_BB, rng) -> tuple[np.ndarray, np.ndarray]:
