@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from llama_jax.evals.bootstrap import SAMPLES, interval, mean, resampled
+from llama_jax.evals.bootstrap import SAMPLES, balanced, interval, mean, resampled
 
 
 def test_the_interval_of_a_share_is_as_wide_as_theory_says():
@@ -41,3 +41,12 @@ def test_a_figure_that_is_no_mean_is_taken_of_the_sums():
 
 def test_of_no_examples_there_is_no_figure():
     assert np.isnan(mean([])).all()
+
+
+def test_the_mean_of_two_sets_is_drawn_of_each_on_its_own():
+    yes, no = np.arange(90) < 80, np.arange(300) < 150
+    value, low, high = balanced(yes, no)
+    assert value == pytest.approx((8 / 9 + 1 / 2) / 2)
+    error = np.sqrt(8 / 81 / 90 + 1 / 4 / 300) / 2
+    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.15)
+    assert np.isnan(balanced(yes, [])).all()

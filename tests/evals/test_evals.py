@@ -27,7 +27,7 @@ from llama_jax.evals import (
 )
 from llama_jax.evals.base import held_out, unmasked
 from llama_jax.evals.inputs import Tower, in_batches
-from llama_jax.evals.text import majority, unigram
+from llama_jax.evals.text import BATCHES, majority, over_batches, unigram
 from llama_jax.evals.vision import another, usual_answers
 from llama_jax.layers.attention import Attention
 from llama_jax.layers.block import Block
@@ -343,3 +343,38 @@ def test_a_run_over_several_devices_is_evaluated_as_on_one(trained, mesh):
         eight = values(jax.device_put(params, everywhere))
     assert {"vqa_accuracy", "itm_accuracy_hard", "mlm_perplexity"} <= set(one)
     assert eight == pytest.approx(one, rel=1e-4)
+
+
+def test_shares_of_examples_come_with_their_intervals(trained):
+    state = trained(VQA | {"itc": ITC("captions"), "itm": ITM("captions")}, fooled=1)
+    for row in report.evaluate(state):
+        assert row.low is not None and row.high is not None
+        assert 0 <= row.low <= row.value <= row.high <= 1
+    first = report.evaluate(state)[0]
+    assert first.low < first.value < first.high
+
+
+def test_a_perplexity_has_an_interval_from_twenty_batches_on():
+    sums = np.random.default_rng(0).uniform(1, 2, (BATCHES, 2)) * [90, 60]
+    value, low, high = over_batches(sums, np.exp)
+    assert value == pytest.approx(np.exp(sums[:, 0].sum() / sums[:, 1].sum()))
+    assert low < value < high
+    assert over_batches(sums[1:], np.exp)[1:] == (None, None)
+
+
+def test_a_row_has_a_strong_baseline_in_the_table_and_in_json_only_if_there_is_one(capsys):
+    plain = Row("perplexity", 9.25, 40.0, "unigram", 7, "texts")
+    row = Row.of("chrf", (0.5, 0.48, 0.52), 0.1, "most frequent text", 7, "texts")
+    strong = row.beside((0.25, 0.2, 0.3), "nearest neighbour")
+    report.show([plain, row], "")
+    without = capsys.readouterr().out
+    assert "50.0 % (48.0 to 52.0)" in without and "9.2 " in without and "strong" not in without
+    report.show([plain, strong], "")
+    table = capsys.readouterr().out
+    assert "25.0 % (20.0 to 30.0)" in table and "nearest neighbour" in table
+    old = {"value": 9.25, "baseline": 40.0, "baseline_name": "unigram", "count": 7, "data": "texts"}
+    found = report.as_json([plain, strong])["metrics"]
+    assert found["perplexity"] == old
+    assert set(found["chrf"]) - set(old) == {
+        *("low", "high", "strong", "strong_name", "strong_low", "strong_high")
+    }
