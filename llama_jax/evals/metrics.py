@@ -109,18 +109,20 @@ def _chrf(sums: np.ndarray) -> np.ndarray:
 def _bleu_counts(said: Texts, right: Texts) -> np.ndarray:
     """Right and all n-grams of each length, then the lengths of both texts.
 
-    Words as in WMT's evaluations (13a); characters (zh) where most right texts have Chinese ones.
+    Words as in WMT's evaluations (13a); characters (zh) where the right text has Chinese ones, or
+    most of the set have: "%(count)s" is cut as its neighbours are.
     """
     make = _package("sacrebleu", "sacrebleu").BLEU
-    chinese = 2 * sum(bool(CHINESE.search(text)) for text in right) > len(right)
     # By sentence the order only changes a score that is not used, and else brings a warning.
-    metric = make(effective_order=True, tokenize="zh" if chinese else "13a")
+    words, characters = make(effective_order=True), make(effective_order=True, tokenize="zh")
+    chinese_N = [bool(CHINESE.search(text)) for text in right]
+    mostly = 2 * sum(chinese_N) > len(right)
 
-    def row(a: str, b: str) -> list[int]:
-        found = metric.sentence_score(a, [b])
+    def row(a: str, b: str, chinese: bool) -> list[int]:
+        found = (characters if chinese or mostly else words).sentence_score(a, [b])
         return [*found.counts, *found.totals, found.sys_len, found.ref_len]
 
-    return np.array([row(a, b) for a, b in zip(said, right, strict=True)], np.float64)
+    return np.array([row(*one) for one in zip(said, right, chinese_N, strict=True)], np.float64)
 
 
 def _bleu(sums: np.ndarray) -> np.ndarray:

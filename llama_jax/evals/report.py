@@ -12,6 +12,8 @@ from llama_jax.config import Run
 from llama_jax.data import Questions
 from llama_jax.errors import UserError, nearest
 from llama_jax.evals.base import Eval, Row
+from llama_jax.evals.parts import is_of_tasks
+from llama_jax.evals.tasks import Tasks
 from llama_jax.evals.text import ExactMatch, Scores
 from llama_jax.evals.vision import Matching, Retrieval, Vqa
 from llama_jax.train.continued import said
@@ -101,8 +103,10 @@ def _scores(objective: Any, name: str, run: Any) -> Eval:
 
 
 def _texts(objective: Any, name: str, run: Any) -> Eval:
-    asks = isinstance(run.data[objective.on].task, Questions)
-    return (Vqa if asks else ExactMatch)(name, objective.on)
+    stream = run.data[objective.on]
+    if isinstance(stream.task, Questions):
+        return Vqa(name, objective.on)
+    return (Tasks if is_of_tasks(stream) else ExactMatch)(name, objective.on)
 
 
 def _captions(objective: Any, name: str, run: Any) -> Eval:

@@ -13,6 +13,7 @@ from llama_jax.data.fields import identity
 from llama_jax.evals.base import Eval, Row, held_out, training_sample
 from llama_jax.evals.bootstrap import interval, mean
 from llama_jax.evals.inputs import Inputs, encode, in_batches, take, texts_of
+from llama_jax.generate.beam import Beam, search
 from llama_jax.generate.decode import greedy
 from llama_jax.objectives import losses
 from llama_jax.text.tokenizer import trained_here
@@ -20,6 +21,7 @@ from llama_jax.train.load import Trained
 from llama_jax.train.processes import on_device
 
 BATCHES = 20  # of fewer an interval would be too narrow
+GREEDY = Beam(1)
 SAMPLE = 20_000  # training rows behind a baseline: some 200,000 masked tokens of the demo's text
 
 
@@ -190,9 +192,14 @@ def exact(said: Sequence[str], inputs: Inputs) -> np.ndarray:
 
 
 def answers(
-    trained: Trained, inputs: Inputs, index: Mapping[str, np.ndarray], length: int, batch: int
+    trained: Trained,
+    inputs: Inputs,
+    index: Mapping[str, np.ndarray],
+    length: int,
+    batch: int,
+    beam: Beam = GREEDY,
 ) -> list[str]:
-    """The decoder's greedy text for each example.
+    """The decoder's text for each example.
 
     Args:
       trained: the model.
@@ -200,6 +207,7 @@ def answers(
       index: by modality, which input each example reads; -1 marks it as absent.
       length: at most so many tokens.
       batch: rows at a time.
+      beam: how to search; greedily by default.
     """
     model, tokenizer, names = trained.model, trained_here(trained.tokenizer, "writing"), [*index]
 
@@ -211,8 +219,10 @@ def answers(
 
         variables = {"params": params}
         memory: Any = model.apply(variables, method=read)
-        ends = {"bos": tokenizer.bos, "eos": tokenizer.eos}
-        return greedy(model, variables, memory, **ends, max_new=length).ids
+        ends = {"bos": tokenizer.bos, "eos": tokenizer.eos, "max_new": length}
+        if beam == GREEDY:
+            return greedy(model, variables, memory, **ends).ids
+        return search(model, variables, memory, beam, **ends).ids[:, 0]
 
     # The same inputs give the same text: ask once.
     distinct, place = np.unique(np.stack([*index.values()], 1), axis=0, return_inverse=True)
