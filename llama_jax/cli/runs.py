@@ -14,6 +14,7 @@ def add(command: Add) -> None:
     which = evaluate.add_mutually_exclusive_group()
     which.add_argument("--step", type=int, metavar="N", help="of this step; else of the newest")
     which.add_argument("--best", action="store_true", help="of the step that keep_best kept")
+    evaluate.add_argument("--limit", type=int, metavar="N", help="about N examples of each test")
     own_code(evaluate)
 
     answer = command("answer", _answer, "answer a question about a picture")
@@ -29,7 +30,8 @@ def add(command: Add) -> None:
 def _eval(args: argparse.Namespace) -> None:
     from llama_jax.evals import run_eval
 
-    run_eval(args.run_dir, json=args.json, step="best" if args.best else args.step)
+    step = "best" if args.best else args.step
+    run_eval(args.run_dir, json=args.json, limit=args.limit, step=step)
 
 
 def _answer(args: argparse.Namespace) -> None:

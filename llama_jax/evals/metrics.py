@@ -30,12 +30,10 @@ class Metric:
     Attributes:
       statistics: texts said and right ones to a row of numbers for each example, [N,S].
       value: sums of such rows, [R,S], to shares [R].
-      written: what tables call it.
     """
 
     statistics: Callable[[Texts, Texts], np.ndarray]
     value: Callable[[np.ndarray], np.ndarray]
-    written: str
 
 
 def figure(name: str, said: Texts, right: Texts) -> Figure:
@@ -159,11 +157,11 @@ def _package(module: str, name: str) -> Any:
 
 
 METRICS = {
-    "exact": Metric(_same, _mean, "exact"),
-    "accuracy": Metric(_same, _mean, "accuracy"),
-    "macro_f1": Metric(_by_label, _macro_f1, "macro F1"),
-    "chrf": Metric(_chrf_counts, _chrf, "chrF"),
-    "bleu": Metric(_bleu_counts, _bleu, "BLEU"),
-    "rouge_1": Metric(functools.partial(_rouge, "rouge1"), _mean, "ROUGE-1"),
-    "rouge_l": Metric(functools.partial(_rouge, "rougeL"), _mean, "ROUGE-L"),
+    "exact": Metric(_same, _mean),
+    "accuracy": Metric(_same, _mean),
+    "macro_f1": Metric(_by_label, _macro_f1),
+    "chrf": Metric(_chrf_counts, _chrf),
+    "bleu": Metric(_bleu_counts, _bleu),
+    "rouge_1": Metric(functools.partial(_rouge, "rouge1"), _mean),
+    "rouge_l": Metric(functools.partial(_rouge, "rougeL"), _mean),
 }
