@@ -101,6 +101,7 @@ CONFIGS: dict[type, dict[str, Any]] = {
     evals.Matching: EVAL,
     evals.Retrieval: EVAL,
     evals.Scores: EVAL,
+    evals.Tasks: EVAL,
     evals.Vqa: EVAL,
     config.BPE: {},
     config.File: {},
