@@ -42,17 +42,17 @@ def decode(image: Any, size: int | None = None, max_pixels: int = MAX_PIXELS) ->
     """
     from PIL import Image
 
-    _quiet()
+    quiet()
     if isinstance(image, np.ndarray):
         return _resize(_from_array(image), size)
     if isinstance(image, Image.Image):
         _check_pixels(image.size, "the image", max_pixels)
-        return _resize(_rgb(image), size)
-    data, what = _read(image)
+        return _resize(rgb(image), size)
+    data, what = read(image, "image", _formats(), MAX_BYTES)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
             _check_pixels(opened.size, what, max_pixels)
-            pixels_YXR = _rgb(opened)
+            pixels_YXR = rgb(opened)
     except UserError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # beyond our limit too
@@ -71,19 +71,28 @@ def frames(video_TYXR: Any, count: int, size: int | None = None) -> np.ndarray:
     Each is the middle of one of `count` equal pieces; a shorter video repeats frames.
 
     Args:
-      video_TYXR: an array of frames [T, Y, X, R], or a sequence of what `decode` takes.
+      video_TYXR: an array of frames [T, Y, X, R], a sequence of what `decode` takes, or a video
+        file: its path or its bytes (see `video_files`).
       count: frames to keep.
       size: resize each to size x size; None leaves them.
 
     Raises:
-      UserError: there is no frame.
+      UserError: there is no frame, or a file cannot be read.
     """
+    if isinstance(video_TYXR, str | os.PathLike | bytes | bytearray | memoryview):
+        from llama_jax.data.video_files import sampled
+
+        return sampled(video_TYXR, count, size)
     total = len(video_TYXR)
     if total == 0 or (isinstance(video_TYXR, np.ndarray) and video_TYXR.ndim != 4):
         shape = getattr(video_TYXR, "shape", (total,))
         raise UserError(f"a video of shape {tuple(shape)} came; expected [frames, Y, X, colours]")
-    picks = ((np.arange(count) + 0.5) * total / count).astype(int)
-    return np.stack([decode(video_TYXR[int(t)], size) for t in picks])
+    return np.stack([decode(video_TYXR[t], size) for t in spread(total, count)])
+
+
+def spread(total: int, count: int) -> list[int]:
+    """The middles of `count` equal pieces of `total` frames."""
+    return ((np.arange(count) + 0.5) * total / count).astype(int).tolist()
 
 
 class Pictures:
@@ -153,36 +162,45 @@ def _heavy(value: Any) -> bool:
     return isinstance(value, np.ndarray) or (isinstance(value, bytes) and len(value) > LIGHT_BYTES)
 
 
-def _read(image: Any) -> tuple[bytes, str]:
-    """A file's bytes and what to call it in a message."""
-    if isinstance(image, bytes | bytearray | memoryview):
-        data, what = bytes(image), "the image"
-    elif isinstance(image, str | os.PathLike):
-        path = Path(image)
-        what = f"image {str(path)!r}"
+def read(file: Any, kind: str, expected: str, most: int) -> tuple[bytes, str]:
+    """A file's bytes and what to call it in a message.
+
+    Args:
+      file: a path, or the bytes themselves.
+      kind: what it should be: "image", "video".
+      expected: the formats, for messages.
+      most: bytes that it may have.
+
+    Raises:
+      UserError: it is not there, no file, larger, or something else than a path and bytes.
+    """
+    if isinstance(file, bytes | bytearray | memoryview):
+        data, what = bytes(file), f"the {kind}"
+    elif isinstance(file, str | os.PathLike):
+        path = Path(file)
+        what = f"{kind} {str(path)!r}"
         try:
             if path.exists() and not path.is_file():  # a device may never end
-                raise UserError(f"{what} is not a file; expected a file with {_formats()}")
-            if path.stat().st_size > MAX_BYTES:
+                raise UserError(f"{what} is not a file; expected a file with {expected}")
+            if path.stat().st_size > most:
                 raise UserError(
-                    f"{what} is larger than {MAX_BYTES >> 20} MB; try a smaller version of it"
+                    f"{what} is larger than {most >> 20} MB; try a smaller version of it"
                 )
             data = path.read_bytes()
         except OSError as error:
             raise UserError(
-                f"{what} cannot be read ({error.strerror}); expected a file with {_formats()}"
+                f"{what} cannot be read ({error.strerror}); expected a file with {expected}"
             ) from None
     else:
-        raise UserError(
-            f"an image came as {type(image).__name__}; expected a path, bytes or an array"
-        )
-    if len(data) > MAX_BYTES:
-        raise UserError(f"{what} is larger than {MAX_BYTES >> 20} MB; try a smaller version of it")
+        came = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} came as {type(file).__name__}"
+        raise UserError(f"{came}; expected a path, bytes or an array")
+    if len(data) > most:
+        raise UserError(f"{what} is larger than {most >> 20} MB; try a smaller version of it")
     return data, what
 
 
 @functools.cache
-def _quiet() -> None:
+def quiet() -> None:
     """Silences Pillow's warning of large images, once: our limit is below its own.
 
     Not with `catch_warnings`, which is not safe in the loader's threads.
@@ -192,7 +210,7 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def _rgb(image: Any) -> np.ndarray:
+def rgb(image: Any) -> np.ndarray:
     """A Pillow image as it is seen: turned upright, on white where it is transparent."""
     from PIL import Image, ImageOps
 
@@ -235,7 +253,7 @@ def _from_array(image: np.ndarray) -> np.ndarray:
     if image.shape[-1] == 4:
         from PIL import Image
 
-        return _rgb(Image.fromarray(image))
+        return rgb(Image.fromarray(image))
     return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
 
 

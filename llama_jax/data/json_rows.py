@@ -26,10 +26,12 @@ class JsonLines:
         .ndjson or .json; .gz, .zst and .bz2 are opened too, and then held in memory one by one, as
         arrays are.
       image: the field that may name a picture, as a path beside the file.
+      video: the same of a video.
     """
 
     path: str
     image: str = "image"
+    video: str = "video"
 
     def open(self) -> Rows:
         """Finds the objects.
@@ -52,8 +54,9 @@ class JsonLines:
                     f"{str(part.path)!r} line {part.line(at)} is not a JSON object; "
                     'expected something like {"text": "..."} on each line, or an array of them'
                 )
-            if isinstance(row.get(self.image), str):
-                row[self.image] = part.path.parent / row[self.image]
+            for field in (self.image, self.video):
+                if isinstance(row.get(field), str):
+                    row[field] = part.path.parent / row[field]
             return row
 
         return Rows(repr(self.path), count, read, files)
