@@ -23,6 +23,7 @@ from llama_jax.cli import (
     plan,
     prepare,
     runs,
+    talk,
     train,
     verify,
 )
@@ -158,6 +159,7 @@ def _parser() -> argparse.ArgumentParser:
         prepare,
         runs,
         ask,
+        talk,
         convert,
         generate,
         verify,

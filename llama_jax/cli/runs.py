@@ -17,9 +17,10 @@ def add(command: Add) -> None:
     evaluate.add_argument("--limit", type=int, metavar="N", help="about N examples of each test")
     own_code(evaluate)
 
-    answer = command("answer", _answer, "answer a question about a picture")
+    answer = command("answer", _answer, "answer a question about a picture or a video")
     answer.add_argument("run_dir", type=Path)
-    answer.add_argument("--image", required=True, help="a picture file")
+    answer.add_argument("--image", help="a picture file")
+    answer.add_argument("--video", help="a video file: mp4, webm, an animated GIF or WebP")
     answer.add_argument("--question", required=True)
     own_code(answer)
 
@@ -37,7 +38,7 @@ def _eval(args: argparse.Namespace) -> None:
 def _answer(args: argparse.Namespace) -> None:
     from llama_jax.evals.answer import answer
 
-    print(answer(args.run_dir, args.image, args.question))
+    print(answer(args.run_dir, args.image, args.question, args.video))
 
 
 def _demo(args: argparse.Namespace) -> None:

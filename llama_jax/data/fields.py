@@ -48,7 +48,15 @@ class Task(Protocol):
 
 @runtime_checkable
 class Asking(Protocol):
-    """A task whose stream asks questions about pictures, so that `llama-jax answer` can too."""
+    """A task whose stream asks questions about pictures, so that `llama-jax answer` can too.
+
+    With an attribute `frames` above 0 it is about clips, which are then files of videos.
+    """
+
+    @property
+    def length(self) -> int:
+        """T of a question."""
+        ...
 
     @property
     def answer_length(self) -> int:
@@ -58,7 +66,10 @@ class Asking(Protocol):
     def asked(
         self, questions: Sequence[str], images: Sequence[Any], tokenizer: "Tokenizer"
     ) -> Batch:
-        """Questions as the model reads them: `text`, `text_valid` and `image`."""
+        """Questions as the model reads them: `text`, `text_valid` and, if there is any, `image`.
+
+        Where one of `images` is None, `image_valid` is False.
+        """
         ...
 
 

@@ -9,7 +9,14 @@ from llama_jax.checked import checked
 from llama_jax.data import fields as r
 from llama_jax.data.checks import at_least, share
 from llama_jax.data.corrupt import Masking
-from llama_jax.data.images import Pictures, decode, light, picture_fields, stream_name
+from llama_jax.data.images import (
+    Pictures,
+    decode,
+    frames,
+    light,
+    picture_fields,
+    stream_name,
+)
 from llama_jax.data.rows import Rows, get, texts_of
 from llama_jax.errors import UserError
 from llama_jax.messages import cut
@@ -282,21 +289,17 @@ class Questions:
     def asked(
         self, questions: Sequence[str], images: Sequence[Any], tokenizer: Tokenizer
     ) -> r.Batch:
-        """Questions about pictures as the model reads them: no answers, one picture each.
+        """Questions as the model reads them: no answers, one picture (or video) each.
 
         Args:
           questions: texts without blanks around them.
-          images: pictures, each as `images.decode` takes them.
+          images: pictures, each as `images.decode` takes them, or videos, as `images.frames`; None
+            for a question about nothing.
           tokenizer: the tokenizer of the run.
 
         Raises:
-          UserError: a question is too long, a picture cannot be read, or videos were trained on.
+          UserError: a question is too long, or a picture cannot be read.
         """
-        if self.frames:
-            raise UserError(
-                f"this model answers about videos of {self.frames} frames; a picture came; try a "
-                "run that was trained on pictures"
-            )
         texts = [tokenizer.encode(question) for question in questions]
         most = self.length - 2  # <cls> and <sep>
         for question, text in zip(questions, texts, strict=True):
@@ -306,8 +309,22 @@ class Questions:
                     f"trained with up to {most}; try a shorter one"
                 )
         framed = [r.framed(text, tokenizer, self.length) for text in texts]
-        pixels = np.stack([decode(image, self.size) for image in images])
-        return r.text_batch(framed, self.length) | {"image": pixels}
+        return r.text_batch(framed, self.length) | self._looked(images)
+
+    def _looked(self, images: Sequence[Any]) -> r.Batch:
+        """Pixels, and which of them are there; nothing if none is."""
+        pixels = [None if image is None else self._pixels(image) for image in images]
+        there = next((p for p in pixels if p is not None), None)
+        if there is None:
+            return {}
+        name = stream_name(self.frames)
+        return {
+            name: np.stack([np.zeros_like(there) if p is None else p for p in pixels]),
+            f"{name}_valid": np.array([p is not None for p in pixels]),
+        }
+
+    def _pixels(self, image: Any) -> np.ndarray:
+        return frames(image, self.frames, self.size) if self.frames else decode(image, self.size)
 
     def _valid_field(self, pictures: int) -> r.Fields:
         """`image_valid` or `video_valid`, if pictures may be missing."""

@@ -1,10 +1,12 @@
-"""Answers to questions about pictures, with how sure the model is of each.
+"""Answers to questions about pictures and videos, with how sure the model is of each.
 
 print(answer("runs/demo/vqa", "circle.png", "what color is the circle?"))
+
+Any combination of modalities comes in here: a text, with a picture, a video, both or neither.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import numpy as np
 from llama_jax.data import images as pixels
 from llama_jax.data.fields import Asking
 from llama_jax.errors import UserError
+from llama_jax.evals.inputs import VISUAL
 from llama_jax.generate.decode import decode
 from llama_jax.models.tokens import repeat_rows
 from llama_jax.text.tokenizer import trained_here
@@ -23,6 +26,8 @@ from llama_jax.train.checkpoint import to_stderr
 from llama_jax.train.load import Trained, load
 
 CHOICES = 5  # first tokens that are followed to an answer
+FIELDS = ("text", "text_valid", *(f"{name}{part}" for name in VISUAL for part in ("", "_valid")))
+NAMED = {"image": "a picture", "video": "a video"}
 
 
 @dataclass(frozen=True)
@@ -48,55 +53,71 @@ class Answer:
         return "".join(letter if letter.isprintable() else "�" for letter in said)
 
 
-def answer(run_dir: str | Path, image: Any, question: str) -> Answer:
-    """Answers one question about one picture with the newest checkpoint of a run.
+def answer(run_dir: str | Path, image: Any, question: str, video: Any = None) -> Answer:
+    """Answers one question with the newest checkpoint of a run.
 
     Args:
       run_dir: a run that was trained on questions, such as the demo's `runs/demo/vqa`.
-      image: what `data.images.decode` takes: a path, the bytes of a file, an array.
+      image: what `data.images.decode` takes: a path, the bytes of a file, an array; or None.
       question: a short text.
+      video: what `data.images.frames` takes: a path, the bytes of a file, an array; or None.
 
     Raises:
-      UserError: an empty or too long question, no picture, or a run that cannot answer.
+      UserError: an empty or too long question, a picture or video that cannot be read, or a run
+        that cannot answer about such.
     """
     _asked(question)
-    image_YXR = pixels.decode(image)
-    return ask(load(run_dir, say=to_stderr), [image_YXR], [question])[0]
+    seen = {} if image is None else {"image": pixels.decode(image)}
+    seen |= {} if video is None else {"video": video}
+    return ask(load(run_dir, say=to_stderr), [seen], [question])[0]
 
 
-def ask(trained: Trained, images: Sequence[Any], questions: Sequence[str]) -> list[Answer]:
-    """Answers one question about each picture, all in one batch.
+def ask(trained: Trained, seen: Sequence[Any], questions: Sequence[str]) -> list[Answer]:
+    """Answers one question about each, all in one batch.
+
+    Args:
+      trained: a run that was trained on questions.
+      seen: by question, a picture; or what is seen by modality, {"image": ..., "video": ...}, of
+        which both, one or none may be there.
+      questions: the texts.
 
     Raises:
       UserError: see `answer`.
     """
-    task, tokenizer = _task(trained.run), trained_here(trained.tokenizer, "answering")
-    asked = task.asked([*map(_asked, questions)], images, tokenizer)
-    write = _writer(trained.model, tokenizer.bos, tokenizer.eos, task.answer_length)
-    written = write(trained.params, asked["text"], asked["text_valid"], asked["image"])
-    ids_BCT, logp_BC = map(np.asarray, written)
+    questions = [*map(_asked, questions)]
+    by_modality = [one if isinstance(one, Mapping) else {"image": one} for one in seen]
+    given = [m for m in VISUAL if any(one.get(m) is not None for one in by_modality)]
+    asking, tokenizer = tasks(trained.run, given), trained_here(trained.tokenizer, "answering")
+    fields: dict[str, np.ndarray] = {}
+    for modality, task in asking.items():
+        files = [one.get(modality) for one in by_modality]
+        fields = task.asked(questions, files, tokenizer) | fields
+    fields = {name: fields[name] for name in FIELDS if name in fields}
+    length = max(task.answer_length for task in asking.values())
+    write = _writer(trained.model, tokenizer.bos, tokenizer.eos, length)
+    ids_BCT, logp_BC = map(np.asarray, write(trained.params, fields))
     return [_answer(ids, logp, tokenizer) for ids, logp in zip(ids_BCT, logp_BC, strict=True)]
 
 
 @functools.lru_cache(maxsize=8)
 def _writer(model: Any, bos: int, eos: int, length: int):
-    """The jitted function (params, ids, valid, pixels) -> choices [B,C,T], log-probabilities [B,C].
+    """The jitted function (params, fields) -> choices [B,C,T], log-probabilities [B,C].
 
     The C most probable first tokens, each continued greedily; the first one is greedy decoding.
     """
 
-    def read(module, ids_BT, valid_BT, image_BYXR):
-        streams = {
-            "text": module.encode_text(ids_BT, valid_BT),
-            "image": module.encode_image(image_BYXR),
-        }
+    def read(module, fields):
+        streams = {"text": module.encode_text(fields["text"], fields["text_valid"])}
+        for name in VISUAL:
+            if name in fields:
+                streams[name] = module.encode_image(fields[name], fields[f"{name}_valid"])
         return module.join(module.fuse(streams))
 
     @jax.jit
-    def write(params, ids_BT, valid_BT, image_BYXR):
+    def write(params, fields):
         variables = {"params": params}
-        memory: Any = model.apply(variables, ids_BT, valid_BT, image_BYXR, method=read)
-        rows = len(ids_BT)
+        memory: Any = model.apply(variables, fields, method=read)
+        rows = len(fields["text"])
         begin_BT = jnp.full((rows, 1), bos, jnp.int32)
         logits_BTV: Any = model.apply(variables, begin_BT, memory, method="decode")[0]
         logp_BC, first_BC = jax.lax.top_k(jax.nn.log_softmax(logits_BTV[:, -1]), CHOICES)
@@ -136,18 +157,46 @@ def _asked(question: str) -> str:
     return question.strip()
 
 
-def _task(run: Any) -> Asking:
-    """The task that the run's questions were made with."""
+def tasks(run: Any, given: Sequence[str]) -> dict[str, Asking]:
+    """The task of each modality that is given, or of the text alone: the one of longest questions.
+
+    Args:
+      run: the Run that was trained.
+      given: "image", "video", both or neither.
+
+    Raises:
+      UserError: the model cannot see or write, or the run was not trained on questions, or on none
+        about what is given.
+    """
     for part in ("vision", "decoder"):
         if getattr(run.model, part, None) is None:
             raise UserError(
                 f"the model of run {run.name!r} has no {part}{' encoder' * (part == 'vision')}; "
                 "expected one that sees pictures and writes; try a run of seed_vqa"
             )
-    for stream in run.data.values():
-        if isinstance(stream.task, Asking):
-            return stream.task
-    raise UserError(
-        f"run {run.name!r} was trained on {', '.join(run.data)} and not on questions; fine-tune it "
-        "first: llama-jax train seed_vqa --init-from THIS_RUN --run-dir ANOTHER"
-    )
+    asking = [stream.task for stream in run.data.values() if isinstance(stream.task, Asking)]
+    if not asking:
+        raise UserError(
+            f"run {run.name!r} was trained on {', '.join(run.data)} and not on questions; "
+            "fine-tune it first: llama-jax train seed_vqa --init-from THIS_RUN --run-dir ANOTHER"
+        )
+    known = {_sees(task): task for task in sorted(asking, key=lambda task: task.length)}
+    for modality in given:
+        if modality not in known:
+            [other] = known
+            raise UserError(
+                f"run {run.name!r} answers about {_about(known[other])}; {NAMED[modality]} came; "
+                f"try --{other} FILE, or a run that was trained with {modality}s"
+            )
+    if given:
+        return {modality: known[modality] for modality in given}
+    return dict([max(known.items(), key=lambda pair: pair[1].length)])
+
+
+def _sees(task: Asking) -> str:
+    return pixels.stream_name(getattr(task, "frames", 0))
+
+
+def _about(task: Asking) -> str:
+    frames = getattr(task, "frames", 0)
+    return f"videos of {frames} frames" if frames else "pictures"

@@ -16,6 +16,9 @@ from tests.demo import small
 
 # Probabilities computed in two orders of float32 sums.
 TOLERANCE = 1e-5
+NOISE = np.random.default_rng(0)
+IMAGE = NOISE.integers(0, 255, (64, 64, 3)).astype(np.uint8)
+CLIP = NOISE.integers(0, 255, (8, 64, 64, 3)).astype(np.uint8)
 
 
 @functools.cache
@@ -109,19 +112,51 @@ def test_a_model_without_eyes_or_without_a_pen_is_refused(image, part, name):
         ask(dataclasses.replace(trained(), run=lacking), [image], ["what?"])
 
 
-def test_a_run_over_videos_is_refused(image):
+@functools.cache
+def both():
+    """The same run, as if it had been trained on clips of 4 frames too."""
     run = trained().run
     stream: Stream = run.data["questions"]
     clips = dataclasses.replace(stream, task=dataclasses.replace(stream.task, frames=4))
-    with pytest.raises(UserError, match="videos of 4 frames"):
-        run = dataclasses.replace(run, data={"questions": clips})
-        ask(dataclasses.replace(trained(), run=run), [image], ["what?"])
+    data = {"questions": stream, "clips": clips}
+    return dataclasses.replace(trained(), run=dataclasses.replace(run, data=data))
+
+
+def test_a_run_is_asked_about_what_it_was_trained_on_and_the_other_is_named(image):
+    with pytest.raises(UserError, match="about pictures; a video came; try --image FILE"):
+        ask(trained(), [{"video": CLIP}], ["what?"])
+    clips = dataclasses.replace(both().run, data={"questions": both().run.data["clips"]})
+    only = dataclasses.replace(both(), run=clips)
+    with pytest.raises(UserError, match="videos of 4 frames; a picture came; try --video FILE"):
+        ask(only, [image], ["what?"])
+    assert ask(only, [{"video": CLIP}], ["what?"])[0].text is not None
+
+
+# A picture alone, or a video alone, comes with a text that says nothing: this.
+LOOK = "what?"
+SEEN = {
+    "text": {},
+    "image": {"image": IMAGE},
+    "video": {"video": CLIP},
+    "image and video": {"image": IMAGE, "video": CLIP},
+}
+
+
+def test_any_combination_of_modalities_is_answered_in_one_batch_as_alone():
+    together = ask(both(), [*SEEN.values()], [LOOK] * len(SEEN))
+    for seen, given in zip(SEEN.values(), together, strict=True):
+        [alone] = ask(both(), [seen], [LOOK])
+        assert alone.text == given.text
+        assert alone.confidence == pytest.approx(given.confidence, rel=TOLERANCE)
+    assert len({round(given.confidence, 6) for given in together}) == len(SEEN)
 
 
 def test_the_command_line_prints_the_answer_or_one_line(image, capsys, monkeypatch):
     monkeypatch.setattr("llama_jax.__main__._enable_compilation_cache", lambda cache: None)
     place = str(small.demo() / "vqa")
     assert main(["answer", place, "--image", image, "--question", "what color is it?"]) == 0
+    assert capsys.readouterr().out.count("\n") == 1
+    assert main(["answer", place, "--question", "what color is it?"]) == 0  # of the text alone
     assert capsys.readouterr().out.count("\n") == 1
     assert main(["answer", place, "--image", "none.png", "--question", "what?"]) == 2
     out, err = capsys.readouterr()

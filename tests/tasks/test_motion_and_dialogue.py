@@ -22,8 +22,9 @@ from llama_jax.data.builders.easy_vqa_clips import (
     turn,
     two,
 )
-from llama_jax.data.builders.easy_vqa_dialogues import guesses, joined, recall, wish
+from llama_jax.data.builders.easy_vqa_dialogues import guesses, recall, wish
 from llama_jax.data.builders.shapes import Facts, fit_shape
+from llama_jax.data.dialogue import joined
 from llama_jax.data.images import frames
 
 BLUE = Facts("circle", "blue", "small", "top left")

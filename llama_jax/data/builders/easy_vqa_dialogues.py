@@ -26,8 +26,8 @@ import tensorflow_datasets as tfds
 from llama_jax.data.builders.easy_vqa import pictures
 from llama_jax.data.builders.shapes import COLORS, SHAPES, Facts
 from llama_jax.data.builders.texts import Row, Texts
+from llama_jax.data.dialogue import Turn, joined
 
-Turn = tuple[str, str]
 ASK = {
     "color": "what color is the shape?",
     "shape": "what shape is in the image?",
@@ -82,15 +82,6 @@ KINDS: dict[str, Callable[[Facts, random.Random], list[Turn]]] = {
     "recall": recall,
     "guesses": guesses,
 }
-
-
-def joined(turns: list[Turn]) -> list[str]:
-    """Every question with the turns before it in front."""
-    said, questions = "", []
-    for question, answer in turns:
-        questions.append(said + question)
-        said += f"{question} {answer}. "
-    return questions
 
 
 class EasyVqaDialogues(Texts):
