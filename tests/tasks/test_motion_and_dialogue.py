@@ -22,7 +22,7 @@ from llama_jax.data.builders.easy_vqa_clips import (
     turn,
     two,
 )
-from llama_jax.data.builders.easy_vqa_dialogues import guesses, recall, wish
+from llama_jax.data.builders.easy_vqa_dialogues import ASK, guesses, other, recall, refer, wish
 from llama_jax.data.builders.shapes import Facts, fit_shape
 from llama_jax.data.dialogue import joined
 from llama_jax.data.images import frames
@@ -66,13 +66,40 @@ def test_a_dialogue_puts_earlier_turns_in_front_of_each_question():
 def test_dialogues_say_what_their_picture_shows(dialogues):
     for row in dialogues:
         assert (row["source"], row["target"]) == (row["questions"][-1], row["answers"][-1])
-        assert row["source"].endswith(row["last"]) and len(row["questions"]) == 3
-    assert Counter(row["kind"] for row in dialogues) == {"wish": 20, "recall": 20, "guesses": 20}
+        assert row["source"].endswith(row["last"])
+        assert len(row["questions"]) == (2 if row["kind"] == "other" else 3)
+    kinds = ("wish", "recall", "guesses", "refer", "other")
+    assert Counter(row["kind"] for row in dialogues) == dict.fromkeys(kinds, 12)
+
+
+def test_the_same_question_for_another_picture_is_answered_by_the_one_that_is_seen(dialogues):
+    shown = {row["image_id"]: row for row in dialogues if row["kind"] == "recall"}
+    pairs = [row for row in dialogues if row["kind"] == "other"]
+    assert all(row["image_id"] != row["earlier_id"] for row in pairs)
+    fields = {question: field for field, question in ASK.items()}
+    for row in pairs:
+        first, question, said = row["source"].partition("?")
+        answers = dict(told(shown[row["image_id"]]))
+        if (field := fields[first + question]) in answers:  # two of three are told of there
+            assert row["target"] == answers[field]
+        assert row["answers"][0] == ("yes" if said.startswith(f" {row['target']}. ") else "no")
+
+
+def told(row):
+    """Field and answer of the first two turns of what is recalled."""
+    fields = {question: field for field, question in ASK.items()}
+    for whole, answer in zip(row["questions"][:2], row["answers"], strict=False):
+        yield fields[whole.split(". ")[-1]], answer
 
 
 def test_the_last_turn_cannot_be_answered_without_the_first():
     """The same picture and the same last question have several answers."""
-    for talk, least in ((wish, 4), (recall, 3), (guesses, 3)):
+    square = Facts("rectangle", "red", "large", "top right")
+
+    def elsewhere(facts, chance):
+        return other(facts, square, chance.choice(list(ASK)))
+
+    for talk, least in ((wish, 4), (recall, 3), (guesses, 3), (refer, 3), (elsewhere, 3)):
         turns = [talk(BLUE, random.Random(i)) for i in range(80)]
         assert len({dialogue[-1][0] for dialogue in turns}) == 1
         counts = Counter(dialogue[-1][1] for dialogue in turns)
@@ -97,6 +124,12 @@ def test_answers_of_dialogues_are_true():
         right = ["blue" in both[0][0], "circle" in both[1][0]]
         assert [answer for _, answer in both] == ["yes" if r else "no" for r in right]
         assert count == ("none", "one", "both")[sum(right)]
+        (wanted, _), (asked, said), (_, rest) = refer(BLUE, random.Random(i))
+        assert said == getattr(BLUE, asked.removeprefix("its ").rstrip("?"))
+        assert said != rest and all(
+            (value in (said, rest)) == (f"its {name}" in wanted)
+            for name, value in BLUE._asdict().items()
+        )
 
 
 def test_a_shape_moves_as_it_is_said_around_the_edges():
@@ -138,8 +171,8 @@ def test_of_two_shapes_the_faster_is_named_by_its_color():
 def test_a_single_frame_tells_nothing_of_the_direction():
     """Starts do not depend on the direction, and all places are as likely in every frame."""
     starts = {d: [path(random.Random(i), [(0, 1)])[0] for i in range(9)] for d in DIRECTIONS}
-    for one_way, other in itertools.pairwise(starts.values()):
-        assert np.array_equal(one_way, other)
+    for one_way, another in itertools.pairwise(starts.values()):
+        assert np.array_equal(one_way, another)
     for frame in (0, FRAMES - 1):
         places = np.array([path(random.Random(i), [(3, 0)] * 7)[frame] % SIDE for i in range(2000)])
         for axis in (0, 1):
