@@ -95,7 +95,7 @@ def _played(data: bytes, what: str, form: str) -> Iterator[Shown]:
         raise UserError(
             f"{what} is {form} and reading it needs PyAV; try: pip install 'llama-jax[video]'"
         ) from None
-    with av.open(io.BytesIO(data), format=form) as container:
+    with av.open(io.BytesIO(data), "r", format=form) as container:
         streams = container.streams.video
         if not streams:
             return
