@@ -117,6 +117,34 @@ def test_adding_an_absent_modality_changes_no_bit(name):
         np.testing.assert_array_equal(a, b)
 
 
+COMBINATIONS = [
+    *(("text",), ("image",), ("video",)),
+    *(("text", "image"), ("text", "video"), ("text", "image", "video")),
+]
+
+
+@pytest.mark.parametrize("given", COMBINATIONS, ids=" and ".join)
+def test_each_combination_is_read_as_if_the_others_did_not_exist(given):
+    """One set of weights, six combinations: fused streams and logits have the same bits."""
+    variables, _ = built("coattention")
+    model = multimodal(FUSIONS["coattention"]).build()
+    text, image, here, video, _ = everything()
+    every = jax.jit(nn.apply(encoded, model))(variables, text, image, here, video, here)
+    others = {m: replace(t, valid=t.valid & (m in given)) for m, t in every.items()}
+
+    def written(model, streams):
+        fused = model.fuse(streams)
+        return {m: fused[m].x for m in given}, model.decode(text, model.join(fused))[0]
+
+    with jax.disable_jit():
+        alone = nn.apply(written, model)(variables, {m: every[m] for m in given})
+        absent = nn.apply(written, model)(variables, others)
+    assert jax.tree.structure(alone) == jax.tree.structure(absent)
+    for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(absent), strict=True):
+        assert np.isfinite(a).all()
+        np.testing.assert_array_equal(a, b)
+
+
 # Compiled, another set of modalities is another program, whose fused loops XLA may round otherwise.
 # Within one program an absent example changes no bit, as the next test shows.
 @pytest.mark.parametrize("name", FUSIONS)
