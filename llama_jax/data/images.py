@@ -4,17 +4,16 @@
 its texts.
 """
 
-import functools
 import io
 import os
-import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llama_jax.data.fields import Fields
+from llama_jax.data.pixels import quiet, read, rgb
 from llama_jax.data.rows import Rows, get
+from llama_jax.data.video_files import sampled, spread
 from llama_jax.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
@@ -80,19 +79,17 @@ def frames(video_TYXR: Any, count: int, size: int | None = None) -> np.ndarray:
       UserError: there is no frame, or a file cannot be read.
     """
     if isinstance(video_TYXR, str | os.PathLike | bytes | bytearray | memoryview):
-        from llama_jax.data.video_files import sampled
-
-        return sampled(video_TYXR, count, size)
+        return sampled(video_TYXR, count, lambda pixels_YXR: decode(pixels_YXR, size))
+    if not hasattr(video_TYXR, "__len__"):
+        raise UserError(
+            f"a video came as {type(video_TYXR).__name__}; expected a path, bytes, an array or a "
+            "list of pictures"
+        )
     total = len(video_TYXR)
     if total == 0 or (isinstance(video_TYXR, np.ndarray) and video_TYXR.ndim != 4):
         shape = getattr(video_TYXR, "shape", (total,))
         raise UserError(f"a video of shape {tuple(shape)} came; expected [frames, Y, X, colours]")
     return np.stack([decode(video_TYXR[t], size) for t in spread(total, count)])
-
-
-def spread(total: int, count: int) -> list[int]:
-    """The middles of `count` equal pieces of `total` frames."""
-    return ((np.arange(count) + 0.5) * total / count).astype(int).tolist()
 
 
 class Pictures:
@@ -160,68 +157,6 @@ def light(rows: Rows, index: int) -> dict[str, Any]:
 
 def _heavy(value: Any) -> bool:
     return isinstance(value, np.ndarray) or (isinstance(value, bytes) and len(value) > LIGHT_BYTES)
-
-
-def read(file: Any, kind: str, expected: str, most: int) -> tuple[bytes, str]:
-    """A file's bytes and what to call it in a message.
-
-    Args:
-      file: a path, or the bytes themselves.
-      kind: what it should be: "image", "video".
-      expected: the formats, for messages.
-      most: bytes that it may have.
-
-    Raises:
-      UserError: it is not there, no file, larger, or something else than a path and bytes.
-    """
-    if isinstance(file, bytes | bytearray | memoryview):
-        data, what = bytes(file), f"the {kind}"
-    elif isinstance(file, str | os.PathLike):
-        path = Path(file)
-        what = f"{kind} {str(path)!r}"
-        try:
-            if path.exists() and not path.is_file():  # a device may never end
-                raise UserError(f"{what} is not a file; expected a file with {expected}")
-            if path.stat().st_size > most:
-                raise UserError(
-                    f"{what} is larger than {most >> 20} MB; try a smaller version of it"
-                )
-            data = path.read_bytes()
-        except OSError as error:
-            raise UserError(
-                f"{what} cannot be read ({error.strerror}); expected a file with {expected}"
-            ) from None
-    else:
-        came = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} came as {type(file).__name__}"
-        raise UserError(f"{came}; expected a path, bytes or an array")
-    if len(data) > most:
-        raise UserError(f"{what} is larger than {most >> 20} MB; try a smaller version of it")
-    return data, what
-
-
-@functools.cache
-def quiet() -> None:
-    """Silences Pillow's warning of large images, once: our limit is below its own.
-
-    Not with `catch_warnings`, which is not safe in the loader's threads.
-    """
-    from PIL import Image
-
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
-
-def rgb(image: Any) -> np.ndarray:
-    """A Pillow image as it is seen: turned upright, on white where it is transparent."""
-    from PIL import Image, ImageOps
-
-    if image.format in ("JPEG", "WEBP", "PNG"):  # cameras store the turn beside the pixels
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits
-        return _from_array((np.asarray(image) // 256).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.asarray(image.convert("RGB"))
 
 
 def _to_bytes(image: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from llama_jax.data.containers import cut_short
-from llama_jax.data.images import decode, quiet, read, rgb, spread
+from llama_jax.data.pixels import quiet, read, rgb
 from llama_jax.errors import UserError
 
 FORMATS = "mp4, webm, or an animated GIF or WebP"
@@ -26,7 +26,12 @@ Pixels = Callable[[], np.ndarray]  # a frame's pixels, uint8 [Y, X, 3], converte
 Shown = tuple[float, Pixels]  # when a frame is seen, in seconds
 
 
-def sampled(video: Any, count: int, size: int | None = None) -> np.ndarray:
+def spread(total: int, count: int) -> list[int]:
+    """The middles of `count` equal pieces of `total` frames."""
+    return ((np.arange(count) + 0.5) * total / count).astype(int).tolist()
+
+
+def sampled(video: Any, count: int, made: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """`count` frames, evenly spread over a video file, as uint8 [count, Y, X, 3].
 
     It is decoded twice, to count its frames (what a container says of that need not be true) and to
@@ -35,7 +40,7 @@ def sampled(video: Any, count: int, size: int | None = None) -> np.ndarray:
     Args:
       video: a path, or the bytes of a file.
       count: frames to keep; a shorter video repeats some.
-      size: resize each to size x size; None leaves them.
+      made: what each becomes at once, from and to uint8 [Y, X, 3]; resized, for example.
 
     Raises:
       UserError: it is no video, holds no frame, ends early, is longer or larger than the limits, or
@@ -49,11 +54,10 @@ def sampled(video: Any, count: int, size: int | None = None) -> np.ndarray:
     if not total:
         raise UserError(f"{what} holds no frame; expected {FORMATS}")
     wanted, found = spread(total, count), {}
-    last = max(wanted)
     for number, (_, pixels) in enumerate(_limited(shown(), what)):
         if number in wanted:
-            found[number] = decode(pixels(), size)
-        if number == last:
+            found[number] = made(pixels())
+        if number == wanted[-1]:
             break
     return np.stack([found[number] for number in wanted])
 

@@ -9,7 +9,6 @@ import pytest
 
 from llama_jax.data import JsonLines, Loader, Questions, Stream, video_files
 from llama_jax.data.images import frames
-from llama_jax.data.video_files import sampled
 from llama_jax.errors import UserError
 
 from .clips import animated, filmed, numbered
@@ -52,12 +51,12 @@ def test_frames_are_spread_evenly_over_a_file(files, ending):
 @pytest.mark.parametrize("form", ["gif", "webp"])
 def test_animated_pictures_need_no_extra(form, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
-    video = sampled(animated(form, numbered(), lossless=True), 4)
+    video = frames(animated(form, numbered(), lossless=True), 4)
     np.testing.assert_array_equal(video, numbered()[[1, 4, 7, 10]])
 
 
 def test_a_short_video_repeats_frames_and_they_are_resized(files):
-    video = sampled(files("mp4"), 24, size=16)
+    video = frames(files("mp4"), 24, size=16)
     assert video.shape == (24, 16, 16, 3)
     np.testing.assert_allclose(shades(video), np.repeat(np.arange(12) * 20, 2), atol=CODED)
 
@@ -67,14 +66,14 @@ def test_a_telephone_that_was_turned_gives_upright_frames(tmp_path):
     half[:, :, :24], half[:, :, 24:] = 0, 255
     data = filmed(tmp_path / "lying.mp4", half).read_bytes()
     film, place, track = data.partition(data[data.rindex(STRAIGHT) :][:36])
-    [frame] = sampled(film + TURNED + track, 1)
+    [frame] = frames(film + TURNED + track, 1)
     assert place and frame.shape == (48, 32, 3)
     assert frame[:12].mean() < CODED and frame[-12:].mean() > 255 - CODED
 
 
-def refused(match, video, **options):
+def refused(match, video):
     with pytest.raises(UserError, match=match) as error:
-        sampled(video, 4, **options)
+        frames(video, 4)
     assert "\n" not in str(error.value)
 
 
