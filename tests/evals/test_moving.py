@@ -10,8 +10,10 @@ from PIL import Image
 
 from llama_jax.data import JsonLines, Questions, Stream
 from llama_jax.evals import evaluations
+from llama_jax.evals.combinations import Combinations
 from llama_jax.evals.dialogues import Dialogues
 from llama_jax.evals.moving import ABOUT, Clips, Shuffled, filmed, single
+from llama_jax.models.tokens import Tokens
 from llama_jax.objectives import Seq2Seq
 from llama_jax.train.load import Trained
 
@@ -135,3 +137,44 @@ def test_dialogues_are_judged_by_their_last_turn_with_the_history_cut_off(dialog
 
 def test_kinds_of_questions_have_names_of_their_own():
     assert len({*ABOUT.values()}) == len(ABOUT) and "" not in ABOUT.values()
+
+
+class Both(LastFrame):
+    """Says what the picture shows, else the last frame of the clip, else nothing it knows."""
+
+    def encode_image(self, pixels, valid=None):
+        see = super().encode_image if pixels.ndim == 5 else super(LastFrame, self).encode_image
+        return see(pixels, valid)
+
+    def join(self, streams):
+        shown = [streams[name] for name in ("image", "video") if name in streams]
+        x = sum(tokens.x[:, -1:] * tokens.valid[:, -1:, None] for tokens in shown)
+        there = sum(tokens.valid[:, -1:] for tokens in shown) > 0
+        return Tokens(jnp.asarray(x), jnp.asarray(there), shown[0].positions[:, -1:])
+
+
+def test_all_six_combinations_stand_in_one_table(clips, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    rows = [
+        {"image": frame(tmp_path, color), "questions": ["what color?"], "answers": [color]}
+        for color in ("red", "black")
+    ]
+    (tmp_path / "pictures.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = JsonLines(str(tmp_path / "pictures.jsonl"))
+    pictures = Stream(source, Questions(40, 3, per_image=1, size=8), 4)
+    run = dataclasses.replace(clips.run, data=clips.run.data | {"pictures": pictures})
+    oracle = clips.model
+    module = Both(oracle.tokens, oracle.names, oracle.vocab)
+    trained = dataclasses.replace(clips, run=run, model=module)
+    found = values(Combinations("any", "pictures", batch=4, clips="rows").rows(trained))
+    # Six questions about clips, three of them for the last frame's colour, and two about pictures.
+    assert [*found] == [
+        f"any_accuracy_{name}"
+        for name in ("image", "text", "video", "image_text", "video_text", "image_video_text")
+    ]
+    assert found["any_accuracy_image"] == (1.0, 1 / 2, 2)
+    assert found["any_accuracy_image_text"] == (1.0, 1 / 2, 2)
+    assert found["any_accuracy_video"][0] == found["any_accuracy_video_text"][0] == 3 / 6
+    assert found["any_accuracy_video_text"][1:] == (pytest.approx(5 / 6), 6)
+    assert found["any_accuracy_text"] == (0.0, pytest.approx(6 / 8), 8)
+    assert found["any_accuracy_image_video_text"][2] == 8
