@@ -24,28 +24,30 @@ def cut_short(data: bytes) -> bool:
 
 def _boxes(data: bytes) -> bool:
     """Of mp4: each outer box begins with its size in 4 bytes, or 1, its name and 8 bytes."""
-    place, film = 0, False
+    place, seen = 0, set()
     while place + 8 <= len(data):
         size, name = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
-        film |= name == b"moov"  # what says where frames are; often the last
+        seen.add(name)
         if size == 1:
-            size = int.from_bytes(data[place + 8 : place + 16], "big")
+            size = int.from_bytes(data[place + 8 : place + 16].ljust(8, b"\xff"), "big")
         elif size == 0:  # to the end, wherever that is
-            return not film
+            return b"moov" not in seen
         place += max(size, 8)
-    return place > len(data) or not film
+    # Where frames are, often the last, and the frames: a file may end between two boxes.
+    return place != len(data) or not {b"moov", b"mdat"} <= seen
 
 
 def _elements(data: bytes) -> bool:
     """Of webm: the outer elements, each an id, a size, both of variable length, and its bytes."""
-    place = 0
+    place, segment = 0, False
     while place < len(data):
         name, place = _number(data, place, keep=True)
         size, place = _number(data, place, keep=False)
+        segment |= name == SEGMENT
         if size is None:  # a live stream, which never knew its length
-            return name != SEGMENT
+            return not segment
         place += size
-    return place > len(data)
+    return place > len(data) or not segment
 
 
 def _number(data: bytes, place: int, keep: bool) -> tuple[int | None, int]:
