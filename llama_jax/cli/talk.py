@@ -59,7 +59,8 @@ def _turn(talk: "Talk", text: str) -> None:
         answer = talk.say(text)
         if talk.forgotten:
             print(
-                f"(the {talk.forgotten} oldest turns are forgotten: the run was trained with less)",
+                f"(forgotten, the run was trained with less: the oldest {talk.forgotten} of "
+                f"{talk.forgotten + len(talk.turns) - 1} turns)",
                 file=sys.stderr,
             )
         print(answer, flush=True)

@@ -28,6 +28,7 @@ from llama_jax.train.load import Trained, load
 CHOICES = 5  # first tokens that are followed to an answer
 FIELDS = ("text", "text_valid", *(f"{name}{part}" for name in VISUAL for part in ("", "_valid")))
 NAMED = {"image": "a picture", "video": "a video"}
+PLURAL = {"image": "pictures", "video": "videos"}
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ def tasks(run: Any, given: Sequence[str]) -> dict[str, Asking]:
             [other] = known
             raise UserError(
                 f"run {run.name!r} answers about {_about(known[other])}; {NAMED[modality]} came; "
-                f"try --{other} FILE, or a run that was trained with {modality}s"
+                f"try --{other} FILE, or a run that was trained on {PLURAL[modality]}"
             )
     if given:
         return {modality: known[modality] for modality in given}
