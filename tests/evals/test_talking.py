@@ -75,6 +75,8 @@ def test_a_mistake_changes_nothing():
 def told(monkeypatch, capsys):
     """What the command prints on both streams for lines of a pipe."""
     monkeypatch.setattr("llama_jax.__main__._enable_compilation_cache", lambda cache: None)
+    small.demo()
+    capsys.readouterr()  # what making it has said
 
     def run(*lines, options=(), status=0):
         monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
