@@ -1,6 +1,6 @@
 """Questions about clips, and dialogues about pictures: the seed's system on each, from nothing.
 
-Both see 16 tokens, so that text costs more than sight: minutes on one CPU core.
+Both see 16 tokens, so that text costs more than sight.
 """
 
 from llama_jax.config import BPE, Run
@@ -27,7 +27,7 @@ DIALOGUES = Tfds("easy_vqa_dialogues")
 
 
 def seed_clips() -> Run:
-    """Questions about clips of eight frames, from nothing (minutes on one CPU core)."""
+    """Questions about clips of eight frames, from nothing (17 minutes on a shared CPU core)."""
     asked = Questions(
         length=16,
         answer_length=3,
@@ -44,7 +44,7 @@ def seed_clips() -> Run:
 
 
 def seed_dialogue_pictures() -> Run:
-    """Dialogues about pictures, from nothing (minutes on one CPU core)."""
+    """Dialogues about pictures, from nothing (not trained to its end yet)."""
     asked = Questions(length=40, answer_length=3, per_image=3, absent=0.05)
     # Edges and corners tell circles from rectangles, in few steps.
     stem = Convolutions((16, 32, 64))
