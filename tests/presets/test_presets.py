@@ -45,9 +45,7 @@ PARAMETERS = (
 # Presets that differ by sizes alone have one program but for shapes: one of each kind is traced.
 STEPS = [
     *("seed_demo", "seed_vqa", "seed_full", "seed_full_vqa", "seed_numbers"),
-    *("tiny_decoder", "decoder_25m"),
-    *("seed_demo", "seed_vqa", "seed_full", "seed_full_vqa", "tiny_decoder", "decoder_25m"),
-    "seed_clips",
+    *("seed_clips", "tiny_decoder", "decoder_25m"),
     *("llama1_7b", "llama2_70b", "llama3_1_405b", "llama3_2_1b", "smollm2_135m"),
     *("mistral_7b", "qwen3_0_6b", "smollm3_3b", "cwm_32b"),
 ]
