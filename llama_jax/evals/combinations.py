@@ -12,6 +12,7 @@ import numpy as np
 
 from llama_jax.checked import checked
 from llama_jax.evals.base import Eval, Row, held_out
+from llama_jax.evals.bootstrap import mean
 from llama_jax.evals.inputs import Inputs, encode
 from llama_jax.evals.text import answer_length, answers
 from llama_jax.evals.vision import SEED, usual_answers
@@ -58,9 +59,9 @@ class Combinations(Eval):
                 asked = "text" in combination
                 trivial[combination].append(wording_B if asked else target_B == always)
         return [
-            Row(
+            Row.of(
                 f"{self.name}_accuracy_{combination}",
-                float(np.mean(np.concatenate(right[combination]))),
+                mean(np.concatenate(right[combination])),
                 float(np.mean(np.concatenate(trivial[combination]))),
                 "usual answer to the question" if "text" in combination else "most frequent answer",
                 sum(map(len, right[combination])),

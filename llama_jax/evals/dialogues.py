@@ -13,6 +13,7 @@ from llama_jax.data import Questions, Stream
 from llama_jax.data.images import light
 from llama_jax.data.rows import Rows
 from llama_jax.evals.base import Eval, Row, held_out
+from llama_jax.evals.bootstrap import mean
 from llama_jax.evals.inputs import encode
 from llama_jax.evals.text import answer_length, answers
 from llama_jax.evals.vision import another, usual_answers
@@ -50,9 +51,9 @@ class Dialogues(Eval):
         told = [answer for row in shown for answer in row[cast(Questions, stream.task).answers]]
         always, _ = usual_answers(self.stream(trained), trained.tokenizer)
         found = [
-            Row(
+            Row.of(
                 f"{self.name}_accuracy",
-                float(np.mean(right[:turns])),
+                mean(right[:turns]),
                 float(np.mean([answer.strip() == always for answer in told])),
                 f"always {always!r}",
                 turns,
@@ -67,9 +68,9 @@ class Dialogues(Eval):
             for kind in ("", *kinds) if name != "_shuffled_images" else ("",):
                 of_B = (kind_B == kind) | (not kind)
                 found.append(
-                    Row(
+                    Row.of(
                         f"{self.name}_last_turn{f'_{kind}' * bool(kind)}{name}",
-                        float(np.mean(right_B[of_B])),
+                        mean(right_B[of_B]),
                         float(np.mean(prior_B[of_B])),
                         "usual answer to the last question",
                         int(np.sum(of_B)),

@@ -8,6 +8,7 @@ import numpy as np
 
 from llama_jax.checked import checked
 from llama_jax.evals.base import Eval, Row, held_out
+from llama_jax.evals.bootstrap import mean
 from llama_jax.evals.inputs import encode
 from llama_jax.evals.text import answer_length, answers
 from llama_jax.evals.vision import SEED, usual_answers
@@ -54,9 +55,9 @@ class Clips(Eval):
         about_B = np.array([ABOUT.get(question, "") for question in asked])
         kinds = [kind for kind in ABOUT.values() if np.any(about_B == kind)]
         return [
-            Row(
+            Row.of(
                 f"{self.name}_accuracy{f'_{kind}' * bool(kind)}{name}",
-                float(np.mean(right_B[of_B])),
+                mean(right_B[of_B]),
                 float(np.mean(wording_B[of_B])),
                 "usual answer to the question",
                 int(np.sum(of_B)),

@@ -12,10 +12,10 @@ from llama_jax.config import Run
 from llama_jax.data import Questions
 from llama_jax.errors import UserError, nearest
 from llama_jax.evals.base import Eval, Row
-from llama_jax.evals.parts import is_of_tasks
-from llama_jax.evals.tasks import Tasks
 from llama_jax.evals.dialogues import Dialogues, are_dialogues
 from llama_jax.evals.moving import Clips
+from llama_jax.evals.parts import is_of_tasks
+from llama_jax.evals.tasks import Tasks
 from llama_jax.evals.text import ExactMatch, Scores
 from llama_jax.evals.vision import Matching, Retrieval, Vqa
 from llama_jax.train.continued import said
@@ -106,11 +106,8 @@ def _scores(objective: Any, name: str, run: Any) -> Eval:
 
 def _texts(objective: Any, name: str, run: Any) -> Eval:
     stream = run.data[objective.on]
-    if isinstance(stream.task, Questions):
-        return Vqa(name, objective.on)
-    return (Tasks if is_of_tasks(stream) else ExactMatch)(name, objective.on)
     if not isinstance(stream.task, Questions):
-        return ExactMatch(name, objective.on)
+        return (Tasks if is_of_tasks(stream) else ExactMatch)(name, objective.on)
     if stream.task.frames:
         return Clips(name, objective.on)
     return (Dialogues if are_dialogues(stream.source.open()) else Vqa)(name, objective.on)
