@@ -18,7 +18,7 @@ from llama_jax.data.fields import Asking
 from llama_jax.errors import UserError
 from llama_jax.generate.decode import decode
 from llama_jax.models.tokens import repeat_rows
-from llama_jax.text.tokenizer import trained_here
+from llama_jax.text.roles import framing
 from llama_jax.train.checkpoint import to_stderr
 from llama_jax.train.load import Trained, load
 
@@ -70,7 +70,7 @@ def ask(trained: Trained, images: Sequence[Any], questions: Sequence[str]) -> li
     Raises:
       UserError: see `answer`.
     """
-    task, tokenizer = _task(trained.run), trained_here(trained.tokenizer, "answering")
+    task, tokenizer = _task(trained.run), framing(trained.tokenizer, "answering")
     asked = task.asked([*map(_asked, questions)], images, tokenizer)
     write = _writer(trained.model, tokenizer.bos, tokenizer.eos, task.answer_length)
     written = write(trained.params, asked["text"], asked["text_valid"], asked["image"])
