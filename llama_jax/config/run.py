@@ -19,6 +19,7 @@ from llama_jax.seeds import check_seed
 
 DTYPES = ("float32", "bfloat16")
 BETWEEN_DIGITS = re.compile(r"(?<=\d)(?=\d)")
+ROLES = ("cls", "sep", "bos", "eos")
 
 
 @checked
@@ -98,9 +99,23 @@ class File:
     Attributes:
       path: tokenizer.json, tokenizer.model, or the folder with them; the files are copied into the
         run directory. Empty, the default, means the one of the weights that `init_from` names.
+      cls: the control token that begins what an encoder reads, by its text, if the file names none;
+        the run's tokenizer_config.json then does. So for the others.
+      sep: what ends that.
+      bos: what begins what a decoder writes.
+      eos: what ends that.
     """
 
     path: str = ""
+    cls: str = ""
+    sep: str = ""
+    bos: str = ""
+    eos: str = ""
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """The control tokens that are given here, by role: {"cls": "<|im_start|>"}."""
+        return {name: text for name in ROLES if (text := getattr(self, name))}
 
     def build(self, sources: Iterable[Any]):
         """Opens it."""

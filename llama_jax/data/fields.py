@@ -13,6 +13,7 @@ from llama_jax.data.rows import Rows
 from llama_jax.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from llama_jax.text.roles import Framing
     from llama_jax.text.tokenizer import Tokenizer
 
 MEMORY = 1 << 28  # bytes of ids that are kept, 67 million of them in long documents
@@ -63,9 +64,7 @@ class Asking(Protocol):
         """T of an answer."""
         ...
 
-    def asked(
-        self, questions: Sequence[str], images: Sequence[Any], tokenizer: "Tokenizer"
-    ) -> Batch:
+    def asked(self, questions: Sequence[str], images: Sequence[Any], tokenizer: "Framing") -> Batch:
         """Questions as the model reads them: `text`, `text_valid` and, if there is any, `image`.
 
         Where one of `images` is None, `image_valid` is False.
@@ -100,7 +99,7 @@ def pad(texts: Sequence[Ids], length: int, fill: int = 0) -> np.ndarray:
     return padded
 
 
-def framed(ids: Sequence[int], tokenizer: "Tokenizer", length: int) -> list[int]:
+def framed(ids: Sequence[int], tokenizer: "Framing", length: int) -> list[int]:
     """`<cls> ids <sep>`, the ids cut so that it fits in `length`."""
     return [tokenizer.cls, *ids[: max(0, length - 2)], tokenizer.sep]
 

@@ -11,7 +11,7 @@ from llama_jax.data.checks import at_least
 from llama_jax.data.images import Pictures, light, picture_fields, stream_name
 from llama_jax.data.rows import Rows, as_text, get
 from llama_jax.errors import UserError, nearest
-from llama_jax.text.tokenizer import trained_here
+from llama_jax.text.roles import framing
 from llama_jax.text.vocabulary import Vocabulary
 
 
@@ -58,7 +58,7 @@ class Labels:
         self, rows: Rows, tokenizer: Vocabulary, keep: np.ndarray, once: bool = False
     ) -> r.Examples:
         """One example a row."""
-        tokenizer = trained_here(tokenizer, "the task Labels")
+        tokenizer = framing(tokenizer, "the task Labels")
         del once
         pictures = self.image and Pictures.of(rows, self.image, self.size, self.frames)
         framed = r.Memory(lambda text: r.framed(tokenizer.encode(text), tokenizer, self.length))

@@ -12,6 +12,7 @@ from llama_jax.data.documents import Documents, joined_ids
 from llama_jax.data.rows import Rows, as_text, get
 from llama_jax.data.spans import corrupt_spans, span_count, span_lengths
 from llama_jax.errors import UserError
+from llama_jax.text.roles import framing
 from llama_jax.text.tokenizer import trained_here
 from llama_jax.text.vocabulary import Vocabulary
 
@@ -131,7 +132,7 @@ class Seq2Seq:
         self, rows: Rows, tokenizer: Vocabulary, keep: np.ndarray, once: bool = False
     ) -> r.Examples:
         """One example a row, read when it is needed."""
-        tokenizer = trained_here(tokenizer, "the task Seq2Seq")
+        tokenizer = framing(tokenizer, "the task Seq2Seq")
         del once
         prefix = tokenizer.encode(self.prefix) if self.prefix else []
         named = [self.source, self.target, *[self.instruction] * bool(self.instruction)]

@@ -20,7 +20,8 @@ from llama_jax.data.images import (
 from llama_jax.data.rows import Rows, get, texts_of
 from llama_jax.errors import UserError
 from llama_jax.messages import cut
-from llama_jax.text.tokenizer import Tokenizer, trained_here
+from llama_jax.text.roles import Framing, framing
+from llama_jax.text.tokenizer import trained_here
 from llama_jax.text.vocabulary import Vocabulary
 
 
@@ -148,7 +149,7 @@ class Describe:
         self, rows: Rows, tokenizer: Vocabulary, keep: np.ndarray, once: bool = False
     ) -> r.Examples:
         """One example a row."""
-        tokenizer = trained_here(tokenizer, "the task Describe")
+        tokenizer = framing(tokenizer, "the task Describe")
         pictures = Pictures.of(rows, self.image, self.size, self.frames)
         encode = r.Memory(tokenizer.encode)
         prompt = tokenizer.encode(self.prompt) if self.prompt else []
@@ -231,7 +232,7 @@ class Questions:
         self, rows: Rows, tokenizer: Vocabulary, keep: np.ndarray, once: bool = False
     ) -> r.Examples:
         """One example a picture; in evaluation one for each `per_image` of its questions."""
-        tokenizer = trained_here(tokenizer, "the task Questions")
+        tokenizer = framing(tokenizer, "the task Questions")
         texts = [light(rows, i) for i in range(len(rows))]
         asked = [texts_of(get(row, self.questions, rows.name), rows.name) for row in texts]
         told = [texts_of(get(row, self.answers, rows.name), rows.name) for row in texts]
@@ -286,9 +287,7 @@ class Questions:
         ids = np.arange(len(picture_E)) if once else picture_E
         return r.Examples(ids, make, rows=each)
 
-    def asked(
-        self, questions: Sequence[str], images: Sequence[Any], tokenizer: Tokenizer
-    ) -> r.Batch:
+    def asked(self, questions: Sequence[str], images: Sequence[Any], tokenizer: Framing) -> r.Batch:
         """Questions as the model reads them: no answers, one picture (or video) each.
 
         Args:

@@ -21,7 +21,7 @@ from llama_jax.errors import UserError
 from llama_jax.evals.inputs import VISUAL
 from llama_jax.generate.decode import decode
 from llama_jax.models.tokens import repeat_rows
-from llama_jax.text.tokenizer import trained_here
+from llama_jax.text.roles import framing
 from llama_jax.train.checkpoint import to_stderr
 from llama_jax.train.load import Trained, load
 
@@ -88,7 +88,7 @@ def ask(trained: Trained, seen: Sequence[Any], questions: Sequence[str]) -> list
     questions = [*map(_asked, questions)]
     by_modality = [one if isinstance(one, Mapping) else {"image": one} for one in seen]
     given = [m for m in VISUAL if any(one.get(m) is not None for one in by_modality)]
-    asking, tokenizer = tasks(trained.run, given), trained_here(trained.tokenizer, "answering")
+    asking, tokenizer = tasks(trained.run, given), framing(trained.tokenizer, "answering")
     fields: dict[str, np.ndarray] = {}
     for modality, task in asking.items():
         files = [one.get(modality) for one in by_modality]

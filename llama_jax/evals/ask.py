@@ -21,7 +21,7 @@ from llama_jax.errors import UserError
 from llama_jax.generate.beam import Beam, search
 from llama_jax.generate.decode import greedy
 from llama_jax.models.multimodal import MultimodalModule
-from llama_jax.text.tokenizer import Tokenizer, trained_here
+from llama_jax.text.roles import Framing, framing
 from llama_jax.train.load import Trained
 
 ROWS = 32  # texts at a time
@@ -60,7 +60,7 @@ def replies(
       UserError: a model that does not write, or does not see and a picture came; a picture that
         cannot be read; no beam.
     """
-    beams, tokenizer = Beam(beam), trained_here(trained.tokenizer, "writing")
+    beams, tokenizer = Beam(beam), framing(trained.tokenizer, "writing")
     read = _reader(trained, tokenizer, image)
     return _replies(trained, texts, read, _writer(trained, tokenizer, beams))
 
@@ -80,7 +80,7 @@ def _replies(trained: Trained, texts: Sequence[str], read: Any, write: Any) -> I
             yield Reply(text, *next(found)) if text.strip() else Reply(text)
 
 
-def _reader(trained: Trained, tokenizer: Tokenizer, image: Any) -> Any:
+def _reader(trained: Trained, tokenizer: Framing, image: Any) -> Any:
     """What makes fields of texts, and counts the tokens of each that are left out."""
     run, seen = trained.run, {}
     if not isinstance(trained.model, MultimodalModule) or run.model.decoder is None:
@@ -103,7 +103,7 @@ def _reader(trained: Trained, tokenizer: Tokenizer, image: Any) -> Any:
     return read
 
 
-def _seen(trained: Trained, tokenizer: Tokenizer, image: Any) -> dict[str, np.ndarray]:
+def _seen(trained: Trained, tokenizer: Framing, image: Any) -> dict[str, np.ndarray]:
     """A picture as the run's questions show it, one row."""
     run = trained.run
     if run.model.vision is None:
@@ -139,7 +139,7 @@ def lengths(trained: Trained) -> tuple[int, int]:
     return max(texts), max(answers)
 
 
-def _writer(trained: Trained, tokenizer: Tokenizer, beam: Beam) -> Any:
+def _writer(trained: Trained, tokenizer: Framing, beam: Beam) -> Any:
     """The function (params, fields) -> answers and the logarithms of their probabilities."""
     write = _compiled(trained.model, tokenizer.bos, tokenizer.eos, lengths(trained)[1], beam)
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from llama_jax.checked import checked
-from llama_jax.data import Loader, Stream, Tfds, one_pass
+from llama_jax.data import Loader, Stream, one_pass
+from llama_jax.data.only import of_split
 from llama_jax.errors import UserError, nearest
 from llama_jax.evals.bootstrap import Figure
 from llama_jax.limits import check_limits
@@ -133,16 +134,15 @@ def held_out(stream: Stream) -> tuple[Stream, str]:
     """
     if (measured := stream.measured) is not None:
         return measured, measured.source.open().name
-    source = stream.source
-    if isinstance(source, Tfds):
-        for split in ("test", "validation"):
-            there = dataclasses.replace(source, split=split)
+    for split in ("test", "validation"):
+        there = of_split(stream.source, split)
+        if there is not None:
             try:
                 name = there.open().name
             except UserError:
                 continue
             return dataclasses.replace(stream, source=there, fraction=1.0), name
-    return stream, f"{source.open().name} (training data)"
+    return stream, f"{stream.source.open().name} (training data)"
 
 
 def unmasked(stream: Stream) -> Stream:
@@ -168,6 +168,9 @@ def training_sample(stream: Stream, tokenizer: Vocabulary, rows: int) -> Iterato
 
 
 def whole_batch(stream: Stream, rows: int) -> int:
-    """At most `rows` (but at least one example) in whole examples: questions share a picture."""
-    each = getattr(stream.task, "per_image", 1)
+    """At most `rows` (but at least one example) in whole examples.
+
+    Questions share a picture, or pictures a question.
+    """
+    each = getattr(stream.task, "per_image", getattr(stream.task, "per_text", 1))
     return max(each, rows // each * each)

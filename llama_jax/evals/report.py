@@ -15,6 +15,7 @@ from llama_jax.evals.base import Eval, Row
 from llama_jax.evals.dialogues import Dialogues, are_dialogues
 from llama_jax.evals.moving import Clips
 from llama_jax.evals.parts import is_of_tasks
+from llama_jax.evals.replies import Answers
 from llama_jax.evals.tasks import Tasks
 from llama_jax.evals.text import ExactMatch, Scores
 from llama_jax.evals.vision import Matching, Retrieval, Vqa
@@ -128,6 +129,11 @@ def _matching(objective: Any, name: str, run: Any) -> Eval:
     return Matching(name, objective.on, pair=objective.pair)
 
 
+def _replies(objective: Any, name: str, run: Any) -> Eval:
+    del run
+    return Answers(name, objective.on)
+
+
 # What an objective may say in its field `evaluation`.
 BY_NAME: dict[str, Callable[[Any, str, Any], Eval]] = {
     "scores": _scores,
@@ -135,6 +141,7 @@ BY_NAME: dict[str, Callable[[Any, str, Any], Eval]] = {
     "captions": _captions,
     "retrieval": _retrieval,
     "matching": _matching,
+    "replies": _replies,
 }
 
 

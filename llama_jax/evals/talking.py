@@ -5,7 +5,7 @@ from typing import Any
 from llama_jax.data import images
 from llama_jax.data.dialogue import Turn, before
 from llama_jax.evals.answer import Answer, ask, tasks
-from llama_jax.text.tokenizer import trained_here
+from llama_jax.text.roles import framing
 from llama_jax.train.load import Trained
 
 
@@ -28,7 +28,7 @@ class Talk:
           UserError: the run cannot answer questions.
         """
         tasks(trained.run, ())
-        self.trained, self.tokenizer = trained, trained_here(trained.tokenizer, "talking")
+        self.trained, self.tokenizer = trained, framing(trained.tokenizer, "talking")
         self.seen: dict[str, Any] = {}
         self.reset()
 

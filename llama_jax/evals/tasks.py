@@ -24,7 +24,7 @@ from llama_jax.evals.metrics import figure
 from llama_jax.evals.parts import Example, Part, examples, parts_of
 from llama_jax.evals.text import answer_length, answers
 from llama_jax.generate.beam import Beam
-from llama_jax.text.tokenizer import trained_here
+from llama_jax.text.roles import framing
 from llama_jax.train.load import Trained
 
 USUAL = "most_frequent"  # the baseline that every row has
@@ -114,7 +114,7 @@ def _batches(
     trained: Trained, task: Seq2Seq, asked: Sequence[Example], size: int
 ) -> Iterator[dict[str, np.ndarray]]:
     """The encoder's fields, as the stream's task makes them."""
-    tokenizer = trained_here(trained.tokenizer, "writing")
+    tokenizer = framing(trained.tokenizer, "writing")
     prefix = tokenizer.encode(task.prefix) if task.prefix else []
     for begin in range(0, len(asked), size):
         rows = [

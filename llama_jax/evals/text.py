@@ -16,7 +16,7 @@ from llama_jax.evals.inputs import Inputs, encode, in_batches, take, texts_of
 from llama_jax.generate.beam import Beam, search
 from llama_jax.generate.decode import greedy
 from llama_jax.objectives import losses
-from llama_jax.text.tokenizer import trained_here
+from llama_jax.text.roles import framing
 from llama_jax.train.load import Trained
 from llama_jax.train.processes import on_device
 
@@ -209,7 +209,7 @@ def answers(
       batch: rows at a time.
       beam: how to search; greedily by default.
     """
-    model, tokenizer, names = trained.model, trained_here(trained.tokenizer, "writing"), [*index]
+    model, tokenizer, names = trained.model, framing(trained.tokenizer, "writing"), [*index]
 
     @jax.jit
     def write(params, towers, *index):

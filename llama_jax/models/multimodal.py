@@ -16,6 +16,7 @@ from llama_jax.errors import UserError
 from llama_jax.layers.cache import Cache
 from llama_jax.layers.linear import Embed
 from llama_jax.layers.norm import Norm, RMSNorm
+from llama_jax.layers.stack import Stack
 from llama_jax.models.decoder import Decoder
 from llama_jax.models.fusion import Fusion
 from llama_jax.models.heads import AlignHead, LabelHead, MaskedHead, PairHead, TiedHead
@@ -67,6 +68,12 @@ class Multimodal:
     def language(self) -> Decoder | None:
         """The part that writes text, if there is one."""
         return self.decoder
+
+    @property
+    def causal(self) -> dict[str, tuple[int, Stack]]:
+        """Where a causal model's layers may go: the first of each stack, by its path."""
+        parts = {"text": self.text, "decoder": self.decoder}
+        return {f"{name}/stack": (0, part.stack) for name, part in parts.items() if part}
 
     def empty_cache(self, batch: int, slots: int, dtype=jnp.float32, apart: bool = False) -> Cache:
         """A cache of the decoder for `slots` tokens of each of `batch` rows."""

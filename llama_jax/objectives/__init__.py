@@ -8,6 +8,7 @@ with epy.lazy_api_imports(globals()):
     from llama_jax.objectives.classify import Classify
     from llama_jax.objectives.language import Caption, CausalLM, Seq2Seq
     from llama_jax.objectives.masked import MLM, NSP, SOP
+    from llama_jax.objectives.replies import Reply
     from llama_jax.objectives.sown import Sown
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Classify",
     "Loss",
     "Objective",
+    "Reply",
     "RollITM",
     "Seq2Seq",
     "SigmoidITC",

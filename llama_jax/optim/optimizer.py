@@ -9,6 +9,7 @@ it, are the same for all:
 from dataclasses import fields
 from typing import Any, get_args
 
+import jax
 import optax
 import optax.contrib
 
@@ -16,6 +17,7 @@ from llama_jax.checked import checked
 from llama_jax.errors import UserError, nearest
 from llama_jax.limits import check_limits
 from llama_jax.optim.adafactor import each_matrix
+from llama_jax.optim.frozen import of_trained, trained_alone
 from llama_jax.optim.parameters import (
     Group,
     decay_mask,
@@ -85,7 +87,11 @@ class Optimizer:
         Raises:
           UserError: a group that takes no parameter.
         """
-        groups = (scale_by_group(multipliers(self.groups, boxed)),) if self.groups else ()
+        trains = self.trains(boxed)
+        groups = ()
+        if self.groups:
+            groups = (scale_by_group(of_trained(trains, multipliers(self.groups, boxed))),)
+        boxed = of_trained(trains, boxed)
         chain = optax.chain(
             optax.identity() if self.clip is None else optax.clip_by_global_norm(self.clip),
             self.direction(boxed),
@@ -93,7 +99,17 @@ class Optimizer:
             *groups,
             optax.scale_by_learning_rate(self.rate_at(steps)),
         )
-        return in_float32(chain)
+        return in_float32(chain if trains is None else trained_alone(chain, trains))
+
+    def trains(self, boxed: Any) -> Any:
+        """A tree of bool, False for what a group freezes; None if all parameters learn.
+
+        What is frozen has no moments, and a step computes no gradient of it.
+        """
+        factors = multipliers(self.groups, boxed)
+        if all(jax.tree.leaves(factors)):
+            return None
+        return jax.tree.map(bool, factors)
 
 
 @checked

@@ -1,4 +1,8 @@
-"""A run that begins with weights of others: of the same model, in any format that can be opened."""
+"""A run that begins with weights of others, in any format that can be opened.
+
+They are those of the same model, or of a language model that goes inside of the run's own, as its
+encoder, its decoder or both (`from_causal.py`).
+"""
 
 import dataclasses
 import json
@@ -7,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from llama_jax.config import Run, to_json
 from llama_jax.config.differences import differences
 from llama_jax.errors import UserError
 from llama_jax.models.decoder import Decoder
 from llama_jax.text.vocabulary import Vocabulary
+from llama_jax.train.from_causal import check_sizes, otherwise, pieces
 from llama_jax.trees import flat
 from llama_jax.weights.find import find_near
 from llama_jax.weights.opened import Checkpoint, load_params, open_checkpoint
@@ -58,9 +65,29 @@ class FromWeights:
             say(f"not as in {place}: {line}")
         shapes = abstract(self.checkpoint.model).items()
         saved = {f"decoder/{path}": box.value for path, box in shapes}
+        if not isinstance(self.run.model, Decoder):
+            return self._inside(fresh, saved, say)
         match = matching(flat(fresh), saved, place, say)
         found = flat(load_params(self.checkpoint, self.run.mesh.build(), self.run.rules))
         return replaced(fresh, {name: found[name] for name in match})
+
+    def _inside(self, fresh: Any, saved: dict[str, Any], say: Callable[[str], None]) -> Any:
+        """The weights of a larger model, with the source's in all the places that they fit."""
+        wanted, place = flat(fresh), self.checkpoint.place
+        for line in otherwise(self.run.model, self.checkpoint.model):
+            say(f"not as in {place}: {line}")
+        parts = pieces(self.run.model, self.checkpoint.model, wanted)
+        there = {
+            name: jax.ShapeDtypeStruct(shape, wanted[name].dtype)
+            for name, part in parts.items()
+            if (shape := part.shape(saved)) is not None
+        }
+        match = matching(wanted, there, place, say)
+        found = flat(load_params(self.checkpoint, self.run.mesh.build(), self.run.rules))
+        return replaced(
+            fresh,
+            {n: jax.device_put(parts[n].take(found), wanted[n].sharding) for n in match},
+        )
 
 
 def tokenizer_of(weights: str) -> tuple[Vocabulary, dict[str, bytes]]:
@@ -81,11 +108,14 @@ def _brought(checkpoint: Checkpoint) -> tuple[Vocabulary, dict[str, bytes]]:
 
 def _fitting(run: Run, checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint, to be read in the layout of the run: layers in one array, or each apart."""
-    if not isinstance(run.model, Decoder):
-        return checkpoint
-    stack = dataclasses.replace(checkpoint.model.stack, scan=run.model.stack.scan)
+    inside = not isinstance(run.model, Decoder)
+    if inside:
+        check_sizes(run.name, run.model, checkpoint.model, checkpoint.place)
+    stack = dataclasses.replace(checkpoint.model.stack, scan=inside or run.model.stack.scan)
     model = dataclasses.replace(checkpoint.model, stack=stack)
     checkpoint = dataclasses.replace(checkpoint, model=model)
+    if inside:
+        return checkpoint
     theirs, ours = abstract(model), abstract(run.model)
     if any(ours[name].value.shape != theirs[name].value.shape for name in ours if name in theirs):
         different = _unlike(run, checkpoint)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from llama_jax.config import File, Run
 from llama_jax.errors import UserError
 from llama_jax.text.files import files_of, open_for_training
+from llama_jax.text.roles import with_roles
 from llama_jax.text.vocabulary import Vocabulary
 from llama_jax.train.fits import check_vocabulary
 from llama_jax.weights.orbax import ORIGIN, origin_of, start_from
@@ -129,6 +130,8 @@ class Start:
         else:
             found = named.build([stream.source for stream in run.data.values()])
             files = {"tokenizer.json": found.content()}
+        if isinstance(named, File) and named.roles:
+            files = with_roles(files, named.roles, found)
         check_vocabulary(run.model, found, brought)
         return found, files
 

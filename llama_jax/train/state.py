@@ -68,12 +68,15 @@ class Plan:
         can be read onto a mesh without building the model.
       transform: the optax chain.
       init: seed -> TrainState, made in place on the mesh: no device ever holds it whole.
+      trains: a tree of bool, False for the weights that the optimizer freezes; None if there are
+        none.
     """
 
     abstract: TrainState
     letters: dict[str, str]
     transform: optax.GradientTransformation
     init: Callable[[int], TrainState]
+    trains: Any = None
 
     @property
     def shardings(self) -> TrainState:
@@ -149,7 +152,8 @@ def plan(
     check_axes("".join(letters.values()), mesh, rules)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     place = jax.jit(lambda words_2: nn.meta.unbox(init(words_2)), out_shardings=shardings)
-    return Plan(abstract, letters, transform, lambda seed: place(seeds.words(seed)))
+    trains = optimizer.trains(boxed_params)
+    return Plan(abstract, letters, transform, lambda seed: place(seeds.words(seed)), trains)
 
 
 def check_axes(letters: str, mesh: Mesh, rules: Rules) -> None:

@@ -13,6 +13,7 @@ import optax
 from llama_jax.config import Run
 from llama_jax.kernels.backends import Receipt, recording, strictly
 from llama_jax.objectives.base import applied
+from llama_jax.optim.frozen import held, of_trained
 from llama_jax.optim.precision import stepped, whole
 from llama_jax.train.accumulate import Batch, Loss, Sums, accumulated, sums_of
 from llama_jax.train.state import Plan, TrainState
@@ -44,15 +45,16 @@ def make_train_step(
       objectives as sum / count, `grad_norm` (before clipping), `rate`, `skipped` (steps so far) and
       `skipped_in_row`.
     """
-    gradient = jax.value_and_grad(loss, has_aux=True)
+    given = loss if plan.trains is None else Held(loss, plan.trains)
+    gradient = jax.value_and_grad(given, has_aux=True)
     if accumulate > 1:
-        gradient = accumulated(loss, objectives, accumulate)
+        gradient = accumulated(given, objectives, accumulate)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         (total, sums), grads = gradient(state.params, batch, key)
         grads = whole(grads)  # those of weights in bfloat16 come in it
-        grad_norm = optax.tree.norm(grads)
+        grad_norm = optax.tree.norm(of_trained(plan.trains, grads))
         updates, opt_state = plan.transform.update(grads, state.opt_state, state.params)
         params = stepped(state.params, updates, jax.random.fold_in(key, ROUNDING))
         average = state.ema
@@ -159,6 +161,28 @@ class Bound:
 
 
 bind = Bound
+
+
+@dataclass(frozen=True)
+class Held:
+    """A loss in which some weights are constants, so that no gradient of them is computed.
+
+    Attributes:
+      loss: from `bind`.
+      trains: a tree of bool, False for these.
+    """
+
+    loss: Loss
+    trains: Any
+
+    @property
+    def model(self) -> nn.Module:
+        """The unbound module."""
+        return self.loss.model  # pyright: ignore[reportFunctionMemberAccess]
+
+    def __call__(self, params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Sums]:
+        """See `Bound`."""
+        return self.loss(held(self.trains, params), batch, key)
 
 
 def initializer(

@@ -34,6 +34,8 @@ PARAMETERS = (
         "seed_replies": 1_628_416,
         "seed_clips": 973_440,
         "seed_dialogue_pictures": 1_015_648,
+        "seed_smollm2": 267_277_854,
+        "seed_smollm2_eyes": 137_724_036,
         "tiny_decoder": 488_064,
         "decoder_25m": 23_994_240,
     }
@@ -46,6 +48,7 @@ PARAMETERS = (
 STEPS = [
     *("seed_demo", "seed_vqa", "seed_full", "seed_full_vqa", "seed_numbers"),
     *("seed_clips", "tiny_decoder", "decoder_25m"),
+    *("seed_smollm2", "seed_smollm2_eyes"),
     *("llama1_7b", "llama2_70b", "llama3_1_405b", "llama3_2_1b", "smollm2_135m"),
     *("mistral_7b", "qwen3_0_6b", "smollm3_3b", "cwm_32b"),
 ]
