@@ -21,6 +21,7 @@ from llama_jax.models.fusion import Fusion
 from llama_jax.models.heads import AlignHead, LabelHead, MaskedHead, PairHead, TiedHead
 from llama_jax.models.language import Language
 from llama_jax.models.logits import Logits
+from llama_jax.models.pair_heads import Pairing, pair_logits
 from llama_jax.models.text_encoder import TextEncoder
 from llama_jax.models.tokens import Tokens, concatenate
 from llama_jax.models.vision import VisionEncoder
@@ -38,6 +39,7 @@ class Multimodal:
       masked: head that predicts masked tokens.
       align: projections into the shared space of the contrastive losses.
       labels: classes of the classification head.
+      pairs: head of the two segments of a text: next sentence, sentence order.
       norm: what the memory passes before the decoder reads it, or None.
       shared: whether text encoder and decoder have one table of vectors.
     """
@@ -49,6 +51,7 @@ class Multimodal:
     masked: MaskedHead | TiedHead = MaskedHead()
     align: AlignHead = AlignHead()
     labels: LabelHead = LabelHead()
+    pairs: Pairing = PairHead()
     norm: Norm | None = RMSNorm()
     shared: bool = True
 
@@ -96,7 +99,8 @@ class MultimodalModule(Language):
         if cfg.decoder is not None:
             self.decoder = cfg.decoder.part(self.table)
         self.masked_head = cfg.masked.build()
-        self.next_head, self.order_head, self.match_head = (PairHead().build() for _ in range(3))
+        self.next_head, self.order_head = cfg.pairs.build(), cfg.pairs.build()
+        self.match_head = PairHead().build()
         self.label_head = cfg.labels.build()
         self.align_head = cfg.align.build()
 
@@ -132,13 +136,13 @@ class MultimodalModule(Language):
             raise UserError("the masked head reads the shared table; give Multimodal(shared=True)")
         return self.masked_head.readout(x_BAD, self.table.w)
 
-    def next(self, x_BD: Float[Array, "B D"]) -> Float[Array, "B A"]:
+    def next(self, text: Tokens, types_BT: Int[Array, "B T"] | None) -> Float[Array, "B A"]:
         """Next-sentence logits: 0 = next, 1 = random."""
-        return self.next_head(x_BD)
+        return pair_logits(self.next_head, text, types_BT)
 
-    def order(self, x_BD: Float[Array, "B D"]) -> Float[Array, "B A"]:
+    def order(self, text: Tokens, types_BT: Int[Array, "B T"] | None) -> Float[Array, "B A"]:
         """Sentence-order logits: 0 = right, 1 = swapped."""
-        return self.order_head(x_BD)
+        return pair_logits(self.order_head, text, types_BT)
 
     def match(self, x_BD: Float[Array, "B D"]) -> Float[Array, "B A"]:
         """Image-text matching logits: 1 = match."""
