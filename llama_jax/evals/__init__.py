@@ -4,6 +4,7 @@ from etils import epy
 
 with epy.lazy_api_imports(globals()):
     from llama_jax.evals.base import Eval, Row
+    from llama_jax.evals.pixels import Pixels
     from llama_jax.evals.report import as_json, evaluate, evaluations, run_eval, show
     from llama_jax.evals.tasks import Tasks
     from llama_jax.evals.text import ExactMatch, Scores
@@ -13,6 +14,7 @@ __all__ = [
     "Eval",
     "ExactMatch",
     "Matching",
+    "Pixels",
     "Retrieval",
     "Row",
     "Scores",

@@ -22,6 +22,7 @@ from llama_jax.models.heads import AlignHead, LabelHead, MaskedHead, PairHead, T
 from llama_jax.models.language import Language
 from llama_jax.models.logits import Logits
 from llama_jax.models.pair_heads import Pairing, pair_logits
+from llama_jax.models.pixels import PixelModule
 from llama_jax.models.text_encoder import TextEncoder
 from llama_jax.models.tokens import Tokens, concatenate
 from llama_jax.models.vision import VisionEncoder
@@ -96,6 +97,7 @@ class MultimodalModule(Language):
             self.norm = cfg.norm.build()
         if cfg.vision is not None:
             self.vision = cfg.vision.build()
+            self.pixel_head = PixelModule(cfg.vision)
         if cfg.decoder is not None:
             self.decoder = cfg.decoder.part(self.table)
         self.masked_head = cfg.masked.build()
@@ -117,9 +119,28 @@ class MultimodalModule(Language):
         self, pixels: Num[Array, "I ... Y X R"], valid_I: Bool[Array, " I"] | None = None
     ) -> Tokens:
         """Tokens of images [I,Y,X,R] or videos [I,T,Y,X,R]; [I,P,D]."""
+        self._seeing()
+        return self.vision(pixels, valid_I, dtype=self.dtype)
+
+    @property
+    def patch(self) -> tuple[int, int]:
+        """Frames, and pixels a side, that one token of a picture stands for."""
+        return self._seeing().patch
+
+    def hide(
+        self, video: Float[Array, "I T Y X R"], hidden_IP: Bool[Array, "I P"]
+    ) -> Float[Array, "I T Y X R"]:
+        """Pictures with a learned patch over the hidden ones."""
+        return self.pixel_head.hide(video, hidden_IP)
+
+    def pixels(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T A"]:
+        """The pixels of the patch of each token of a picture."""
+        return self.pixel_head(x_BTD)
+
+    def _seeing(self) -> VisionEncoder:
         if self.config.vision is None:
             raise UserError("this model has no vision encoder; give Multimodal(vision=...)")
-        return self.vision(pixels, valid_I, dtype=self.dtype)
+        return self.config.vision
 
     def fuse(self, streams: dict[str, Tokens]) -> dict[str, Tokens]:
         """Each modality after it has learned of the others; all have the same number of rows."""
