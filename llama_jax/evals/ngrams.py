@@ -133,9 +133,7 @@ class Trigrams:
     def _each(self, row_T: np.ndarray, places_N: np.ndarray, token_N: np.ndarray) -> np.ndarray:
         return np.stack([m(m.context(row_T, places_N), token_N) for m in self.models])
 
-    def __call__(
-        self, row_T: np.ndarray, places_N: np.ndarray, token_N: np.ndarray
-    ) -> np.ndarray:
+    def __call__(self, row_T: np.ndarray, places_N: np.ndarray, token_N: np.ndarray) -> np.ndarray:
         """The probabilities of tokens at some places of a row, whose own ids there are not read."""
         return self.shares @ self._each(row_T, places_N, token_N)
 

@@ -36,7 +36,11 @@ def test_grey_is_wrong_by_the_square_of_colours_and_the_visible_patches_are_righ
     grey = Grey(oracle.tokens, oracle.names, oracle.vocab)
     assert evaluations(state.run) == [Pixels("mim", "captions")]
     (row,) = Pixels("mim", "captions", batch=4).rows(dataclasses.replace(state, model=grey))
-    assert (row.name, row.count, row.baseline_name) == ("mim_error", 12, "mean of the visible patches")
+    assert (row.name, row.count, row.baseline_name) == (
+        "mim_error",
+        12,
+        "mean of the visible patches",
+    )
     darker = (np.array([246, 0, 0]) / 127.5 - 1) ** 2
     assert row.value == pytest.approx((4 + 2 * darker.mean()) / 6, rel=1e-5)
     assert row.baseline == pytest.approx(0, abs=1e-6)

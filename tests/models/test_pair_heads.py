@@ -34,7 +34,7 @@ def weights(config, seed=1):
     return {"params": params}
 
 
-def by_hand(params, tokens, row):
+def by_hand(params, tokens, row, sharpness=8.0):
     """The logits of one row, token by token."""
     x, valid = np.asarray(tokens.x[row]), np.asarray(tokens.valid[row])
     one, other = (np.flatnonzero(valid & (TYPES[row] == kind)) for kind in (0, 1))
@@ -45,8 +45,9 @@ def by_hand(params, tokens, row):
         z /= np.linalg.norm(z, axis=-1, keepdims=True)
         for here, there in ((one, other), (other, one)):
             total = np.zeros(params["weigh"]["w"].shape[1])
-            for t in here if len(there) else []:
-                total += max(z[t] @ z[s] for s in there) * (x[t] @ params["weigh"]["w"])
+            for t in here:
+                likest = max((z[t] @ z[s] for s in there), default=-1)
+                total += np.exp(sharpness * (likest - 1)) * (1 + x[t] @ params["weigh"]["w"])
             seen.append(total / np.sqrt(max(len(here), 1)))
     h = np.tanh(np.concatenate(seen) @ params["pool"]["w"] + params["pool"]["b"])
     return h @ params["out"]["w"] + params["out"]["b"]

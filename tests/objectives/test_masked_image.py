@@ -17,7 +17,11 @@ from tests.models.small import multimodal, pixels, start, vision
 # Means of some hundred float32 numbers of size one.
 TOLERANCE = 1e-5
 KEY = jax.random.key(0)
-STEMS = {"patches": Patches(4), "tubelets": Patches(4, tubelet=2), "convolutions": Convolutions((6,))}
+STEMS = {
+    "patches": Patches(4),
+    "tubelets": Patches(4, tubelet=2),
+    "convolutions": Convolutions((6,)),
+}
 
 
 def loss_of(objective, fields, **parts):
