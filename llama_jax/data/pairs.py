@@ -76,6 +76,9 @@ class Pair(NamedTuple):
     order: int = UNASKED
 
 
+ELSEWHERE = Negatives()  # BERT's
+
+
 def next_sentence_pair(
     documents: Documents,
     document: int,
@@ -83,7 +86,7 @@ def next_sentence_pair(
     length: int,
     rng: np.random.Generator,
     short: float = 0.1,
-    negatives: Negatives = Negatives(),
+    negatives: Negatives = ELSEWHERE,
     cut: Cut = "tokens",
 ) -> Pair:
     """Makes one NSP example from the sentence `start` of a document on, as BERT does.
@@ -122,7 +125,7 @@ def sentence_pair(
     length: int,
     rng: np.random.Generator,
     short: float = 0.1,
-    negatives: Negatives = Negatives(),
+    negatives: Negatives = ELSEWHERE,
     cut: Cut = "tokens",
 ) -> Pair:
     """Makes one example for both questions, a third of each kind (StructBERT's three classes).

@@ -5,6 +5,8 @@ vector through the layers, which a small encoder with little text never learns. 
 compared outright.
 """
 
+from typing import cast
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -120,11 +122,11 @@ def _summed(x_BTD: jax.Array, there_BT: jax.Array) -> jax.Array:
     return jnp.einsum("BTD,BT->BD", x_BTD.astype(jnp.float32), there_BT.astype(jnp.float32))
 
 
-def pair_logits(
-    head: LabelModule | ComparedModule, text: Tokens, types_BT: jax.Array | None
-) -> Float[Array, "B A"]:
+def pair_logits(head: nn.Module, text: Tokens, types_BT: jax.Array | None) -> Float[Array, "B A"]:
     """What a pair's head says: BERT's reads the first token, the other both segments."""
-    return head(text, types_BT) if isinstance(head, ComparedModule) else head(text.x[:, 0])
+    if isinstance(head, ComparedModule):
+        return head(text, types_BT)
+    return cast(LabelModule, head)(text.x[:, 0])
 
 
 Pairing = PairHead | ComparedPair

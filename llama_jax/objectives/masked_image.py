@@ -50,7 +50,7 @@ class MIM(Objective):
         frames, side = view.model.patch
         video = filled_up(scaled(view[self.source]), frames)
         target_IPA = patches(video, frames, side)
-        hidden_IP = draw(acts.key, target_IPA.shape[:2], self.rate)
+        hidden_IP = draw(acts.key, *target_IPA.shape[:2], self.rate)
         valid_I = view.fields.get(f"{self.source}_valid")
         seen = view.model.encode_image(view.model.hide(video, hidden_IP), valid_I)
         found_IPA = view.model.pixels(seen.x)
@@ -64,11 +64,11 @@ class MIM(Objective):
         return Loss(total, count, {"mean": squared_error(usual_I1A, target_IPA, weights_IP)})
 
 
-def draw(key: jax.Array, shape: tuple[int, int], rate: float) -> Bool[Array, "I P"]:
+def draw(key: jax.Array, images: int, count: int, rate: float) -> Bool[Array, "I P"]:
     """Which patches are hidden: as many in each picture, at least one and not all."""
-    count = min(max(1, round(rate * shape[1])), max(1, shape[1] - 1))
-    rank_IP = jnp.argsort(jnp.argsort(jax.random.uniform(key, shape), axis=1), axis=1)
-    return rank_IP < count
+    drawn_IP = jax.random.uniform(key, (images, count))
+    rank_IP = jnp.argsort(jnp.argsort(drawn_IP, axis=1), axis=1)
+    return rank_IP < min(max(1, round(rate * count)), max(1, count - 1))
 
 
 def squared_error(
