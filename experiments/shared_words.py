@@ -137,12 +137,17 @@ def main() -> None:
     parser.add_argument("--source", default="bbc_news", choices=("bbc_news", "kjv"))
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--method", action="append", choices=("counted", *HEADS))
     args = parser.parse_args()
+    methods = args.method or ["counted", *HEADS]
     tokenizer = BPE(vocab=VOCAB, corpus=(Tfds("kjv"), Tfds("bbc_news"))).build(())
     stream = Stream(Tfds(args.source), SentencePairs(length=args.length, mlm=None), BATCH)
-    print(f"counted   {counted(stream, tokenizer):.1%}", flush=True)
-    for name, head in HEADS.items():
-        print(f"{name:<10}{learned(head, stream, tokenizer, args.steps):.1%}", flush=True)
+    for name in methods:
+        if name == "counted":
+            share = counted(stream, tokenizer)
+        else:
+            share = learned(HEADS[name], stream, tokenizer, args.steps)
+        print(f"{name:<10}{share:.1%}", flush=True)
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ class Reading:
 
     Attributes:
       name: what the model is.
-      contexts: of its trigrams.
+      contexts: where its trigrams look.
       whole: the rows of a training batch, nothing hidden.
       asked: what a batch asks for.
     """
