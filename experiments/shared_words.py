@@ -61,7 +61,7 @@ class Words(nn.Module):
     def __call__(self, ids_BT, valid_BT, types_BT):
         x_BTD = Embed(VOCAB, WIDTH, name="embed")(ids_BT, jnp.float32)
         tokens = Tokens(x_BTD, valid_BT, text_positions(*ids_BT.shape))
-        return self.head.build(name="head")(tokens, types_BT)
+        return self.head.build(name="head")(tokens, x_BTD, types_BT)
 
 
 def arguments(batch):

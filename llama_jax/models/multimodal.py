@@ -8,6 +8,8 @@ Any combination of modalities: what a batch lacks is an absent key, what an exam
 valid token.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
@@ -21,7 +23,7 @@ from llama_jax.models.fusion import Fusion
 from llama_jax.models.heads import AlignHead, LabelHead, MaskedHead, PairHead, TiedHead
 from llama_jax.models.language import Language
 from llama_jax.models.logits import Logits
-from llama_jax.models.pair_heads import Pairing, pair_logits
+from llama_jax.models.pair_heads import ComparedModule, Pairing
 from llama_jax.models.pixels import PixelModule
 from llama_jax.models.text_encoder import TextEncoder
 from llama_jax.models.tokens import Tokens, concatenate
@@ -157,13 +159,30 @@ class MultimodalModule(Language):
             raise UserError("the masked head reads the shared table; give Multimodal(shared=True)")
         return self.masked_head.readout(x_BAD, self.table.w)
 
-    def next(self, text: Tokens, types_BT: Int[Array, "B T"] | None) -> Float[Array, "B A"]:
-        """Next-sentence logits: 0 = next, 1 = random."""
-        return pair_logits(self.next_head, text, types_BT)
+    def next(
+        self, text: Tokens, ids_BT: Int[Array, "B T"], types_BT: Int[Array, "B T"] | None
+    ) -> Float[Array, "B A"]:
+        """Next-sentence logits of encoded texts: 0 = next, 1 = random."""
+        return self._pair(self.next_head, text, ids_BT, types_BT)
 
-    def order(self, text: Tokens, types_BT: Int[Array, "B T"] | None) -> Float[Array, "B A"]:
-        """Sentence-order logits: 0 = right, 1 = swapped."""
-        return pair_logits(self.order_head, text, types_BT)
+    def order(
+        self, text: Tokens, ids_BT: Int[Array, "B T"], types_BT: Int[Array, "B T"] | None
+    ) -> Float[Array, "B A"]:
+        """Sentence-order logits of encoded texts: 0 = right, 1 = swapped."""
+        return self._pair(self.order_head, text, ids_BT, types_BT)
+
+    def _pair(
+        self,
+        head: Any,
+        text: Tokens,
+        ids_BT: Int[Array, "B T"],
+        types_BT: Int[Array, "B T"] | None,
+    ) -> Float[Array, "B A"]:
+        if not isinstance(head, ComparedModule):
+            return head(text.x[:, 0])
+        if self.table is None:
+            raise UserError("ComparedPair reads the shared table; give Multimodal(shared=True)")
+        return head(text, self.table(ids_BT, text.x.dtype), types_BT)
 
     def match(self, x_BD: Float[Array, "B D"]) -> Float[Array, "B A"]:
         """Image-text matching logits: 1 = match."""

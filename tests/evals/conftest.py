@@ -86,7 +86,7 @@ class Oracle(nn.Module):
     def mlm(self, x_BAD):
         return Logits(x_BAD, jnp.zeros((x_BAD.shape[2], self.vocab)), "BAD,DV->BAV")
 
-    def next(self, text, types):
+    def next(self, text, ids, types):
         return jnp.tile(jnp.array([1.0, 0.0]), (len(text.x), 1))
 
 

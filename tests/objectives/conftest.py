@@ -88,10 +88,10 @@ class StandIn:
     def mlm(self, x):
         return Logits(x, self.w["mlm"], "BAD,DV->BAV")
 
-    def next(self, text, types):
+    def next(self, text, ids, types):
         return text.x[:, 0] @ self.w["next"]
 
-    def order(self, text, types):
+    def order(self, text, ids, types):
         return text.x[:, 0] @ self.w["order"]
 
     def match(self, x):

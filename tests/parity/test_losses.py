@@ -86,7 +86,7 @@ def through_ours(objectives, head, weights, hidden, pair_field):
     }
 
     def total(x):
-        def pair(text, types):
+        def pair(text, ids, types):
             return PairHead().build().apply({"params": weights["pair"]}, text.x[:, 0])
 
         def encode_text(ids, valid, kinds):
