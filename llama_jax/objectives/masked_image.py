@@ -50,7 +50,7 @@ class MIM(Objective):
         frames, side = view.model.patch
         video = filled_up(scaled(view[self.source]), frames)
         target_IPA = patches(video, frames, side)
-        hidden_IP = draw(acts.key, *target_IPA.shape[:2], self.rate)
+        hidden_IP = draw(acts.key, len(video), target_IPA.shape[1], self.rate)
         valid_I = view.fields.get(f"{self.source}_valid")
         seen = view.model.encode_image(view.model.hide(video, hidden_IP), valid_I)
         found_IPA = view.model.pixels(seen.x)
