@@ -33,11 +33,12 @@ and 564 of the KJV to test; topics are LSA's, of passages of eight sentences):
 Verdict: pairs must be long, and the head must begin by counting what is shared. Means hardly show
 one rare word in sixty; cosines show it, under the noise of the fifty-nine others, each of which has
 one of some 0.3 to its likest partner. Behind an encoder that has learned nothing a word is no more
-like itself (0.93 at the median) than like the likest other one (0.94): words are compared before it.
+like itself (0.93 at the median) than like the likest other one (0.94): words are compared before
+it.
 
-Sentence order is another matter: of pairs of whole sentences a logistic model of all words of both
-segments, and of the three at each end, tells 52.7 % (BBC, 128 tokens), 56.9 % (BBC, 256), 52.0 and
-53.0 % (KJV). Little of the order is in the words.
+Sentence order is another matter: of pairs of whole sentences a logistic model of all words of
+both segments, and of the three at each end, tells 52.7 % (BBC, 128 tokens), 56.9 % (BBC, 256), 52.0
+and 53.0 % (KJV). Little of the order is in the words.
 """
 
 import argparse
