@@ -24,8 +24,7 @@ import dataclasses
 from experiments.harness import main
 from llama_jax import presets
 from llama_jax.config import BPE, Run
-from llama_jax.data import Masking, SentencePairs, Stream, Tfds
-from llama_jax.data.pairs import Negatives
+from llama_jax.data import Masking, Negatives, SentencePairs, Stream, Tfds
 from llama_jax.models.heads import PairHead
 from llama_jax.models.multimodal import Multimodal
 from llama_jax.models.pair_heads import ComparedPair

@@ -6,6 +6,7 @@ with epy.lazy_api_imports(globals()):
     from llama_jax.data.completions import Completions
     from llama_jax.data.held_out import Share
     from llama_jax.data.loader import Loader, Stream, one_pass
+    from llama_jax.data.pairs import Negatives
     from llama_jax.data.shards import Mix, Prepared
     from llama_jax.data.sources import ImageFolder, JsonLines, Parquet, PlainText, Tfds, texts
     from llama_jax.data.transforms import (
@@ -33,6 +34,7 @@ __all__ = [
     "Loader",
     "Masking",
     "Mix",
+    "Negatives",
     "Parquet",
     "PlainText",
     "Prepared",
