@@ -4,12 +4,19 @@ One change at a time from `matches`: BBC news, pairs of 128 tokens, masked token
 layers, a head that compares the two segments (`ComparedPair`).
 
 Command:  python -m experiments.next_sentences --variant two_layers
-Machine:  one of 2 CPU cores that other work wanted too, for which TIME is an upper bound
+Machine:  one of 2 CPU cores, of which other work took four fifths: 8 minutes for 220 steps
 Seed:     0
 
-RESULTS
+| variant                             | pairs seen | NSP                    | MLM perplexity |
+|-------------------------------------|------------|------------------------|----------------|
+| two_layers                          | 7,040      | 76.8 % of 2,048, test  | 1,022          |
+| the same, matches of encoded tokens | 6,080      | 53 % of 608, training  |                |
 
-Not run yet: all but `two_layers`; their 3,000 steps of 32 pairs are some 20 minutes of CPU each.
+The most frequent answer is right of 53.7 %. The 2,048 test pairs are the first, in the order of the
+data. The second row was ended early: its pairs are those of every tenth step up to the 190th.
+
+Not run yet: all but `two_layers`, with 3,000 steps of 32 pairs each. So neither 90 % of NSP, nor
+80 % of SOP, nor a perplexity below that of trigrams is shown.
 
 Verdict so far: BERT's head was the reason. It reads one vector, into which two layers would have to
 write that B repeats the rare words of A; after 500 steps of 64 pairs and after 1,500 of 64 in
@@ -43,7 +50,7 @@ def variants() -> dict[str, Run]:
     orders = {"mlm": MLM("pairs"), "sop": SOP("pairs")}
     return {
         "matches": run(),
-        "two_layers": run(layers=2, steps=350),
+        "two_layers": run(layers=2, steps=220),
         "means": run(head=ComparedPair(sums=0)),
         "first_token": run(head=PairHead()),
         "long": run(length=256, mlm=long, batch=16),
