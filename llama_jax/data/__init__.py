@@ -7,6 +7,7 @@ with epy.lazy_api_imports(globals()):
     from llama_jax.data.held_out import Share
     from llama_jax.data.loader import Loader, Stream, one_pass
     from llama_jax.data.only import Only
+    from llama_jax.data.pairs import Negatives
     from llama_jax.data.replies import Replies
     from llama_jax.data.shards import Mix, Prepared
     from llama_jax.data.sources import ImageFolder, JsonLines, Parquet, PlainText, Tfds, texts
@@ -36,6 +37,7 @@ __all__ = [
     "Masking",
     "Mix",
     "Only",
+    "Negatives",
     "Parquet",
     "PlainText",
     "Prepared",

@@ -10,7 +10,15 @@ from llama_jax.data import fields as r
 from llama_jax.data.blank import INDEXED, filled
 from llama_jax.data.checks import share
 from llama_jax.data.corrupt import Masking
-from llama_jax.data.pairs import join, next_sentence_pair, sentence_order_pair
+from llama_jax.data.pairs import (
+    Cut,
+    Negatives,
+    Pair,
+    join,
+    next_sentence_pair,
+    sentence_order_pair,
+    sentence_pair,
+)
 from llama_jax.data.rows import Rows, sentences
 from llama_jax.errors import UserError
 from llama_jax.text.tokenizer import Tokenizer, trained_here
@@ -27,16 +35,21 @@ class SentencePairs:
     Attributes:
       length: tokens of a row, T.
       mlm: how tokens are hidden; None leaves them.
-      order: "nsp" (next sentence), "sop" (sentence order) or "none" (one segment).
+      order: "nsp" (next sentence), "sop" (sentence order), "both" (a third of the pairs follow, a
+        third are swapped, a third are of two places) or "none" (one segment).
       field: a list of sentences or a text; None for "sentences", else "text".
       short: how often a random shorter length is aimed at.
+      negatives: where the second segment comes from that does not follow.
+      cut: what is lost of pairs that are too long: "tokens" at random ends (BERT), or "sentences".
     """
 
     length: int = 64
     mlm: Masking | None = Masking()
-    order: Literal["nsp", "sop", "none"] = "nsp"
+    order: Literal["nsp", "sop", "both", "none"] = "nsp"
     field: str | None = None
     short: float = 0.1
+    negatives: Negatives = Negatives()
+    cut: Cut = "tokens"
 
     def __post_init__(self) -> None:
         """Checks the values."""
@@ -44,13 +57,18 @@ class SentencePairs:
             raise UserError(f"length={self.length}; sentence pairs need at least 8; try 64")
         share(self, "short")
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels of a pair."""
+        return {"nsp": ("next",), "sop": ("order",), "both": ("next", "order")}.get(self.order, ())
+
     def fields(self, batch: int, tokenizer: Vocabulary) -> r.Fields:
         """Text, MLM and order fields."""
         del tokenizer
         fields = r.masked_fields(batch, self.length, self.mlm)
-        if self.order != "none":
+        if self.labels:
             fields["text_types"] = ((batch, self.length), "int32")
-            fields["next" if self.order == "nsp" else "order"] = ((batch,), "int32")
+        fields |= {name: ((batch,), "int32") for name in self.labels}
         return fields | {"id": ((batch,), "int32")}
 
     def prepare(
@@ -62,7 +80,7 @@ class SentencePairs:
         documents = Documents.of(rows, self.field, tokenizer)
         keep = documents.filled(keep)
         chosen = _Chosen(documents, keep)
-        if self.order == "nsp" and len(keep) < 2:
+        if "next" in self.labels and len(keep) < 2:
             raise UserError(
                 f"{rows.name} holds one document; NSP takes sentences of other documents; "
                 "try order='sop' or separating documents by blank lines"
@@ -89,19 +107,18 @@ class SentencePairs:
                 seconds.append(second)
                 labels.append(label)
             batch = r.masked_batch(texts, self.length, rngs, self.mlm, tokenizer)
-            if self.order != "none":
+            if self.labels:
                 at_T, second_B1 = np.arange(self.length), np.array(seconds)[:, None]
                 batch["text_types"] = ((at_T >= second_B1) & batch["text_valid"]).astype(np.int32)
-                name = "next" if self.order == "nsp" else "order"
-                batch[name] = np.array(labels, np.int32)
+                batch |= dict(zip(self.labels, np.array(labels, np.int32).T, strict=True))
             return batch | {"id": ids[np.asarray(slots)].astype(np.int32)}
 
         return r.Examples(ids, make)
 
     def _row(
         self, documents: Any, document: int, start: int, rng: Any, tokenizer: Tokenizer
-    ) -> tuple[np.ndarray, int, int]:
-        """A row [n, 2], where its second segment starts, and its label."""
+    ) -> tuple[np.ndarray, int, tuple[int, ...]]:
+        """A row [n, 2], where its second segment starts, and its labels."""
         cls, sep = r.special(tokenizer.cls), r.special(tokenizer.sep)
         if self.order == "none":
             end, size = start, 0
@@ -109,14 +126,21 @@ class SentencePairs:
                 size += len(documents[document][end])
                 end += 1
             text = join(documents[document][start:end])
-            return r.framed_words(text, tokenizer, self.length), 0, 0
-        make = next_sentence_pair if self.order == "nsp" else sentence_order_pair
-        pair = make(documents, document, start, self.length - 3, rng, self.short)
+            return r.framed_words(text, tokenizer, self.length), 0, ()
+        pair = self._pair(documents, document, start, rng)
         second = pair.second.copy()
         if len(pair.first):
             second[:, 1] += pair.first[:, 1].max() + 1
         text = np.concatenate([cls, pair.first, sep, second, sep])
-        return text, len(pair.first) + 2, pair.label
+        labels = (pair.label, pair.order)[: len(self.labels)]
+        return text, len(pair.first) + 2, labels
+
+    def _pair(self, documents: Any, document: int, start: int, rng: Any) -> Pair:
+        args = documents, document, start, self.length - 3, rng, self.short
+        if self.order == "sop":
+            return sentence_order_pair(*args, self.cut)
+        make = next_sentence_pair if self.order == "nsp" else sentence_pair
+        return make(*args, self.negatives, self.cut)
 
 
 class Documents(Sequence):

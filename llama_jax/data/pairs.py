@@ -6,22 +6,77 @@ Sources: google-research/bert `create_pretraining_data.py`; Lan et al. 2020 (SOP
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+
+from llama_jax.checked import checked
+from llama_jax.data.checks import share
 
 Documents = Sequence[Sequence[np.ndarray]]  # documents of sentences, each [n, 2]
 IS_NEXT, RANDOM = 0, 1
 IN_ORDER, SWAPPED = 0, 1
+UNASKED = -1  # of a label that a pair has not
+
+Cut = Literal["tokens", "sentences"]
+
+
+@checked
+class Negatives:
+    """Where the second segment of a pair comes from that is not the next one.
+
+    Attributes:
+      same: share of these that come from another place of the same document, if it has one; the
+        rest, and all of BERT's, are from other documents.
+    """
+
+    same: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Checks the value."""
+        share(self, "same")
+
+    def place(
+        self,
+        documents: Documents,
+        document: int,
+        taken: tuple[int, int],
+        rng: np.random.Generator,
+    ) -> tuple[Sequence[np.ndarray], int]:
+        """Sentences, and which of them the segment begins with.
+
+        Args:
+          documents: at least two, or all the negatives' document has another place.
+          document: which one the first segment is of.
+          taken: the sentences [start, end) of the first segment; `end` would be the next one.
+          rng: source of all choices.
+        """
+        start, end = taken
+        if self.same and rng.random() < self.same:
+            own = documents[document]
+            places = [*range(start), *range(end + 1, len(own))]
+            if places:
+                begin = places[int(rng.integers(len(places)))]
+                return (own[:start] if begin < start else own), begin
+        other = int(rng.integers(len(documents) - 1))
+        other += other >= document
+        return documents[other], int(rng.integers(len(documents[other])))
 
 
 class Pair(NamedTuple):
-    """Two segments [n, 2], their label, and how many sentences of the document were used up."""
+    """Two segments [n, 2], their label, and how many sentences of the document were used up.
+
+    `order` is a second label, of pairs that are asked for both.
+    """
 
     first: np.ndarray
     second: np.ndarray
     label: int
     used: int
+    order: int = UNASKED
+
+
+ELSEWHERE = Negatives()  # BERT's
 
 
 def next_sentence_pair(
@@ -31,6 +86,8 @@ def next_sentence_pair(
     length: int,
     rng: np.random.Generator,
     short: float = 0.1,
+    negatives: Negatives = ELSEWHERE,
+    cut: Cut = "tokens",
 ) -> Pair:
     """Makes one NSP example from the sentence `start` of a document on, as BERT does.
 
@@ -45,23 +102,46 @@ def next_sentence_pair(
       length: the most tokens of both segments together.
       rng: source of all choices.
       short: how often the target length is a random shorter one.
+      negatives: where the second part comes from instead.
+      cut: what a segment that is too long loses: tokens at its ends, or a last sentence that does
+        not fit whole.
     """
-    chunk, target = _chunk(documents[document], start, length, rng, short)
+    chunk, target = _chunk(documents[document], start, length, rng, short, cut)
     split = 1 if len(chunk) < 2 else int(rng.integers(1, len(chunk)))
     first = join(chunk[:split])
     if len(chunk) > 1 and rng.random() < 0.5:
         second = join(chunk[split:])
         return Pair(*truncate(first, second, length, rng), IS_NEXT, len(chunk))
-    other = int(rng.integers(len(documents) - 1))
-    other += other >= document
-    sentences = documents[other]
-    begin = int(rng.integers(len(sentences)))
-    size, end = 0, begin
-    while end < len(sentences) and (size < target - len(first) or end == begin):
-        size += len(sentences[end])
-        end += 1
+    sentences, begin = negatives.place(documents, document, (start, start + split), rng)
+    end = _filled(sentences, begin, target - len(first), cut)
     second = join(sentences[begin:end])
     return Pair(*truncate(first, second, length, rng), RANDOM, split)
+
+
+def sentence_pair(
+    documents: Documents,
+    document: int,
+    start: int,
+    length: int,
+    rng: np.random.Generator,
+    short: float = 0.1,
+    negatives: Negatives = ELSEWHERE,
+    cut: Cut = "tokens",
+) -> Pair:
+    """Makes one example for both questions, a third of each kind (StructBERT's three classes).
+
+    The second segment follows the first, or comes before it, or is of another place. The label of
+    NSP is for the first and the last kind, that of SOP (`order`) for the first two; the other is
+    `UNASKED`. Source: Wang et al. 2019 (arXiv:1908.04577). Arguments as of `next_sentence_pair`.
+    """
+    if rng.random() < 1 / 3:
+        chunk, _ = _chunk(documents[document], start, length, rng, short, cut)
+        if len(chunk) > 1:
+            split = int(rng.integers(1, len(chunk)))
+            parts = truncate(join(chunk[:split]), join(chunk[split:]), length, rng)
+            return Pair(parts[1], parts[0], UNASKED, len(chunk), SWAPPED)
+    pair = next_sentence_pair(documents, document, start, length, rng, short, negatives, cut)
+    return pair._replace(order=IN_ORDER) if pair.label == IS_NEXT else pair
 
 
 def sentence_order_pair(
@@ -71,12 +151,13 @@ def sentence_order_pair(
     length: int,
     rng: np.random.Generator,
     short: float = 0.1,
+    cut: Cut = "tokens",
 ) -> Pair:
     """Makes one SOP example: two consecutive segments, in half of the cases swapped (ALBERT).
 
     A chunk of one sentence (the last of a document, or a long one) is split inside it.
     """
-    chunk, _ = _chunk(documents[document], start, length, rng, short)
+    chunk, _ = _chunk(documents[document], start, length, rng, short, cut)
     if len(chunk) > 1:
         split = int(rng.integers(1, len(chunk)))
         parts = truncate(join(chunk[:split]), join(chunk[split:]), length, rng)
@@ -115,12 +196,29 @@ def truncate(
 
 
 def _chunk(
-    sentences: Sequence[np.ndarray], start: int, length: int, rng: np.random.Generator, short: float
+    sentences: Sequence[np.ndarray],
+    start: int,
+    length: int,
+    rng: np.random.Generator,
+    short: float,
+    cut: Cut,
 ) -> tuple[Sequence[np.ndarray], int]:
     """The sentences from `start` that reach the target length, and that length."""
     target = int(rng.integers(2, length + 1)) if rng.random() < short else length
-    size, end = 0, start
-    while end < len(sentences) and size < target:
-        size += len(sentences[end])
+    return sentences[start : _filled(sentences, start, target, cut)], target
+
+
+def _filled(sentences: Sequence[np.ndarray], begin: int, size: int, cut: Cut) -> int:
+    """Behind the sentence from `begin` on that reaches `size`, or the last that fits; one at least.
+
+    A second sentence that does not fit is taken all the same where the first leaves half of `size`
+    empty: of long sentences there were no pairs otherwise.
+    """
+    held, end = 0, begin
+    while end < len(sentences) and (held < size or end == begin):
+        full = held + len(sentences[end]) > size
+        if cut == "sentences" and full and end > begin and 2 * held > size:
+            break
+        held += len(sentences[end])
         end += 1
-    return sentences[start : max(end, start + 1)], target
+    return end

@@ -7,6 +7,7 @@ with epy.lazy_api_imports(globals()):
     from llama_jax.evals.combinations import Combinations
     from llama_jax.evals.dialogues import Dialogues
     from llama_jax.evals.moving import Clips
+    from llama_jax.evals.pixels import Pixels
     from llama_jax.evals.report import as_json, evaluate, evaluations, run_eval, show
     from llama_jax.evals.tasks import Tasks
     from llama_jax.evals.text import ExactMatch, Scores
@@ -19,6 +20,7 @@ __all__ = [
     "Eval",
     "ExactMatch",
     "Matching",
+    "Pixels",
     "Retrieval",
     "Row",
     "Scores",

@@ -15,6 +15,7 @@ from llama_jax.evals.base import Eval, Row
 from llama_jax.evals.dialogues import Dialogues, are_dialogues
 from llama_jax.evals.moving import Clips
 from llama_jax.evals.parts import is_of_tasks
+from llama_jax.evals.pixels import Pixels
 from llama_jax.evals.replies import Answers
 from llama_jax.evals.tasks import Tasks
 from llama_jax.evals.text import ExactMatch, Scores
@@ -134,6 +135,11 @@ def _replies(objective: Any, name: str, run: Any) -> Eval:
     return Answers(name, objective.on)
 
 
+def _pixels(objective: Any, name: str, run: Any) -> Eval:
+    del run
+    return Pixels(name, objective.on)
+
+
 # What an objective may say in its field `evaluation`.
 BY_NAME: dict[str, Callable[[Any, str, Any], Eval]] = {
     "scores": _scores,
@@ -142,6 +148,7 @@ BY_NAME: dict[str, Callable[[Any, str, Any], Eval]] = {
     "retrieval": _retrieval,
     "matching": _matching,
     "replies": _replies,
+    "pixels": _pixels,
 }
 
 
@@ -203,6 +210,8 @@ def show(rows: list[Row], title: str) -> None:
 
 def written(name: str, value: float, low: float | None = None, high: float | None = None) -> str:
     """A share in per cent, a perplexity as it is: "98.3 % (97.9 to 98.6)" with its interval."""
+    if name.endswith("_error"):  # of pixels, without an interval
+        return f"{value:.3f}"
     share, unit = (1, "") if name.endswith("perplexity") else (100, " %")
     interval = "" if low is None or high is None else f" ({share * low:.1f} to {share * high:.1f})"
     return f"{share * value:.1f}{unit}{interval}"

@@ -13,16 +13,19 @@ from llama_jax.data.fields import identity
 from llama_jax.evals.base import Eval, Row, held_out, training_sample
 from llama_jax.evals.bootstrap import interval, mean
 from llama_jax.evals.inputs import Inputs, encode, in_batches, take, texts_of
+from llama_jax.evals.ngrams import READINGS, Trigrams, perplexity
 from llama_jax.generate.beam import Beam, search
 from llama_jax.generate.decode import greedy
 from llama_jax.objectives import losses
 from llama_jax.text.roles import framing
+from llama_jax.text.vocabulary import Vocabulary
 from llama_jax.train.load import Trained
 from llama_jax.train.processes import on_device
 
 BATCHES = 20  # of fewer an interval would be too narrow
 GREEDY = Beam(1)
 SAMPLE = 20_000  # training rows behind a baseline: some 200,000 masked tokens of the demo's text
+TOKENS = 2_000_000  # of these rows, about the most that trigrams count
 
 
 @checked
@@ -30,7 +33,8 @@ class Scores(Eval):
     """Perplexity of predicted tokens, accuracy of labels: the run's objectives on held-out data.
 
     The baseline of a perplexity is the unigram model of the training data, that of an accuracy its
-    most frequent label.
+    most frequent label. Beside a perplexity stands that of trigrams too: of a masked token's both
+    sides, which read the same corrupted text.
     """
 
     batch: int = 64
@@ -44,8 +48,10 @@ class Scores(Eval):
         }
         stream, data = held_out(self.stream(trained))
         tokenizer = trained.tokenizer
-        sums, test = self._pass(trained, objectives, self.batches(stream, tokenizer))
-        train = _counts(objectives, training_sample(self.stream(trained), tokenizer, SAMPLE))
+        sums, test, asked = self._pass(trained, objectives, self.batches(stream, tokenizer))
+        sample = training_sample(self.stream(trained), tokenizer, SAMPLE)
+        texts: dict[str, list[np.ndarray]] = {name: [] for name in objectives}
+        train = _counts(objectives, _kept(objectives, sample, texts))
         found = []
         for name, objective in objectives.items():
             counts, of_tokens = (test[name], train[name]), bool(objective.predicts[1])
@@ -54,6 +60,7 @@ class Scores(Eval):
             if of_tokens:
                 figure = over_batches(loss_R2, np.exp)
                 row = Row.of(f"{name}_perplexity", figure, unigram(*counts), "unigram", 0, data)
+                row = _beside(row, objective, texts[name], asked[name], tokenizer)
                 found.append((row, loss_R2))
                 usual = "most frequent token"
                 figure = over_batches(right_R2)
@@ -65,7 +72,7 @@ class Scores(Eval):
         return [replace(row, count=int(sums_R2[:, 1].sum())) for row, sums_R2 in found]
 
     def _pass(self, trained: Trained, objectives: Mapping[str, Any], batches):
-        """Sums and counts of losses and accuracies by batch, [R,2], and how often targets came."""
+        """Sums and counts by batch, [R,2]; how often targets came; what trigrams are asked."""
         model, compute = trained.model, losses(objectives)
 
         @jax.jit
@@ -77,10 +84,13 @@ class Scores(Eval):
                 for name, loss in found.items()
             }
 
-        parts, seen = [], []
+        parts, seen, asked = [], [], {name: [] for name in objectives}
         for batch in batches:
             parts.append(jax.tree.map(float, jax.device_get(score(trained.params, batch))))
             seen.append({field: batch[field] for field in _fields(objectives)} | _valid(batch))
+            for name, objective in objectives.items():
+                if reading := READINGS.get(objective.predicts[0]):
+                    asked[name] += reading.asked(batch)
         sums = {
             name: {
                 key: np.array([part[name][key] for part in parts]).reshape(-1, 2)
@@ -88,7 +98,7 @@ class Scores(Eval):
             }
             for name in objectives
         }
-        return sums, _counts(objectives, seen)
+        return sums, _counts(objectives, seen), asked
 
 
 def over_batches(
@@ -102,6 +112,27 @@ def over_batches(
     """
     figure = interval(sums_R2, lambda sums: scale(sums[:, 0] / np.maximum(sums[:, 1], 1)))
     return figure if len(sums_R2) >= BATCHES else (figure[0], None, None)
+
+
+def _kept(objectives: Mapping[str, Any], batches, texts: dict[str, list[np.ndarray]]):
+    """Yields the batches, and keeps their texts for trigrams."""
+    for batch in batches:
+        for name, objective in objectives.items():
+            reading = READINGS.get(objective.predicts[0])
+            if reading and sum(map(len, texts[name])) < TOKENS:
+                texts[name] += reading.whole(batch)
+        yield batch
+
+
+def _beside(row: Row, objective: Any, texts, asked, tokenizer: Vocabulary) -> Row:
+    """The row with the perplexity of trigrams, where one knows how they read its objective."""
+    reading = READINGS.get(objective.predicts[0])
+    if reading is None or not texts or not sum(len(tokens) for _, _, tokens in asked):
+        return row
+    masks = objective.predicts[0] == "mlm_targets"  # which hides no special token
+    least = getattr(tokenizer, "reserved", 0) if masks else 0
+    model = Trigrams(texts, reading.contexts, tokenizer.vocab, least)
+    return replace(row, strong=perplexity(model, asked), strong_name=reading.name)
 
 
 def _fields(objectives: Mapping[str, Any]) -> set[str]:

@@ -8,6 +8,8 @@ Any combination of modalities: what a batch lacks is an absent key, what an exam
 valid token.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
@@ -22,6 +24,8 @@ from llama_jax.models.fusion import Fusion
 from llama_jax.models.heads import AlignHead, LabelHead, MaskedHead, PairHead, TiedHead
 from llama_jax.models.language import Language
 from llama_jax.models.logits import Logits
+from llama_jax.models.pair_heads import ComparedModule, Pairing
+from llama_jax.models.pixels import PixelModule
 from llama_jax.models.text_encoder import TextEncoder
 from llama_jax.models.tokens import Tokens, concatenate
 from llama_jax.models.vision import VisionEncoder
@@ -39,6 +43,7 @@ class Multimodal:
       masked: head that predicts masked tokens.
       align: projections into the shared space of the contrastive losses.
       labels: classes of the classification head.
+      pairs: head of the two segments of a text: next sentence, sentence order.
       norm: what the memory passes before the decoder reads it, or None.
       shared: whether text encoder and decoder have one table of vectors.
     """
@@ -50,6 +55,7 @@ class Multimodal:
     masked: MaskedHead | TiedHead = MaskedHead()
     align: AlignHead = AlignHead()
     labels: LabelHead = LabelHead()
+    pairs: Pairing = PairHead()
     norm: Norm | None = RMSNorm()
     shared: bool = True
 
@@ -100,10 +106,12 @@ class MultimodalModule(Language):
             self.norm = cfg.norm.build()
         if cfg.vision is not None:
             self.vision = cfg.vision.build()
+            self.pixel_head = PixelModule(cfg.vision)
         if cfg.decoder is not None:
             self.decoder = cfg.decoder.part(self.table)
         self.masked_head = cfg.masked.build()
-        self.next_head, self.order_head, self.match_head = (PairHead().build() for _ in range(3))
+        self.next_head, self.order_head = cfg.pairs.build(), cfg.pairs.build()
+        self.match_head = PairHead().build()
         self.label_head = cfg.labels.build()
         self.align_head = cfg.align.build()
 
@@ -120,9 +128,28 @@ class MultimodalModule(Language):
         self, pixels: Num[Array, "I ... Y X R"], valid_I: Bool[Array, " I"] | None = None
     ) -> Tokens:
         """Tokens of images [I,Y,X,R] or videos [I,T,Y,X,R]; [I,P,D]."""
+        self._seeing()
+        return self.vision(pixels, valid_I, dtype=self.dtype)
+
+    @property
+    def patch(self) -> tuple[int, int]:
+        """Frames, and pixels a side, that one token of a picture stands for."""
+        return self._seeing().patch
+
+    def hide(
+        self, video: Float[Array, "I T Y X R"], hidden_IP: Bool[Array, "I P"]
+    ) -> Float[Array, "I T Y X R"]:
+        """Pictures with a learned patch over the hidden ones."""
+        return self.pixel_head.hide(video, hidden_IP)
+
+    def pixels(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T A"]:
+        """The pixels of the patch of each token of a picture."""
+        return self.pixel_head(x_BTD)
+
+    def _seeing(self) -> VisionEncoder:
         if self.config.vision is None:
             raise UserError("this model has no vision encoder; give Multimodal(vision=...)")
-        return self.vision(pixels, valid_I, dtype=self.dtype)
+        return self.config.vision
 
     def fuse(self, streams: dict[str, Tokens]) -> dict[str, Tokens]:
         """Each modality after it has learned of the others; all have the same number of rows."""
@@ -139,13 +166,30 @@ class MultimodalModule(Language):
             raise UserError("the masked head reads the shared table; give Multimodal(shared=True)")
         return self.masked_head.readout(x_BAD, self.table.w)
 
-    def next(self, x_BD: Float[Array, "B D"]) -> Float[Array, "B A"]:
-        """Next-sentence logits: 0 = next, 1 = random."""
-        return self.next_head(x_BD)
+    def next(
+        self, text: Tokens, ids_BT: Int[Array, "B T"], types_BT: Int[Array, "B T"] | None
+    ) -> Float[Array, "B A"]:
+        """Next-sentence logits of encoded texts: 0 = next, 1 = random."""
+        return self._pair(self.next_head, text, ids_BT, types_BT)
 
-    def order(self, x_BD: Float[Array, "B D"]) -> Float[Array, "B A"]:
-        """Sentence-order logits: 0 = right, 1 = swapped."""
-        return self.order_head(x_BD)
+    def order(
+        self, text: Tokens, ids_BT: Int[Array, "B T"], types_BT: Int[Array, "B T"] | None
+    ) -> Float[Array, "B A"]:
+        """Sentence-order logits of encoded texts: 0 = right, 1 = swapped."""
+        return self._pair(self.order_head, text, ids_BT, types_BT)
+
+    def _pair(
+        self,
+        head: Any,
+        text: Tokens,
+        ids_BT: Int[Array, "B T"],
+        types_BT: Int[Array, "B T"] | None,
+    ) -> Float[Array, "B A"]:
+        if not isinstance(head, ComparedModule):
+            return head(text.x[:, 0])
+        if self.table is None:
+            raise UserError("ComparedPair reads the shared table; give Multimodal(shared=True)")
+        return head(text, self.table(ids_BT, text.x.dtype), types_BT)
 
     def match(self, x_BD: Float[Array, "B D"]) -> Float[Array, "B A"]:
         """Image-text matching logits: 1 = match."""

@@ -70,6 +70,11 @@ class VisionEncoder:
     def __post_init__(self):
         positive(self, "width", "merge")
 
+    @property
+    def patch(self) -> tuple[int, int]:
+        """Frames, and pixels a side, that one token stands for at the end."""
+        return self.stem.tubelet, self.stem.size * self.merge
+
     def build(self, name: str | None = None) -> "VisionEncoderModule":
         """The module."""
         return VisionEncoderModule(self, name=name)
@@ -98,18 +103,15 @@ class VisionEncoderModule(nn.Module):
           UserError: sides that the patches do not divide.
         """
         cfg = self.config
-        video = pixels if pixels.ndim == 5 else pixels[:, None]
-        if video.dtype == jnp.uint8:
-            video = video.astype(dtype) / 127.5 - 1
-        images, frames, Y, X, _ = video.shape
-        side = cfg.stem.size * cfg.merge
+        video = scaled(pixels, dtype)
+        images, Y, X = video.shape[0], *video.shape[2:4]
+        _, side = cfg.patch
         if Y % side or X % side:
             raise UserError(
                 f"an image of {Y} x {X} pixels is not cut evenly into tokens of {side} x {side}; "
                 f"resize it to multiples of {side}"
             )
-        if short := -frames % cfg.stem.tubelet:
-            video = jnp.concatenate([video, jnp.repeat(video[:, -1:], short, axis=1)], axis=1)
+        video = filled_up(video, cfg.stem.tubelet)
         x_ITYXD = cfg.stem.build(name="stem")(video.astype(dtype), cfg.width)
         grid = x_ITYXD.shape[1:4]
         x_BTD = rearrange(x_ITYXD, "I T Y X D -> I (T Y X) D")
@@ -154,6 +156,19 @@ class VisionEncoderModule(nn.Module):
             rearrange(tokens.valid, fold, **sizes)[:, :, 0],
             rearrange(tokens.positions, fold, **sizes)[:, :, 0] // jnp.array([1, m, m]),
         )
+
+
+def scaled(pixels: Num[Array, "I ... Y X R"], dtype=jnp.float32) -> Num[Array, "I T Y X R"]:
+    """Pixels as a video of numbers from -1 to 1; floats are left as they are."""
+    video = pixels if pixels.ndim == 5 else pixels[:, None]
+    return video.astype(dtype) / 127.5 - 1 if video.dtype == jnp.uint8 else video
+
+
+def filled_up(video: Num[Array, "I T Y X R"], tubelet: int) -> Num[Array, "I t Y X R"]:
+    """With the last frame repeated until the frames are whole tubelets."""
+    if short := -video.shape[1] % tubelet:
+        return jnp.concatenate([video, jnp.repeat(video[:, -1:], short, axis=1)], axis=1)
+    return video
 
 
 def _coordinates(rows: int, grid: tuple[int, ...]) -> jnp.ndarray:

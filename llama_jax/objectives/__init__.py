@@ -8,12 +8,14 @@ with epy.lazy_api_imports(globals()):
     from llama_jax.objectives.classify import Classify
     from llama_jax.objectives.language import Caption, CausalLM, Seq2Seq
     from llama_jax.objectives.masked import MLM, NSP, SOP
+    from llama_jax.objectives.masked_image import MIM
     from llama_jax.objectives.replies import Reply
     from llama_jax.objectives.sown import Sown
 
 __all__ = [
     "ITC",
     "ITM",
+    "MIM",
     "MLM",
     "NSP",
     "SOP",

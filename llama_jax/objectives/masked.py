@@ -74,7 +74,9 @@ class NSP(Objective):
     def __call__(self, acts: Acts) -> Loss:
         """Sum over pairs; metric `accuracy`."""
         view, name = acts[self.on], self.predicts[0]  # the field's, and the head's too
-        return label_loss(getattr(view.model, name)(view.text.x[:, 0]), view[name], view.valid)
+        head = getattr(view.model, name)
+        logits_BA = head(view.text, view["text"], view.fields.get("text_types"))
+        return label_loss(logits_BA, view[name], view.valid)
 
 
 @checked

@@ -15,6 +15,7 @@ from llama_jax.layers.stack import Stack
 from llama_jax.models.coattention import CoAttention
 from llama_jax.models.decoder import Decoder
 from llama_jax.models.multimodal import Multimodal
+from llama_jax.models.pair_heads import ComparedPair
 from llama_jax.models.stem import Convolutions
 from llama_jax.models.text_encoder import TextEncoder
 from llama_jax.models.vision import SpaceTime, VisionEncoder
@@ -121,6 +122,7 @@ def _model(text: int, vision: int, width: int = 128) -> Multimodal:
         ),
         fusion=CoAttention(attention(rope=None), block, layers=1),
         decoder=Decoder(VOCAB, width, Stack((writer,))),
+        pairs=ComparedPair(),
     )
 
 

@@ -6,9 +6,12 @@ from llama_jax.data.pairs import (
     IS_NEXT,
     RANDOM,
     SWAPPED,
+    UNASKED,
+    Negatives,
     join,
     next_sentence_pair,
     sentence_order_pair,
+    sentence_pair,
     truncate,
 )
 
@@ -126,3 +129,53 @@ def test_the_same_rng_gives_the_same_pair(make):
     one, two = (make(DOCUMENTS, 1, 3, 25, rng(3)) for _ in range(2))
     assert (one.first == two.first).all() and (one.second == two.second).all()
     assert one.label == two.label
+
+
+def test_a_negative_of_the_same_document_is_neither_the_next_part_nor_the_first():
+    found = pairs(next_sentence_pair, start=4, negatives=Negatives(same=1))
+    random = [pair for pair in found if pair.label == RANDOM]
+    befores = 0
+    for pair in random:
+        (_, first), (documents, second) = origin(pair.first), origin(pair.second)
+        assert documents == [1] and second[0] != first[-1] + 1
+        assert not set(first) & set(second)
+        befores += second[0] < first[0]
+    assert 0 < befores < len(random)
+
+
+def test_where_a_document_has_no_other_place_the_negative_is_of_another():
+    found = pairs(next_sentence_pair, document=4, start=0, negatives=Negatives(same=1))
+    assert all(5 not in origin(pair.second)[0] for pair in found)
+
+
+def test_a_share_of_the_negatives_comes_from_the_same_document():
+    found = pairs(next_sentence_pair, count=2000, negatives=Negatives(same=0.25))
+    own = [origin(pair.second)[0] == [1] for pair in found if pair.label == RANDOM]
+    assert abs(np.mean(own) - 0.25) < 0.06  # some four deviations of 1,000 draws
+
+
+def test_pairs_that_are_cut_by_sentences_hold_whole_ones():
+    for make in (next_sentence_pair, sentence_order_pair, sentence_pair):
+        for pair in pairs(make, start=2, length=40, count=200, short=0.0, cut="sentences"):
+            assert len(pair.first) + len(pair.second) <= 40
+            if pair.label == RANDOM:
+                continue  # of another document, whose single sentence of 40 tokens fits nowhere
+            for segment in (pair.first, pair.second):
+                ids = segment[:, 0]
+                wholes = [DOCUMENTS[0][number] for number in origin(segment)[1]]
+                assert ids.tolist() == np.concatenate(wholes)[:, 0].tolist()
+
+
+def test_pairs_for_both_questions_are_of_three_kinds_and_have_the_labels_of_theirs():
+    found = pairs(sentence_pair, count=1500, short=0.0, length=60, cut="sentences")
+    kinds = [(pair.label, pair.order) for pair in found]
+    known = [(IS_NEXT, IN_ORDER), (UNASKED, SWAPPED), (RANDOM, UNASKED)]
+    assert set(kinds) == set(known)
+    for kind in known:
+        assert abs(kinds.count(kind) / len(kinds) - 1 / 3) < 0.05
+    for pair in found:
+        (_, first), (documents, second) = origin(pair.first), origin(pair.second)
+        if pair.order == SWAPPED:
+            assert documents == [1] and first[0] == second[-1] + 1
+        elif pair.order == IN_ORDER:
+            assert documents == [1] and second[0] == first[-1] + 1

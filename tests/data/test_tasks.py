@@ -39,7 +39,7 @@ def first_batch(source, task, tokenizer, batch=8, **options):
     return made
 
 
-@pytest.mark.parametrize("order", ["nsp", "sop", "none"])
+@pytest.mark.parametrize("order", ["nsp", "sop", "both", "none"])
 @pytest.mark.parametrize("mlm", [None, Masking(), Masking(unit="whole_word")])
 def test_sentence_pairs_are_framed_and_typed(chapters, tokenizer, order, mlm):
     b = first_batch(chapters, SentencePairs(48, mlm, order), tokenizer, 16)
@@ -55,7 +55,12 @@ def test_sentence_pairs_are_framed_and_typed(chapters, tokenizer, order, mlm):
     for row, types, size in zip(b["text"], b["text_types"], sizes, strict=True):
         middle = np.flatnonzero(row == t.sep)[0]
         assert types.tolist() == [0] * (middle + 1) + [1] * (size - middle - 1) + [0] * (48 - size)
-    assert set(b["next" if order == "nsp" else "order"].tolist()) == {0, 1}
+    if order == "both":
+        b = first_batch(chapters, SentencePairs(48, mlm, order), t, 64)  # some chunks are short
+        three = {(0, 0), (-1, 1), (1, -1)}
+        assert set(zip(b["next"].tolist(), b["order"].tolist(), strict=True)) == three
+    else:
+        assert set(b["next" if order == "nsp" else "order"].tolist()) == {0, 1}
 
 
 def test_mlm_fields_say_what_stood_where(chapters, tokenizer):

@@ -86,8 +86,8 @@ class Oracle(nn.Module):
     def mlm(self, x_BAD):
         return Logits(x_BAD, jnp.zeros((x_BAD.shape[2], self.vocab)), "BAD,DV->BAV")
 
-    def next(self, x_BD):
-        return jnp.tile(jnp.array([1.0, 0.0]), (len(x_BD), 1))
+    def next(self, text, ids, types):
+        return jnp.tile(jnp.array([1.0, 0.0]), (len(text.x), 1))
 
 
 @dataclass(frozen=True)

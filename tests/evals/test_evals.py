@@ -171,6 +171,9 @@ def test_scores_of_a_model_that_knows_nothing(trained):
     rows = {row.name: row for row in Scores("documents", "documents", batch=4).rows(state)}
     assert rows["mlm_perplexity"].value == pytest.approx(state.tokenizer.vocab, rel=1e-5)
     assert 1 < rows["mlm_perplexity"].baseline < 40  # Ten words, and smoothing over all ids seen.
+    assert rows["mlm_perplexity"].strong_name == "trigrams of both sides"
+    assert 1 < rows["mlm_perplexity"].strong < rows["mlm_perplexity"].baseline
+    assert rows["nsp_accuracy"].strong is None
     assert rows["nsp_accuracy"].count == 12
     assert 0 <= rows["nsp_accuracy"].value <= 1
 

@@ -88,11 +88,11 @@ class StandIn:
     def mlm(self, x):
         return Logits(x, self.w["mlm"], "BAD,DV->BAV")
 
-    def next(self, x):
-        return x @ self.w["next"]
+    def next(self, text, ids, types):
+        return text.x[:, 0] @ self.w["next"]
 
-    def order(self, x):
-        return x @ self.w["order"]
+    def order(self, text, ids, types):
+        return text.x[:, 0] @ self.w["order"]
 
     def match(self, x):
         return x @ self.w["match"]

@@ -86,8 +86,8 @@ def through_ours(objectives, head, weights, hidden, pair_field):
     }
 
     def total(x):
-        def pair(x_BD):
-            return PairHead().build().apply({"params": weights["pair"]}, x_BD)
+        def pair(text, ids, types):
+            return PairHead().build().apply({"params": weights["pair"]}, text.x[:, 0])
 
         def encode_text(ids, valid, kinds):
             return Tokens(x, jnp.ones((B, T), bool), text_positions(B, T))
