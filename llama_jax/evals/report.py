@@ -12,6 +12,7 @@ from llama_jax.config import Run
 from llama_jax.data import Questions
 from llama_jax.errors import UserError, nearest
 from llama_jax.evals.base import Eval, Row
+from llama_jax.evals.drawing import Drawings, Reconstructions
 from llama_jax.evals.parts import is_of_tasks
 from llama_jax.evals.tasks import Tasks
 from llama_jax.evals.text import ExactMatch, Scores
@@ -124,6 +125,16 @@ def _matching(objective: Any, name: str, run: Any) -> Eval:
     return Matching(name, objective.on, pair=objective.pair)
 
 
+def _drawings(objective: Any, name: str, run: Any) -> Eval:
+    del run
+    return Drawings(name, objective.on)
+
+
+def _reconstructions(objective: Any, name: str, run: Any) -> Eval:
+    del run
+    return Reconstructions(name, objective.on)
+
+
 # What an objective may say in its field `evaluation`.
 BY_NAME: dict[str, Callable[[Any, str, Any], Eval]] = {
     "scores": _scores,
@@ -131,6 +142,8 @@ BY_NAME: dict[str, Callable[[Any, str, Any], Eval]] = {
     "captions": _captions,
     "retrieval": _retrieval,
     "matching": _matching,
+    "drawings": _drawings,
+    "reconstructions": _reconstructions,
 }
 
 
@@ -191,7 +204,10 @@ def show(rows: list[Row], title: str) -> None:
 
 
 def written(name: str, value: float, low: float | None = None, high: float | None = None) -> str:
-    """A share in per cent, a perplexity as it is: "98.3 % (97.9 to 98.6)" with its interval."""
-    share, unit = (1, "") if name.endswith("perplexity") else (100, " %")
+    """A share in per cent, decibels and a perplexity as they are: "98.3 % (97.9 to 98.6)" with its interval."""
+    if name.endswith("psnr"):
+        share, unit = 1, " dB"
+    else:
+        share, unit = (1, "") if name.endswith("perplexity") else (100, " %")
     interval = "" if low is None or high is None else f" ({share * low:.1f} to {share * high:.1f})"
     return f"{share * value:.1f}{unit}{interval}"

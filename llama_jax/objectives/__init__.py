@@ -8,6 +8,7 @@ with epy.lazy_api_imports(globals()):
     from llama_jax.objectives.classify import Classify
     from llama_jax.objectives.language import Caption, CausalLM, Seq2Seq
     from llama_jax.objectives.masked import MLM, NSP, SOP
+    from llama_jax.objectives.reconstruct import Draw, Reconstruct
     from llama_jax.objectives.sown import Sown
 
 __all__ = [
@@ -20,8 +21,10 @@ __all__ = [
     "Caption",
     "CausalLM",
     "Classify",
+    "Draw",
     "Loss",
     "Objective",
+    "Reconstruct",
     "RollITM",
     "Seq2Seq",
     "SigmoidITC",
