@@ -25,7 +25,8 @@ from llama_jax.objectives.reconstruct import psnr
 from llama_jax.train.load import Trained
 
 SEED = 0  # of what is drawn, and of the baseline's pictures
-LEAST = 12  # pixels of a shape; what has fewer shows none
+LEAST = 12  # pixels of a shape; what has fewer shows none,
+MOST = 0.5  # nor what fills more of the picture: no shape of easy-VQA does
 CAPTION = re.compile(
     rf"a (small|large) ({'|'.join(COLORS)}) ({'|'.join(SHAPES)}) at the ((?:top|bottom) \w+)"
 )
@@ -121,9 +122,8 @@ class Reconstructions(Eval):
 
 def judged(image_YXR: np.ndarray) -> list[Facts]:
     """What a picture shows, in every way that is true; nothing of one without a shape."""
-    if np.sum(image_YXR.min(-1) < GROUND) < LEAST:
-        return []
-    return look(image_YXR)
+    mask_YX = image_YXR.min(-1) < GROUND
+    return look(image_YXR) if LEAST <= mask_YX.sum() <= MOST * mask_YX.size else []
 
 
 def judge(asked: Sequence[Facts], seen: Sequence[Sequence[Facts]]) -> Mapping[str, np.ndarray]:

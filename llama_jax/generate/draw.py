@@ -15,7 +15,6 @@ from jaxtyping import Array, Float, Int
 from llama_jax.errors import UserError
 from llama_jax.generate.decode import decode
 from llama_jax.generate.sample import Sampling
-from llama_jax.models.multimodal import Multimodal
 
 NEVER = -1  # no id ends a picture; all of its words are written
 
@@ -81,8 +80,8 @@ def paint(model: Any, params: Any, ids_BP: np.ndarray) -> np.ndarray:
     Raises:
       UserError: an id that is no word of a picture, or no square of them.
     """
-    config: Multimodal = model.config
-    first, codes = config.text.vocab, drawing_part(config).codes
+    codes = drawing_part(model.config).codes
+    first = model.config.text.vocab
     ids_BP = np.asarray(ids_BP)
     outside = ids_BP[(ids_BP < first) | (ids_BP >= first + codes)]
     if outside.size:

@@ -79,7 +79,7 @@ class ImageTokenizerModule(nn.Module):
         self.write = [Around(cfg.norm, cfg.width) for _ in range(cfg.depth)]
         self.larger = [Larger(cfg.norm, c) for c in (*cfg.stem.channels[::-1], 3)]
 
-    def encode(self, pixels: Num[Array, "I Y X R"]) -> Float[Array, "I Y X A"]:
+    def encode(self, pixels: Num[Array, "I Y X R"]) -> Float[Array, "I y x A"]:
         """The levels of every place; see `FSQ`."""
         self.config.grid(pixels.shape[1])
         self.config.grid(pixels.shape[2])
@@ -88,7 +88,7 @@ class ImageTokenizerModule(nn.Module):
             x = block(x)
         return self.config.quantise(self.down(x))
 
-    def decode(self, levels: Float[Array, "I Y X A"]) -> Float[Array, "I Y X R"]:
+    def decode(self, levels: Float[Array, "I y x A"]) -> Float[Array, "I Y X R"]:
         """Pixels, about -1 to 1."""
         x = self.up(levels)
         for block in self.write:

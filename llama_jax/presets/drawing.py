@@ -48,18 +48,18 @@ def seed_draw() -> Run:
     return Run(
         name="seed_draw",
         model=_model(),
-        data={"drawings": Stream(PICTURES, Drawing(length=24, caption="captions"), batch=64)},
+        data={"drawings": Stream(PICTURES, Drawing(length=16, caption="captions"), batch=32)},
         objectives={"draw": Draw(on="drawings")},
         optimizer=AdamW(
-            rate=1.5e-3,
+            rate=2e-3,
             schedule=Cosine(warmup=50, floor=0.02),
             b2=0.98,
             weight_decay=0.05,
             groups=(("pictures/*", 0.0),),
         ),
         tokenizer=TOKENIZER,
-        steps=1200,
-        save_every=300,
+        steps=2000,
+        save_every=500,
         log_every=20,
         keep=1,
     )
@@ -78,6 +78,6 @@ def _model(width: int = 128) -> Multimodal:
         text=TextEncoder(VOCAB, width, Stack((block,), 1)),
         fusion=CoAttention(attention(rope=None), block, layers=1),
         # Where on the grid a word stands matters as much as which words stood before it.
-        decoder=Decoder(VOCAB, width, Stack((writer,), 3), positions=Learned((64,))),
+        decoder=Decoder(VOCAB, width, Stack((writer,), 2), positions=Learned((64,))),
         pictures=ImageTokenizer(width, Convolutions((24, 48)), depth=1),
     )
