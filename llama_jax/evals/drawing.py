@@ -1,12 +1,12 @@
 """Drawing judged without a person: what a picture shows is read from its pixels.
 
-The judge is the one that captions easy-VQA (`data/builders/shapes.py`): colour, place and size by
-the pixels of the shape, the shape by how much of its box it fills. How far it can be trusted stands
-beside: it is asked about the test pictures themselves, and about them after the image tokenizer.
+Colour, place and size are read as for the captions of easy-VQA (`data/builders/shapes.py`), the
+shape by a classifier (`shape_judge.py`). How far both can be trusted stands beside: they are asked
+about the test pictures themselves, and about them after the image tokenizer.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from llama_jax.errors import UserError
 from llama_jax.evals.base import Eval, Row, held_out
 from llama_jax.evals.draw import drawn
 from llama_jax.evals.inputs import in_batches
+from llama_jax.evals.shape_judge import ShapeJudge
 from llama_jax.objectives.reconstruct import psnr
 from llama_jax.train.load import Trained
 
@@ -49,8 +50,10 @@ class Drawings(Eval):
         """Five shares; the baseline is a picture of the training data, drawn by lot."""
         stream, data = held_out(self.stream(trained))
         asked = [facts[0] for facts in captions(stream, self.limit)]
-        seen = [judged(image) for image in drawn(trained, [f.caption for f in asked], seed=SEED)]
         training = [*captions(self.stream(trained))]
+        judge_shape = shape_judge(self.stream(trained), [facts[0].shape for facts in training])
+        images = drawn(trained, [facts.caption for facts in asked], seed=SEED)
+        seen = [judged(image, judge_shape) for image in images]
         lot = np.random.default_rng(SEED).integers(len(training), size=len(asked))
         model, chance = judge(asked, seen), judge(asked, [training[i] for i in lot])
         return [
@@ -93,7 +96,14 @@ class Reconstructions(Eval):
         rows = stream.source.open()
         if {"color", "shape", "size", "position"} <= light(rows, int(row[0])).keys():
             truth = [Facts(**{k: light(rows, i)[k] for k in Facts._fields}) for i in row.tolist()]
-            kept, itself = (judge(truth, [*map(judged, p)]) for p in (made, image))
+            ours = self.stream(trained)
+            training = ours.source.open()
+            shapes = [light(training, i)["shape"] for i in range(len(training))]
+            judge_shape = shape_judge(ours, shapes)
+            kept, itself = (
+                judge(truth, [judged(picture, judge_shape) for picture in pictures])
+                for pictures in (made, image)
+            )
             own = "the judge on the pictures themselves"
             plan += [
                 (f"{k}_kept", float(kept[k].mean()), float(itself[k].mean()), own) for k in kept
@@ -120,10 +130,18 @@ class Reconstructions(Eval):
         return np.round((pixels + 1) * 127.5).astype(np.uint8), ids - first
 
 
-def judged(image_YXR: np.ndarray) -> list[Facts]:
+def shape_judge(stream: Any, shapes: Sequence[str]) -> ShapeJudge:
+    """The classifier of the pictures of a training stream, whose rows show these shapes."""
+    task = stream.task
+    return ShapeJudge.of(stream.source.open(), task.image, task.size, shapes)
+
+
+def judged(image_YXR: np.ndarray, judge_shape: Callable[[np.ndarray], str]) -> list[Facts]:
     """What a picture shows, in every way that is true; nothing of one without a shape."""
     mask_YX = image_YXR.min(-1) < GROUND
-    return look(image_YXR) if LEAST <= mask_YX.sum() <= MOST * mask_YX.size else []
+    if not LEAST <= mask_YX.sum() <= MOST * mask_YX.size:
+        return []
+    return look(image_YXR, judge_shape(image_YXR))
 
 
 def judge(asked: Sequence[Facts], seen: Sequence[Sequence[Facts]]) -> Mapping[str, np.ndarray]:
@@ -184,14 +202,16 @@ def examples(trained: Trained, on: str, count: int = 4, seed: int = SEED) -> lis
 
     Args:
       trained: a run that draws.
-      on: its stream of drawings.
+      on: the stream of drawings.
       count: how many.
       seed: decides which captions, and what is drawn.
     """
-    stream, _ = held_out(Drawings("draw", on).stream(trained))
+    training = Drawings("draw", on).stream(trained)
+    stream, _ = held_out(training)
     every = [*captions(stream)]
     chosen = np.random.default_rng(seed).choice(len(every), size=count, replace=len(every) < count)
     asked = [every[i][0] for i in chosen]
     images = drawn(trained, [facts.caption for facts in asked], seed=seed)
-    right = judge(asked, [*map(judged, images)])["all"]
+    judge_shape = shape_judge(training, [facts[0].shape for facts in captions(training)])
+    right = judge(asked, [judged(image, judge_shape) for image in images])["all"]
     return [Drawn(f.caption, *pair) for f, *pair in zip(asked, images, right.tolist(), strict=True)]

@@ -55,7 +55,7 @@ def draw(
 
     Args:
       model: a module with a `Multimodal` that has words for pictures.
-      params: its weights.
+      params: the weights.
       text_BT: ids of the texts.
       valid_BT: which of them exist.
       bos: the id that writing begins with.

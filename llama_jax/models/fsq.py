@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Int
 from llama_jax.checked import checked
 from llama_jax.errors import UserError
 
-# By so much the outermost levels are reached by tanh at finite inputs (the paper's appendix A.1).
+# Outermost levels are reached at finite inputs: tanh goes beyond them by so much (as in
+# vector-quantize-pytorch; the paper's listing stays below by as much, and rounds to the same).
 MARGIN = 1e-3
 
 
@@ -62,7 +63,7 @@ class FSQ:
         levels = np.asarray(self.levels)
         half = (levels - 1) * (1 + MARGIN) / 2
         offset = np.where(levels % 2, 0.0, 0.5)
-        # So that 0 stays 0. (The paper's listing has tan, which is the same to third order.)
+        # So that 0 stays 0. (The paper's listing has tan, which is the same to fourth order.)
         shift = np.arctanh(offset / half)
         f32 = np.float32
         return jnp.tanh(z + shift.astype(f32)) * half.astype(f32) - offset.astype(f32)

@@ -10,7 +10,7 @@ from llama_jax import edit
 from llama_jax.__main__ import main
 from llama_jax.config import BPE, Run
 from llama_jax.data import Drawing, JsonLines, Stream
-from llama_jax.data.builders.shapes import COLORS, Facts
+from llama_jax.data.builders.shapes import COLORS, GROUND, Facts, fit_shape
 from llama_jax.errors import UserError
 from llama_jax.evals import evaluate
 from llama_jax.evals.draw import draw, drawn, sheet
@@ -28,6 +28,10 @@ def picture(color=(0, 0, 255), y=8, x=8, side=12, ground=240):
     image = np.full((64, 64, 3), ground, np.uint8)
     image[y : y + side, x : x + side] = color
     return image
+
+
+def fit_shape_of(image):
+    return fit_shape(image.min(-1) < GROUND)
 
 
 @pytest.fixture(scope="module")
@@ -70,15 +74,15 @@ def opened(place):
 
 
 def test_the_judge_reads_color_place_and_shape_from_pixels():
-    assert judged(picture()) == [BLUE]
-    assert judged(picture((255, 0, 0), 40, 45, 18))[0] == Facts(
+    assert judged(picture(), fit_shape_of) == [BLUE]
+    assert judged(picture((255, 0, 0), 40, 45, 18), fit_shape_of)[0] == Facts(
         "rectangle", "red", "large", "bottom right"
     )
 
 
 def test_a_picture_without_a_shape_shows_nothing():
     for image in (picture(side=3), picture(ground=0), picture(y=0, x=0, side=64)):
-        assert judged(image) == []
+        assert judged(image, fit_shape_of) == []
 
 
 def test_right_is_what_was_asked_for_in_any_true_reading():
