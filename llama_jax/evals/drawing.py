@@ -1,7 +1,7 @@
 """Drawing judged without a person: what a picture shows is read from its pixels.
 
-Colour, place and size are read as for the captions of easy-VQA (`data/builders/shapes.py`), the
-shape by a classifier (`shape_judge.py`). How far both can be trusted stands beside: they are asked
+Place and size are read as for the captions of easy-VQA (`data/builders/shapes.py`), shape and colour
+so that blurred edges do no harm (`shape_judge.py`). How far both can be trusted stands beside: they are asked
 about the test pictures themselves, and about them after the image tokenizer.
 """
 
@@ -21,7 +21,7 @@ from llama_jax.errors import UserError
 from llama_jax.evals.base import Eval, Row, held_out
 from llama_jax.evals.draw import drawn
 from llama_jax.evals.inputs import in_batches
-from llama_jax.evals.shape_judge import ShapeJudge
+from llama_jax.evals.shape_judge import ShapeJudge, color_of
 from llama_jax.objectives.reconstruct import psnr
 from llama_jax.train.load import Trained
 
@@ -141,7 +141,8 @@ def judged(image_YXR: np.ndarray, judge_shape: Callable[[np.ndarray], str]) -> l
     mask_YX = image_YXR.min(-1) < GROUND
     if not LEAST <= mask_YX.sum() <= MOST * mask_YX.size:
         return []
-    return look(image_YXR, judge_shape(image_YXR))
+    shape, color = judge_shape(image_YXR), color_of(image_YXR)
+    return [facts._replace(color=color) for facts in look(image_YXR, shape)]
 
 
 def judge(asked: Sequence[Facts], seen: Sequence[Sequence[Facts]]) -> Mapping[str, np.ndarray]:

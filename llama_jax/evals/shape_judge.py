@@ -1,10 +1,11 @@
-"""Which shape a picture shows, by a classifier of its own: a linear one of the shape, cut out.
+"""Which shape and colour a picture shows: the shape by a linear classifier of it, cut out.
 
-How much of its box a shape fills tells all of easy-VQA's own pictures apart, but not those that
-came through a young image tokenizer, which are blurred. Half-way between ground and colour a blurred
-edge stands where the sharp one stood; cut out there, brought to one size and told apart by ridge
-regression on training pictures, 100 % of 512 test pictures are judged right, and after an image
-tokenizer of 26.9 dB 91 %, where the share of the box has 64 %.
+How much of its box a shape fills tells all of easy-VQA's own pictures apart, but not blurred ones.
+Half-way between the colours of ground and shape a blurred edge stands where the sharp one stood:
+what is beyond is cut out, brought to one size and told apart by ridge regression on training
+pictures. Of 512 test pictures all are judged right, and after an image tokenizer of 26.9 dB 91 %,
+where the share of the box has 64 %; colours 100 and 97 %, where the median of all pixels that are
+darker than the ground has 89 %.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llama_jax.data.builders.shapes import SHAPES
+from llama_jax.data.builders.shapes import COLORS, SHAPES
 from llama_jax.data.images import Pictures
 from llama_jax.data.rows import Rows
 
@@ -62,6 +63,13 @@ class ShapeJudge:
         return SHAPES[int(np.argmax(_pixels(image_YXR) @ self.weights))]
 
 
+def color_of(image_YXR: np.ndarray) -> str:
+    """The colour by the pixels that are farthest from the ground; blurred edges are blends."""
+    ground_R, off_R = _colors(image_YXR.astype(np.float32))
+    far = {name: np.sum((ground_R + off_R - rgb) ** 2) for name, rgb in COLORS.items()}
+    return min(far, key=lambda name: far[name])
+
+
 def _pixels(image_YXR: np.ndarray) -> np.ndarray:
     """The shape in its box, brought to one size, 0 to 1, and a constant; zeros if there is none."""
     from PIL import Image
@@ -77,10 +85,16 @@ def _pixels(image_YXR: np.ndarray) -> np.ndarray:
 
 
 def _share(image_YXR: np.ndarray) -> np.ndarray:
-    """How far each pixel is from the ground, the colour of the edge, to the shape's: 0 to 1."""
+    """How far each pixel is from the ground's colour to the shape's: 0 to 1."""
+    ground_R, off_R = _colors(image_YXR)
+    return np.clip((image_YXR - ground_R) @ off_R / max(float(off_R @ off_R), 1.0), 0, 1)
+
+
+def _colors(image_YXR: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The colour of the ground, which is that of the edge, and what the shape's is beyond it."""
     edge = np.concatenate([image_YXR[0], image_YXR[-1], image_YXR[:, 0], image_YXR[:, -1]])
-    off_YXR = image_YXR - np.median(edge, axis=0)
+    ground_R = np.median(edge, axis=0)
+    off_YXR = image_YXR - ground_R
     far_YX = np.sum(off_YXR**2, axis=-1)
     most = np.partition(far_YX.ravel(), -SURE)[-SURE]
-    color_R = np.median(off_YXR[far_YX >= most], axis=0)
-    return np.clip(off_YXR @ color_R / max(float(color_R @ color_R), 1.0), 0, 1)
+    return ground_R, np.median(off_YXR[far_YX >= most], axis=0)

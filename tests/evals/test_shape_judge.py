@@ -4,9 +4,9 @@ import functools
 
 import numpy as np
 
-from llama_jax.data.builders.shapes import GROUND, SHAPES, fit_shape
+from llama_jax.data.builders.shapes import COLORS, GROUND, SHAPES, fit_shape
 from llama_jax.data.rows import Rows
-from llama_jax.evals.shape_judge import ShapeJudge
+from llama_jax.evals.shape_judge import ShapeJudge, color_of
 
 SIDE = 64
 
@@ -60,3 +60,9 @@ def test_it_is_made_once_for_a_source():
 
 def test_a_picture_of_one_colour_is_judged_too():
     assert ShapeJudge.fit(*some(0))(np.full((SIDE, SIDE, 3), 240, np.uint8)) in SHAPES
+
+
+def test_a_color_is_read_where_no_edge_blurs_it():
+    image = np.full((SIDE, SIDE, 3), 240, np.uint8)
+    image[20:28, 20:28] = COLORS["blue"]
+    assert color_of(image) == color_of(blurred(image)) == "blue"
