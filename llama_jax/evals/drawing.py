@@ -1,8 +1,8 @@
 """Drawing judged without a person: what a picture shows is read from its pixels.
 
-Place and size are read as for the captions of easy-VQA (`data/builders/shapes.py`), shape and colour
-so that blurred edges do no harm (`shape_judge.py`). How far both can be trusted stands beside: they are asked
-about the test pictures themselves, and about them after the image tokenizer.
+Place and size are read as for the captions of easy-VQA (`data/builders/shapes.py`), shape and
+colour so that blurred edges do no harm (`shape_judge.py`). How far both can be trusted stands
+beside: they are asked about the test pictures themselves, and about them after the image tokenizer.
 """
 
 import re

@@ -36,7 +36,7 @@ def seed_image_tokenizer() -> Run:
             rate=2e-3, schedule=Cosine(warmup=50, floor=0.02), b2=0.98, weight_decay=0.01
         ),
         tokenizer=TOKENIZER,
-        steps=2000,
+        steps=5000,
         save_every=500,
         log_every=20,
         keep=1,

@@ -24,6 +24,5 @@ def test_drawn_pictures_have_the_colors_of_their_captions(tmp_path):
     train(shortened("seed_image_tokenizer", 240), words, progress=False)
     train(shortened("seed_draw", 160, init_from=str(words)), tmp_path / "draw", progress=False)
     color = Drawings("draw", "drawings", limit=128).rows(load(tmp_path / "draw"))[0]
-    print("COLOR", color)
     assert color.name == "draw_color_accuracy" and color.baseline < 0.2
     assert color.value > 2 * color.baseline
