@@ -28,7 +28,7 @@ class ShapeJudge:
     """A linear classifier.
 
     Attributes:
-      weights: of the pixels of a cut-out shape and a constant, [SIDE^2 + 1, shapes].
+      weights: from pixels of a cut-out shape and a constant to shapes, [SIDE^2 + 1, shapes].
     """
 
     weights: np.ndarray
@@ -55,7 +55,7 @@ class ShapeJudge:
             # Drawn by lot, for rows may be in an order.
             chosen = np.random.default_rng(0).permutation(len(rows))[:PICTURES]
             images = [*Pictures.of(rows, field, size)(chosen)]
-            rows.memo[key] = cls.fit(images, [shapes[i] for i in chosen])
+            rows.memo[key] = cls.fit(images, [shapes[i] for i in chosen.tolist()])
         return rows.memo[key]
 
     def __call__(self, image_YXR: np.ndarray) -> str:
