@@ -22,6 +22,9 @@ pictures takes 115 ms of CPU. This run was cut short: 822 steps of a schedule of
 step 1,000 with the rates of a schedule of 1,000. The preset has 5,000 steps, about ten minutes of a
 core that does nothing else. Neither it nor the second stage was run to its end yet.
 
+On pictures of 32 x 32 (240 steps of the tokenizer, 20.2 dB; 160 of drawing, 32 captions each) 47 %
+of words were right in training, its loss still fell, and colours were at chance, 12.5 % of 128.
+
 Verdict: open. No more can be drawn than the tokenizer keeps, and it has not learned enough yet.
 """
 
