@@ -55,7 +55,7 @@ class ShapeJudge:
             # Drawn by lot, for rows may be in an order.
             chosen = np.random.default_rng(0).permutation(len(rows))[:PICTURES]
             images = [*Pictures.of(rows, field, size)(chosen)]
-            rows.memo[key] = cls.fit(images, [shapes[i] for i in chosen.tolist()])
+            rows.memo[key] = cls.fit(images, [shapes[int(i)] for i in chosen])
         return rows.memo[key]
 
     def __call__(self, image_YXR: np.ndarray) -> str:
