@@ -204,7 +204,7 @@ def show(rows: list[Row], title: str) -> None:
 
 
 def written(name: str, value: float, low: float | None = None, high: float | None = None) -> str:
-    """A share in per cent, decibels and a perplexity as they are: "98.3 % (97.9 to 98.6)" with its interval."""
+    """A share in per cent, else a number as it is: "98.3 % (97.9 to 98.6)" with its interval."""
     if name.endswith("psnr"):
         share, unit = 1, " dB"
     else:
