@@ -6,6 +6,7 @@ lays out the examples. To add one, write a class with these two methods; nothing
 
 from llama_jax.data.corrupt import Masking
 from llama_jax.data.documents import SentencePairs
+from llama_jax.data.drawing import Drawing, Pixels
 from llama_jax.data.fields import Examples, Fields, Task
 from llama_jax.data.labels import Labels
 from llama_jax.data.language import LanguageModel
@@ -16,11 +17,13 @@ __all__ = [
     "Captions",
     "Denoise",
     "Describe",
+    "Drawing",
     "Examples",
     "Fields",
     "Labels",
     "LanguageModel",
     "Masking",
+    "Pixels",
     "Questions",
     "SentencePairs",
     "Seq2Seq",

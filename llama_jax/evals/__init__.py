@@ -6,6 +6,7 @@ with epy.lazy_api_imports(globals()):
     from llama_jax.evals.base import Eval, Row
     from llama_jax.evals.combinations import Combinations
     from llama_jax.evals.dialogues import Dialogues
+    from llama_jax.evals.drawing import Drawings, Reconstructions
     from llama_jax.evals.moving import Clips
     from llama_jax.evals.pixels import Pixels
     from llama_jax.evals.report import as_json, evaluate, evaluations, run_eval, show
@@ -21,6 +22,11 @@ __all__ = [
     "ExactMatch",
     "Matching",
     "Pixels",
+    "Drawings",
+    "Eval",
+    "ExactMatch",
+    "Matching",
+    "Reconstructions",
     "Retrieval",
     "Row",
     "Scores",

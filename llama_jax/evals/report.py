@@ -13,6 +13,7 @@ from llama_jax.data import Questions
 from llama_jax.errors import UserError, nearest
 from llama_jax.evals.base import Eval, Row
 from llama_jax.evals.dialogues import Dialogues, are_dialogues
+from llama_jax.evals.drawing import Drawings, Reconstructions
 from llama_jax.evals.moving import Clips
 from llama_jax.evals.parts import is_of_tasks
 from llama_jax.evals.pixels import Pixels
@@ -140,6 +141,16 @@ def _pixels(objective: Any, name: str, run: Any) -> Eval:
     return Pixels(name, objective.on)
 
 
+def _drawings(objective: Any, name: str, run: Any) -> Eval:
+    del run
+    return Drawings(name, objective.on)
+
+
+def _reconstructions(objective: Any, name: str, run: Any) -> Eval:
+    del run
+    return Reconstructions(name, objective.on)
+
+
 # What an objective may say in its field `evaluation`.
 BY_NAME: dict[str, Callable[[Any, str, Any], Eval]] = {
     "scores": _scores,
@@ -149,6 +160,8 @@ BY_NAME: dict[str, Callable[[Any, str, Any], Eval]] = {
     "matching": _matching,
     "replies": _replies,
     "pixels": _pixels,
+    "drawings": _drawings,
+    "reconstructions": _reconstructions,
 }
 
 
@@ -209,9 +222,12 @@ def show(rows: list[Row], title: str) -> None:
 
 
 def written(name: str, value: float, low: float | None = None, high: float | None = None) -> str:
-    """A share in per cent, a perplexity as it is: "98.3 % (97.9 to 98.6)" with its interval."""
+    """A share in per cent, else a number as it is: "98.3 % (97.9 to 98.6)" with its interval."""
     if name.endswith("_error"):  # of pixels, without an interval
         return f"{value:.3f}"
-    share, unit = (1, "") if name.endswith("perplexity") else (100, " %")
+    if name.endswith("psnr"):
+        share, unit = 1, " dB"
+    else:
+        share, unit = (1, "") if name.endswith("perplexity") else (100, " %")
     interval = "" if low is None or high is None else f" ({share * low:.1f} to {share * high:.1f})"
     return f"{share * value:.1f}{unit}{interval}"

@@ -22,6 +22,7 @@ from llama_jax.layers.stack import Stack
 from llama_jax.models.decoder import Decoder
 from llama_jax.models.fusion import Fusion
 from llama_jax.models.heads import AlignHead, LabelHead, MaskedHead, PairHead, TiedHead
+from llama_jax.models.image_tokenizer import ImageTokenizer
 from llama_jax.models.language import Language
 from llama_jax.models.logits import Logits
 from llama_jax.models.pair_heads import ComparedModule, Pairing
@@ -46,6 +47,8 @@ class Multimodal:
       pairs: head of the two segments of a text: next sentence, sentence order.
       norm: what the memory passes before the decoder reads it, or None.
       shared: whether text encoder and decoder have one table of vectors.
+      pictures: what makes words of pictures, for drawing, or None. The table has rows for them
+        behind those of the text's vocabulary.
     """
 
     text: TextEncoder
@@ -58,6 +61,7 @@ class Multimodal:
     pairs: Pairing = PairHead()
     norm: Norm | None = RMSNorm()
     shared: bool = True
+    pictures: ImageTokenizer | None = None
 
     def __post_init__(self):
         parts = {"text": self.text, "vision": self.vision, "decoder": self.decoder}
@@ -68,6 +72,13 @@ class Multimodal:
             raise UserError(
                 f"text vocab {self.text.vocab} and decoder vocab {self.decoder.vocab} must be "
                 "equal, for they share the embedding"
+            )
+        if self.pictures is not None and not (
+            self.shared and self.decoder is not None and self.decoder.tied
+        ):
+            raise UserError(
+                "words of pictures are rows of the shared table; give Multimodal(shared=True) and "
+                "Decoder(tied=True)"
             )
 
     @property
@@ -99,7 +110,8 @@ class MultimodalModule(Language):
 
     def setup(self):
         cfg = self.config
-        self.table = Embed(cfg.text.vocab, cfg.text.width, name="embed") if cfg.shared else None
+        words = cfg.text.vocab + (cfg.pictures.codes if cfg.pictures else 0)
+        self.table = Embed(words, cfg.text.width, name="embed") if cfg.shared else None
         self.text = cfg.text.build(embed=self.table)
         self.fusion = cfg.fusion.build()
         if cfg.norm is not None:
@@ -109,6 +121,8 @@ class MultimodalModule(Language):
             self.pixel_head = PixelModule(cfg.vision)
         if cfg.decoder is not None:
             self.decoder = cfg.decoder.part(self.table)
+        if cfg.pictures is not None:
+            self.pictures = cfg.pictures.build()
         self.masked_head = cfg.masked.build()
         self.next_head, self.order_head = cfg.pairs.build(), cfg.pairs.build()
         self.match_head = PairHead().build()
@@ -150,6 +164,25 @@ class MultimodalModule(Language):
         if self.config.vision is None:
             raise UserError("this model has no vision encoder; give Multimodal(vision=...)")
         return self.config.vision
+
+    def reconstruct(self, pixels: Num[Array, "I Y X R"]) -> Float[Array, "I Y X R"]:
+        """Pictures after the image tokenizer, about -1 to 1."""
+        return self._pictures().reconstruct(pixels)
+
+    def words_of(self, pixels: Num[Array, "I Y X R"]) -> Int[Array, "I P"]:
+        """Pictures as ids of the decoder's vocabulary, row by row; no gradient goes through."""
+        return self._pictures().codes(pixels) + self.config.text.vocab
+
+    def paint(self, ids_IP: Int[Array, "I P"]) -> Float[Array, "I Y X R"]:
+        """The pixels of ids that `words_of` gives, within -1 to 1."""
+        return self._pictures().paint(ids_IP - self.config.text.vocab)
+
+    def _pictures(self):
+        if self.config.pictures is None:
+            raise UserError(
+                "this model has no words for pictures; give Multimodal(pictures=ImageTokenizer())"
+            )
+        return self.pictures
 
     def fuse(self, streams: dict[str, Tokens]) -> dict[str, Tokens]:
         """Each modality after it has learned of the others; all have the same number of rows."""

@@ -9,6 +9,7 @@ with epy.lazy_api_imports(globals()):
     from llama_jax.objectives.language import Caption, CausalLM, Seq2Seq
     from llama_jax.objectives.masked import MLM, NSP, SOP
     from llama_jax.objectives.masked_image import MIM
+    from llama_jax.objectives.reconstruct import Draw, Reconstruct
     from llama_jax.objectives.replies import Reply
     from llama_jax.objectives.sown import Sown
 
@@ -23,9 +24,11 @@ __all__ = [
     "Caption",
     "CausalLM",
     "Classify",
+    "Draw",
     "Loss",
     "Objective",
     "Reply",
+    "Reconstruct",
     "RollITM",
     "Seq2Seq",
     "SigmoidITC",

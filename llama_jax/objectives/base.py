@@ -64,6 +64,8 @@ class Objective:
 
     # Compares rows with each other: averaging over micro-batches would be another loss.
     contrastive: ClassVar[bool] = False
+    # The beginning of the paths of weights that are trained before, and that it cannot do without.
+    borrows: ClassVar[str | None] = None
     # Reads what the passes of the others leave behind, and so comes after them.
     last: ClassVar[bool] = False
 

@@ -7,6 +7,7 @@ from typing import Any
 from llama_jax.config import Run
 from llama_jax.errors import UserError
 from llama_jax.text.vocabulary import Vocabulary
+from llama_jax.trees import flat
 
 
 def check_context(run: Run, fields: dict[str, dict[str, tuple[tuple[int, ...], str]]]) -> None:
@@ -54,6 +55,30 @@ def check_vocabulary(model: Any, found: Vocabulary, brought: str | None = None) 
             raise UserError(
                 f"{path} is {vocab} and the {whose} is {found.vocab}; "
                 f"{way if brought else 'make them equal'}"
+            )
+
+
+def check_borrowed(run: Run, fresh: Any, begun: Any) -> None:
+    """Checks that weights which an objective cannot do without were trained before.
+
+    Args:
+      run: the Run that begins.
+      fresh: the weights of its new model.
+      begun: the same, with those of `init_from` in their place.
+
+    Raises:
+      UserError: one of them is as new.
+    """
+    before, now = flat(fresh), flat(begun)
+    for name, objective in run.objectives.items():
+        part = getattr(objective, "borrows", None)
+        new = [path for path in now if part and path.startswith(part) and now[path] is before[path]]
+        if new:
+            brought = f"{run.init_from!r} brings none that fits" if run.init_from else "none came"
+            raise UserError(
+                f"objective {name!r} ({type(objective).__name__}) needs weights {part}* that were "
+                f"trained before, such as {new[0]}, and {brought}; give --init-from a run of "
+                "seed_image_tokenizer with the same model.pictures"
             )
 
 

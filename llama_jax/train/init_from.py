@@ -17,7 +17,7 @@ from llama_jax.errors import UserError
 from llama_jax.text.files import files_of, open_for_training
 from llama_jax.text.roles import with_roles
 from llama_jax.text.vocabulary import Vocabulary
-from llama_jax.train.fits import check_vocabulary
+from llama_jax.train.fits import check_borrowed, check_vocabulary
 from llama_jax.weights.orbax import ORIGIN, origin_of, start_from
 
 _pickles = contextvars.ContextVar("whether Meta's .pth files may be opened", default=False)
@@ -147,6 +147,8 @@ class Start:
           say: told how many were taken, and which were not.
 
         Raises:
-          UserError: they cannot be read, or none matches.
+          UserError: they cannot be read, or none matches, or an objective needs others.
         """
-        return fresh if self.origin is None else self.origin.weights(fresh, say)
+        begun = fresh if self.origin is None else self.origin.weights(fresh, say)
+        check_borrowed(self.run, fresh, begun)
+        return begun

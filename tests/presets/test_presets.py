@@ -36,6 +36,8 @@ PARAMETERS = (
         "seed_dialogue_pictures": 1_015_648,
         "seed_smollm2": 267_277_854,
         "seed_smollm2_eyes": 137_724_036,
+        "seed_image_tokenizer": 661_348,
+        "seed_draw": 1_759_844,
         "tiny_decoder": 488_064,
         "decoder_25m": 23_994_240,
     }
@@ -49,6 +51,7 @@ STEPS = [
     *("seed_demo", "seed_vqa", "seed_full", "seed_full_vqa", "seed_numbers"),
     *("seed_clips", "tiny_decoder", "decoder_25m"),
     *("seed_smollm2", "seed_smollm2_eyes"),
+    *("seed_image_tokenizer", "seed_draw"),
     *("llama1_7b", "llama2_70b", "llama3_1_405b", "llama3_2_1b", "smollm2_135m"),
     *("mistral_7b", "qwen3_0_6b", "smollm3_3b", "cwm_32b"),
 ]
@@ -91,7 +94,14 @@ def test_a_preset_survives_the_round_trip_through_json(name):
     assert from_json(to_json(run)) == run
 
 
-@pytest.mark.parametrize("pair", [("seed_demo", "seed_vqa"), ("seed_full", "seed_full_vqa")])
+SECOND = [
+    ("seed_demo", "seed_vqa"),
+    ("seed_full", "seed_full_vqa"),
+    ("seed_image_tokenizer", "seed_draw"),
+]
+
+
+@pytest.mark.parametrize("pair", SECOND)
 def test_fine_tuning_has_the_model_and_tokenizer_of_pre_training(pair):
     first, second = map(presets.get, pair)
     assert (first.model, first.tokenizer) == (second.model, second.tokenizer)
