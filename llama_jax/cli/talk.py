@@ -1,6 +1,7 @@
 """The command talk: many turns with a run; a picture or a video may come at any of them."""
 
 import argparse
+import itertools
 import shlex
 import sys
 from collections.abc import Callable
@@ -94,9 +95,21 @@ def _path(text: str) -> str:
 
 
 def _draw(talk: "Talk", rest: str) -> None:
+    """Draws into the first file drawing_1.png, drawing_2.png, ... that is not there."""
     if not rest:
         raise UserError("/draw says nothing; expected /draw TEXT, such as a small blue circle")
-    raise UserError(f"run {talk.trained.run.name!r} cannot draw; it was trained to answer only")
+    from PIL import Image
+
+    from llama_jax.evals.draw import drawn
+
+    names = map("drawing_{}.png".format, itertools.count(1))
+    number, name = next((n, name) for n, name in enumerate(names) if not Path(name).exists())
+    [picture_YXR] = drawn(talk.trained, [rest], seed=number)  # the same text, another picture
+    try:
+        Image.fromarray(picture_YXR).save(name)
+    except OSError as error:
+        raise UserError(f"{name} cannot be written here ({error.strerror})") from None
+    print(f"(drawn into {name})", flush=True)
 
 
 def _reset(talk: "Talk", rest: str) -> None:

@@ -99,8 +99,23 @@ def test_mistakes_end_neither_the_program_nor_the_talk(told, tmp_path):
     out, err = told(*wrong, "/draw a circle", "what?", "/reset", "what?")
     assert len(out) == 2 and out[0] == out[1]
     said = ["/picture is no command; there are /image", "names no file", "cannot be read"]
-    said += ["within its quotes", "a video came", "/draw TEXT", "cannot draw", "(forgotten)"]
+    said += ["within its quotes", "a video came", "/draw TEXT", "and not to draw", "(forgotten)"]
     assert len(err) == len(said) and all(s in line for s, line in zip(said, err, strict=True))
+
+
+def test_what_is_drawn_gets_a_new_file_each_time(told, tmp_path, monkeypatch):
+    def drawn(trained, texts, seed):
+        assert texts == ["a red circle"]
+        return np.full((1, 8, 8, 3), seed, np.uint8)
+
+    monkeypatch.setattr("llama_jax.evals.draw.drawn", drawn)
+    monkeypatch.chdir(tmp_path)
+    out, err = told("/draw a red circle", "/draw a red circle")
+    assert out == ["(drawn into drawing_1.png)", "(drawn into drawing_2.png)"] and err == []
+    for number in (1, 2):
+        assert (np.asarray(Image.open(f"drawing_{number}.png")) == number - 1).all()
+    (tmp_path / "drawing_3.png").symlink_to(tmp_path / "none" / "file.png")
+    assert "cannot be written here" in told("/draw a red circle")[1][0]
 
 
 def test_what_was_forgotten_is_said(told):
