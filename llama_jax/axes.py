@@ -28,7 +28,7 @@ from llama_jax.messages import short
 LETTERS: dict[str, str] = {
     "A": "another width: alignment space, bottleneck, masked positions, position axes",
     "B": "batch",
-    "C": "expert capacity",
+    "C": "choices: experts that a token goes through",
     "D": "embed",
     "E": "experts",
     "F": "feed-forward",
