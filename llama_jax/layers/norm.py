@@ -1,4 +1,4 @@
-"""Normalisation: RMSNorm (Zhang and Sennrich 2019, arXiv:1910.07467), bare or not, and LayerNorm."""
+"""Normalisation: RMSNorm (Zhang and Sennrich 2019, arXiv:1910.07467), also bare, and LayerNorm."""
 
 import flax.linen as nn
 import jax

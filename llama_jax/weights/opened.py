@@ -181,6 +181,7 @@ def _huggingface(folder: Path, place: Path) -> Checkpoint:
     source = expanded(safetensors(place), scheme_of(config, file))
     family = families.of(config, file)
     model = family.huggingface.model(config, file)
+    source = family.huggingface.source(model, source, config)
     wanted = [name.tensor for name in tensors(model, family.huggingface.table)]
     unused = (*family.huggingface.unused(model, source.tensors), *idle_biases(source, wanted))
     tokenizer = folder if any(folder.glob("tokenizer*")) else None
