@@ -4,7 +4,7 @@ A table names a part by its place: "experts.gate_up_proj[0]" is the first half o
 "experts.gate_up_proj", and [1] the second. `parts` shows a file so, `joined` puts it together.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import groupby
 
@@ -59,6 +59,17 @@ def joined(pairs: Iterator[tuple[Name, np.ndarray]]) -> Iterator[tuple[Name, np.
         names, tensors = zip(*group, strict=True)
         one = tensors[0] if len(tensors) == 1 else np.concatenate(tensors, axis=-1)
         yield _whole(list(names)), one
+
+
+def joined_state(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Tensors as a file has them, of those that it may be called by parts, in any order."""
+    found: dict[str, list[np.ndarray]] = {}
+    for name in sorted(state):
+        found.setdefault(fused(name), []).append(state[name])
+    return {
+        name: tensors[0] if len(tensors) == 1 else np.concatenate(tensors, axis=-1)
+        for name, tensors in found.items()
+    }
 
 
 def _whole(names: list[Name]) -> Name:

@@ -147,7 +147,11 @@ class HuggingFace:
 
     def lacks(self, model: Decoder) -> str | None:
         """What a model has that its config.json would not say, as "model.tied is True", or None."""
-        return unlike(model, self.model(self.config(model)))
+        try:
+            again = self.model(self.config(model))
+        except FormatError as error:  # a value that the family does not have
+            return str(error).removeprefix("config.json: ").partition(";")[0]
+        return unlike(model, again)
 
     def unused(self, model: Decoder, names: Iterable[str]) -> tuple[str, ...]:
         """Tensors that a checkpoint may have and that are not read, of those it has."""

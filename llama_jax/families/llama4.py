@@ -13,6 +13,7 @@ from llama_jax.families.huggingface import Fields, HuggingFace
 from llama_jax.families.huggingface_numbers import bad, positive, size
 from llama_jax.families.huggingface_outer import Outer
 from llama_jax.families.huggingface_windows import FULL
+from llama_jax.families.llama4_meta import Llama4Meta
 from llama_jax.families.llama4_names import HUGGING_FACE
 from llama_jax.families.sizes import Sizes, build
 from llama_jax.layers.attention import TemperatureTuning
@@ -138,6 +139,7 @@ FAMILY = Family(
             ("vision_model.", "multi_modal_projector."),
         ),
     ),
+    meta=Llama4Meta(),
 )
 
 

@@ -1,7 +1,7 @@
 """Llama 4's names of tensors, Hugging Face's and Meta's.
 
-Both have the rotary pairs of q and k side by side. Hugging Face's files hold the first two matrices
-of all experts of a layer in one tensor, and so, seen through `llama4_meta`, do Meta's.
+Both have the rotary pairs of q and k side by side. What Meta's files have fused, `llama4_meta` takes
+apart before these names are looked up.
 """
 
 from llama_jax.families.huggingface_names import NAMES
@@ -44,4 +44,39 @@ HUGGING_FACE = Table(
         ("ffn/shared/down/w", f"{LAYER}feed_forward.shared_expert.down_proj.weight", "D F -> F D"),
     ),
     out=NAMES.out,
+)
+
+OWN = "layers.{layer}."
+FFN_NORM: Rows = (("ffn_norm/scale", f"{OWN}ffn_norm.weight", "D -> D"),)
+META = Table(
+    embed=(("embed/w", "tok_embeddings.weight", "V D -> V D"),),
+    attention=(
+        ("attn_norm/scale", f"{OWN}attention_norm.weight", "D -> D"),
+        ("attn/q/w", f"{OWN}attention.wq.weight", Q),
+        ("attn/k/w", f"{OWN}attention.wk.weight", K),
+        ("attn/v/w", f"{OWN}attention.wv.weight", "(K H) D -> D K H"),
+        ("attn/o/w", f"{OWN}attention.wo.weight", "D (N H) -> N H D"),
+    ),
+    ffn=(
+        *FFN_NORM,
+        ("ffn/gate/w", f"{OWN}feed_forward.w1.weight", "F D -> D F"),
+        ("ffn/up/w", f"{OWN}feed_forward.w3.weight", "F D -> D F"),
+        ("ffn/down/w", f"{OWN}feed_forward.w2.weight", "D F -> F D"),
+    ),
+    experts=(
+        *FFN_NORM,
+        ("ffn/router/w", f"{OWN}feed_forward.router_DE", "D E -> D E"),
+        ("ffn/gate/w", f"{OWN}feed_forward.experts.w1", "E D F -> E D F"),
+        ("ffn/up/w", f"{OWN}feed_forward.experts.w3", "E D F -> E D F"),
+        ("ffn/down/w", f"{OWN}feed_forward.experts.w2", "E F D -> E F D"),
+    ),
+    shared=(
+        ("ffn/shared/gate/w", f"{OWN}feed_forward.shared_expert.w1.weight", "F D -> D F"),
+        ("ffn/shared/up/w", f"{OWN}feed_forward.shared_expert.w3.weight", "F D -> D F"),
+        ("ffn/shared/down/w", f"{OWN}feed_forward.shared_expert.w2.weight", "D F -> F D"),
+    ),
+    out=(
+        ("norm/scale", "norm.weight", "D -> D"),
+        ("out/w", "output.weight", "V D -> D V"),
+    ),
 )

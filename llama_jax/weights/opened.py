@@ -189,7 +189,7 @@ def _huggingface(folder: Path, place: Path) -> Checkpoint:
 
 
 def _meta(folder: Path, pickle: bool) -> Checkpoint:
-    family = families.of_meta(folder)
+    family = families.of_meta(read_json(inside(folder, "params.json")), folder)
     assert family.meta is not None
     model, source, unused = family.meta.open(folder, pickle)
     # One tokenizer may lie beside the folders of several sizes.

@@ -101,7 +101,7 @@ def test_two_families_that_claim_a_config_are_both_named(monkeypatch):
     with pytest.raises(FormatError, match="claimed by the families 'llama' and 'llama'"):
         families.of_gguf({"general.architecture": "llama"})
     with pytest.raises(FormatError, match=r"params.json: .* claimed by the families"):
-        families.of_meta()
+        families.of_meta({})
 
 
 def test_a_model_is_written_by_the_family_that_it_came_from_or_by_the_first_that_can():
