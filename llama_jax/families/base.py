@@ -32,6 +32,11 @@ class Meta(Protocol):
         """The names of tensors."""
         ...
 
+    @property
+    def assumed(self) -> tuple[float, float | None, float]:
+        """Base of rope, and factor and high of its scaling, where params.json is silent."""
+        ...
+
     def claims(self, params: Mapping[str, Any]) -> bool:
         """Whether a params.json is of this family."""
         ...

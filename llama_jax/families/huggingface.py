@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from llama_jax.errors import FormatError
+from llama_jax.families.fused import parts
 from llama_jax.families.huggingface_names import BUFFERS, NAMES
 from llama_jax.families.huggingface_notes import changes
 from llama_jax.families.huggingface_numbers import LARGEST, bad, exactly, positive, size
 from llama_jax.families.huggingface_outer import Outer
 from llama_jax.families.huggingface_rope import rope, scaling
-from llama_jax.families.fused import parts
 from llama_jax.families.names import Table, tensors
 from llama_jax.families.sizes import Sizes, build, sizes, unlike
 from llama_jax.formats.source import Source

@@ -5,140 +5,27 @@ same architecture as they are.
 """
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_jax.families.base import Family, run
-from llama_jax.families.huggingface import Fields, HuggingFace
-from llama_jax.families.huggingface_numbers import bad, positive, size
-from llama_jax.families.huggingface_outer import Outer
-from llama_jax.families.huggingface_windows import FULL
+from llama_jax.families.llama4_huggingface import WORDS, every, mixture
 from llama_jax.families.llama4_meta import Llama4Meta
-from llama_jax.families.llama4_names import HUGGING_FACE
 from llama_jax.families.sizes import Sizes, build
 from llama_jax.layers.attention import TemperatureTuning
-from llama_jax.layers.experts import BALANCE, ROUTER_Z, Experts
-from llama_jax.layers.mlp import SwiGLU
+from llama_jax.layers.experts import BALANCE, ROUTER_Z
 from llama_jax.layers.rope import Llama3Rope, Rope
 
 if TYPE_CHECKING:
     from llama_jax.config import Run
 
-CHUNKED = "chunked_attention"  # transformers' name of a layer
-NOPE, NOPE_EVERY = "no_rope_layers", "no_rope_layer_interval"
-ROUTED, ROUTED_EVERY = "moe_layers", "interleave_moe_layer_step"
-DENSE, CHUNK = "intermediate_size_mlp", "attention_chunk_size"
-FLOOR, GROWTH, TUNED = "floor_scale", "attn_scale", "attn_temperature_tuning"
-EXPERTS, TOP_K, BARE = "num_local_experts", "num_experts_per_tok", "use_qk_norm"
-DEFAULTS: Fields = {
-    "vocab_size": 202_048, "hidden_size": 5120, "num_hidden_layers": 48, "head_dim": 128,
-    "num_attention_heads": 40, "num_key_value_heads": 8, "intermediate_size": 8192,
-    "max_position_embeddings": 131_072, "rms_norm_eps": 1e-5, "rope_theta": 5e5,
-    "tie_word_embeddings": False, DENSE: 16_384, CHUNK: 8192, NOPE_EVERY: 4, ROUTED_EVERY: 1,
-    EXPERTS: 16, TOP_K: 1, BARE: True, TUNED: True, FLOOR: 8192, GROWTH: 0.1,
-}  # fmt: skip
 # Weights of the losses of a router, those of the papers that `Experts` names.
 LOSSES = {BALANCE: 0.01, ROUTER_Z: 0.001}
-
-
-def _experts(hidden: int, experts: int, top_k: int) -> Experts:
-    return Experts(hidden, experts, top_k, shared=SwiGLU(hidden))
-
-
-def _every(layers: int, n: int) -> list[int]:
-    """Layers n - 1, 2 n - 1, ..."""
-    return list(range(n - 1, layers, n))
-
-
-def _read(given: Sizes, config: Fields, place: Path | str) -> Sizes:
-    layers, listed = given.layers, config.get(NOPE)  # 1 where there is a rotary embedding
-    if not listed:
-        bare = _every(layers, size(config, place, NOPE_EVERY))
-        listed = [int(i not in bare) for i in range(layers)]
-    if not isinstance(listed, list) or len(listed) < layers or not {*listed} <= {0, 1}:
-        raise bad(place, NOPE, listed, f"0 or 1 for each of {layers} layers")
-    rotated = tuple(map(bool, listed[:layers]))
-    routed = config.get(ROUTED)
-    routed = _every(layers, size(config, place, ROUTED_EVERY)) if routed is None else routed
-    if not isinstance(routed, list) or not {*routed} <= {*range(layers)}:
-        raise bad(place, ROUTED, routed, f"a list of layers below {layers}")
-    numbers = [size(config, place, name) for name in (EXPERTS, TOP_K)]
-    mixture = _experts(given.hidden, *numbers)
-    tuning = TemperatureTuning(size(config, place, FLOOR), positive(config[GROWTH], GROWTH, place))
-    for name in (TUNED, BARE):  # early files have 4 for true
-        if type(config[name]) not in (bool, int):
-            raise bad(place, name, config[name], "true or false")
-    if config[BARE] and given.rope is not None and given.rope.gain != 1:
-        raise bad(place, BARE, True, "a rotary embedding that stretches no vector")
-    return replace(
-        given,
-        hidden=size(config, place, DENSE),
-        rotated=() if all(rotated) else rotated,
-        chunks=_chunks(config, place, rotated),
-        bare_norm=bool(config[BARE]),
-        tuning=tuning if config[TUNED] else None,
-        experts=tuple(mixture if i in routed else None for i in range(layers)) if routed else (),
-    )
-
-
-def _chunks(config: Fields, place: Path | str, rotated: tuple[bool, ...]) -> tuple[int | None, ...]:
-    """Each layer's chunk, by `layer_types`; else layers with the rotary embedding have one."""
-    kinds = config.get("layer_types")
-    if kinds is None:
-        there = config.get(CHUNK) is not None
-        kinds = [CHUNKED if turned and there else FULL for turned in rotated]
-    if not isinstance(kinds, list) or len(kinds) != len(rotated):
-        raise bad(place, "layer_types", kinds, f"a list with each of {len(rotated)} layers")
-    for kind in kinds:
-        if kind not in (FULL, CHUNKED):
-            raise bad(place, "layer_types", kind, f"{FULL!r} or {CHUNKED!r}")
-    if CHUNKED not in kinds:
-        return ()
-    chunk = size(config, place, CHUNK)
-    return tuple(chunk if kind == CHUNKED else None for kind in kinds)
-
-
-def _write(given: Sizes) -> Fields:
-    experts, tuning = given.routed, given.tuning or TemperatureTuning()
-    chunks = given.chunks or (None,) * given.layers
-    told = {
-        DENSE: given.hidden,
-        NOPE: [int(turned) for turned in given.rotated or (True,) * given.layers],
-        ROUTED: [i for i, one in enumerate(given.experts) if one is not None],
-        CHUNK: next(filter(None, chunks), None),
-        "layer_types": [FULL if chunk is None else CHUNKED for chunk in chunks],
-        BARE: given.bare_norm,
-        TUNED: given.tuning is not None,
-        FLOOR: int(tuning.floor),
-        GROWTH: tuning.growth,
-        EXPERTS: 1 if experts is None else experts.experts,
-        TOP_K: 1 if experts is None else experts.top_k,
-    }
-    return told | ({} if experts is None else {"intermediate_size": experts.hidden})
-
 
 FAMILY = Family(
     name="llama4",
     about="causal decoder, RMSNorm, grouped-query attention in chunks, some layers without rope, "
     "SwiGLU and experts",
-    huggingface=HuggingFace(
-        "llama4_text",
-        "Llama4ForCausalLM",
-        defaults=DEFAULTS,
-        known=(*DEFAULTS, NOPE, ROUTED, "layer_types", "output_router_logits")
-        + ("router_aux_loss_coef", "router_jitter_noise"),  # of a training that is not this one
-        biases=("attention_bias",),
-        read=_read,
-        write=_write,
-        table=HUGGING_FACE,
-        outer=Outer(
-            "llama4",
-            "Llama4ForConditionalGeneration",
-            "text_config",
-            "language_model.",
-            ("vision_model.", "multi_modal_projector."),
-        ),
-    ),
+    huggingface=WORDS,
     meta=Llama4Meta(),
 )
 
@@ -146,25 +33,25 @@ FAMILY = Family(
 def llama4_scout() -> "Run":
     """Llama 4 Scout's language model: 109B, of which 17B a token, to 10,485,760 positions."""
     rope = Llama3Rope(factor=16.0, high=1.0)
-    return _run("llama4_scout", 16, every=1, rope=rope, context=10_485_760, bare_norm=True)
+    return _run("llama4_scout", 16, routed=1, rope=rope, context=10_485_760, bare_norm=True)
 
 
 def llama4_maverick() -> "Run":
     """Llama 4 Maverick's language model: 400B, of which 17B a token, to 1,048,576 positions."""
-    return _run("llama4_maverick", 128, every=2, rope=Rope(5e5), context=1_048_576)
+    return _run("llama4_maverick", 128, routed=2, rope=Rope(5e5), context=1_048_576)
 
 
-def _run(name: str, experts: int, every: int, **own: Any) -> "Run":
+def _run(name: str, experts: int, routed: int, **own: Any) -> "Run":
     from llama_jax.objectives import Sown
 
-    layers, mixture = 48, _experts(8192, experts, top_k=1)
-    bare, routed = _every(layers, 4), _every(layers, every)
+    layers, routing = 48, mixture(8192, experts, top_k=1)
+    bare, there = every(layers, 4), every(layers, routed)
     given = Sizes(
         vocab=202_048, width=5120, layers=layers, heads=40, kv_heads=8, head_dim=128,
         hidden=16_384, eps=1e-5, tied=False, tuning=TemperatureTuning(),
         rotated=tuple(i not in bare for i in range(layers)),
         chunks=tuple(None if i in bare else 8192 for i in range(layers)),
-        experts=tuple(mixture if i in routed else None for i in range(layers)),
+        experts=tuple(routing if i in there else None for i in range(layers)),
         **own,
     )  # fmt: skip
     made = run(name, build(given))

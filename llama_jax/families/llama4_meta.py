@@ -85,9 +85,11 @@ class Llama4Meta:
 
     Attributes:
       table: the names of tensors, when they are taken apart.
+      assumed: see `base.Meta`.
     """
 
     table: Table = META
+    assumed: tuple[float, float | None, float] = (500_000.0, 16.0, 1.0)
 
     def claims(self, params: Mapping[str, Any]) -> bool:
         """Whether a params.json is of this family."""

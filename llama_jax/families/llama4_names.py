@@ -1,7 +1,7 @@
 """Llama 4's names of tensors, Hugging Face's and Meta's.
 
-Both have the rotary pairs of q and k side by side. What Meta's files have fused, `llama4_meta` takes
-apart before these names are looked up.
+Both have the rotary pairs of q and k side by side. What is fused in Meta's files, `llama4_meta`
+takes apart before these names are looked up.
 """
 
 from llama_jax.families.huggingface_names import NAMES

@@ -71,9 +71,11 @@ class LlamaMeta:
 
     Attributes:
       table: the names of tensors.
+      assumed: see `base.Meta`.
     """
 
     table: Table = NAMES
+    assumed: tuple[float, float | None, float] = (10_000.0, None, 4.0)
 
     def claims(self, params: Mapping[str, Any]) -> bool:
         """Whether a params.json is of this family."""

@@ -20,7 +20,6 @@ from llama_jax.layers.stack import Stack
 from llama_jax.models.decoder import Decoder
 from llama_jax.trees import difference
 
-
 FeedForward = SwiGLU | Experts
 
 

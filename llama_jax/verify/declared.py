@@ -19,8 +19,6 @@ from llama_jax.weights.opened import Checkpoint
 
 ORIGINAL = huggingface_rope.ORIGINAL
 LLAMA3 = "llama3"  # the rule of scaling, as config.json calls it
-# What Meta's programs take where params.json is silent: theta, and factor and high of the scaling.
-META = {"llama": (10_000.0, None, 4.0), "llama4": (500_000.0, 16.0, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -142,8 +140,8 @@ def _gguf_rule(checkpoint: Checkpoint, found: Any, name: str) -> Mapping[str, An
 
 
 def _meta(checkpoint: Checkpoint, params: Mapping[str, Any]) -> Said:
-    assert checkpoint.family is not None
-    base, stretched, high = META[checkpoint.family.name]
+    assert checkpoint.family is not None and checkpoint.family.meta is not None
+    base, stretched, high = checkpoint.family.meta.assumed
     theta, eps = params.get("rope_theta"), params.get("norm_eps")
     origin = "params.json"
     if theta is None:

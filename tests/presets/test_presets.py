@@ -47,7 +47,7 @@ STEPS = [
     *("seed_demo", "seed_vqa", "seed_full", "seed_full_vqa", "seed_numbers"),
     *("seed_clips", "tiny_decoder", "decoder_25m"),
     *("llama1_7b", "llama2_70b", "llama3_1_405b", "llama3_2_1b", "smollm2_135m"),
-    *("mistral_7b", "qwen3_0_6b", "smollm3_3b", "cwm_32b"),
+    *("mistral_7b", "qwen3_0_6b", "smollm3_3b", "cwm_32b", "llama4_maverick"),
 ]
 
 
