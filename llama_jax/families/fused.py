@@ -21,7 +21,7 @@ def parts(source: Source, names: Iterable[str]) -> Source:
 
     Args:
       source: the file.
-      names: those of the model.
+      names: what the model's table asks for.
     """
     asked: dict[str, list[str]] = {}
     for name in names:

@@ -84,9 +84,9 @@ class HuggingFace:
         """A folder's tensors, under the names of the table.
 
         Args:
-          model: the folder's.
-          source: its files.
-          config: its config.json.
+          model: what the folder holds.
+          source: the folder's files.
+          config: the folder's config.json.
         """
         if self.outer is not None and self.outer.names(config):
             source = self.outer.source(source)

@@ -17,8 +17,8 @@ class Outer:
     """The larger model.
 
     Attributes:
-      model_type: its name in config.json.
-      architecture: its class of transformers.
+      model_type: the name in config.json.
+      architecture: the class of transformers.
       field: where the language model's config is.
       prefix: what names of the language model's tensors begin with.
       others: what those of the other parts begin with; they are not read.

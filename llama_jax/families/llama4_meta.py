@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -26,9 +26,6 @@ from llama_jax.families.names import Table
 from llama_jax.formats import pth
 from llama_jax.formats.source import Source, inside, read_json
 from llama_jax.models.decoder import Decoder
-
-if TYPE_CHECKING:
-    import torch
 
 VISION = ("vision_embeddings.", "vision_projection.")  # not read
 UNUSED = "rope.freqs"
@@ -129,15 +126,13 @@ class Llama4Meta:
         return name, tensor.T if name.endswith("router.weight") else tensor
 
 
-def apart(
-    shard: "dict[str, torch.Tensor]", params: Mapping[str, Any], file: Path
-) -> "dict[str, torch.Tensor]":
+def apart(shard: dict[str, Any], params: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """The tensors of one file under the names of the table; views, so nothing is read.
 
     Raises:
       FormatError: a fused tensor that does not divide.
     """
-    found: dict[str, torch.Tensor] = {}
+    found: dict[str, Any] = {}
     heads = params.get("n_heads"), params.get("n_kv_heads") or params.get("n_heads")
     experts = (params.get("moe_args") or {}).get("num_experts")
     for name, tensor in shard.items():
@@ -150,8 +145,8 @@ def apart(
             parts = tensor.split(rows)
             found |= {layer + part: one for part, one in zip(FUSED[rest], parts, strict=True)}
         elif rest in FLAT:
-            rows = _divided(len(tensor), (experts,), name, file)[0]
-            found[layer + FLAT[rest]] = tensor.reshape(experts, rows // experts, -1)
+            _divided(len(tensor), (experts,), name, file)
+            found[layer + FLAT[rest]] = tensor.reshape(experts or 1, -1, tensor.shape[-1])
         else:
             found[layer + RENAMED.get(rest, rest)] = tensor
     return found

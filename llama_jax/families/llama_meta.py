@@ -8,7 +8,7 @@ in every file the same                   norms
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +19,6 @@ from llama_jax.families.sizes import sizes
 from llama_jax.formats import pth
 from llama_jax.formats.source import Source, Tensor, inside, read_json
 from llama_jax.models.decoder import Decoder
-
-if TYPE_CHECKING:
-    import torch
 
 NAMES = Table(
     embed=(("embed/w", "tok_embeddings.weight", "V D -> V D"),),
@@ -131,7 +128,7 @@ class LlamaMeta:
 def source(
     place: Path,
     files: list[Path],
-    shards: "list[dict[str, torch.Tensor]]",
+    shards: list[dict[str, Any]],
     axes: Mapping[str, int | None],
     model: Decoder,
     table: Table,
@@ -144,7 +141,7 @@ def source(
       shards: the tensors of each.
       axes: along which the files split each tensor; None if it is in all of them.
       model: the model.
-      table: its names.
+      table: the names of its tensors.
 
     Raises:
       FormatError: a weight of a type that is none of numbers, or files of several shapes.

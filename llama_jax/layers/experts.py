@@ -71,13 +71,13 @@ class ExpertsModule(nn.Module):
         top_BTC, chosen_BTC = jax.lax.top_k(logits_BTE, cfg.top_k)
         self._sow(logits_BTE, chosen_BTC)
         sizes = {"E": cfg.experts, "D": D, "F": cfg.hidden}
-        weights = (
+        gate_EDF, up_EDF, down_EFD = (
             Weights(letters, tuple(sizes[letter] for letter in letters), name=name)(x_BTD.dtype)
             for name, letters in (("gate", "EDF"), ("up", "EDF"), ("down", "EFD"))
         )
         act = ACTIVATIONS[cfg.activation]
         share_BTC = jax.nn.sigmoid(top_BTC).astype(x_BTD.dtype)
-        y_BTD = experts(x_BTD, chosen_BTC, share_BTC, *weights, act)
+        y_BTD = experts(x_BTD, chosen_BTC, share_BTC, gate_EDF, up_EDF, down_EFD, act)
         return y_BTD if cfg.shared is None else y_BTD + cfg.shared.build(name="shared")(x_BTD)
 
     def _sow(self, logits_BTE: jax.Array, chosen_BTC: jax.Array) -> None:

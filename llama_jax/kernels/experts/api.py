@@ -53,7 +53,9 @@ def _own(
     x_BTD: jax.Array,
     chosen_BTC: jax.Array,
     share_BTC: jax.Array,
-    *weights: jax.Array,
+    gate_EDF: jax.Array,
+    up_EDF: jax.Array,
+    down_EFD: jax.Array,
     activation: Callable[[jax.Array], jax.Array],
     over: tuple[str, ...] = (),
     summed: tuple[str, ...] = (),
@@ -61,9 +63,9 @@ def _own(
     """What the experts of one device make of its rows, summed with what the others' make."""
     B, T, D = x_BTD.shape
     if over:
-        chosen_BTC = chosen_BTC - jax.lax.axis_index(over) * len(weights[0])
-    flat = (x.reshape(B * T, x.shape[-1]) for x in (x_BTD, chosen_BTC, share_BTC))
-    y = ragged.experts(*flat, *weights, activation).reshape(B, T, D)
+        chosen_BTC = chosen_BTC - jax.lax.axis_index(over) * len(gate_EDF)
+    x, chosen, share = (a.reshape(B * T, a.shape[-1]) for a in (x_BTD, chosen_BTC, share_BTC))
+    y = ragged.experts(x, chosen, share, gate_EDF, up_EDF, down_EFD, activation).reshape(B, T, D)
     return jax.lax.psum(y, summed) if summed else y
 
 
