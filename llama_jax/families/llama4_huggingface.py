@@ -51,8 +51,9 @@ def read(given: Sizes, config: Fields, place: Path | str) -> Sizes:
     routed = every(layers, size(config, place, ROUTED_EVERY)) if routed is None else routed
     if not isinstance(routed, list) or not {*routed} <= {*range(layers)}:
         raise bad(place, ROUTED, routed, f"a list of layers below {layers}")
-    numbers = [size(config, place, name) for name in (EXPERTS, TOP_K)]
-    routing = mixture(given.hidden, *numbers)
+    routing = None
+    if routed:
+        routing = mixture(given.hidden, *(size(config, place, name) for name in (EXPERTS, TOP_K)))
     tuning = TemperatureTuning(size(config, place, FLOOR), positive(config[GROWTH], GROWTH, place))
     for name in (TUNED, BARE):  # early files have 4 for true
         if type(config[name]) not in (bool, int):
