@@ -22,6 +22,11 @@ def head_dim(model: Any) -> int:
     return min(part.head_dim for part in parts if isinstance(part, Attention))
 
 
+def experts_in(pattern: tuple[Any, ...]) -> int:
+    """How many blocks have experts."""
+    return sum(isinstance(getattr(block, "ffn", None), Experts) for block in pattern)
+
+
 def hidden_width(ffn: Any) -> int:
     """The inner width F that a token goes through: of experts, those that it chooses and shares."""
     if not isinstance(ffn, Experts):

@@ -1,8 +1,8 @@
 """Experts over a mesh: each device has its own, and adds up with the others what they made.
 
-The rows of a batch are not split over `expert` but whole on each of its devices, so no token has to
-travel: a device leaves out what others have experts for, and one sum over `expert` and `tensor`
-makes the result. What is sent is as much as two sums of tensor parallelism.
+The rows of a batch are split over `expert` too. Its devices show each other all their tokens, each
+leaves out what others have experts for, and a sum gives back to each what was made of its own. So
+no token is dropped, whatever is chosen; an exchange of the chosen alone would send less.
 """
 
 from collections.abc import Callable
@@ -38,10 +38,11 @@ def experts(
     mesh = jax.sharding.get_abstract_mesh()
     rows = check_divides("BTD", x_BTD.shape, _whole("BTD", activation_spec("BTD")), mesh)
     into = check_divides("EDF", gate_EDF.shape, _whole("EDF", weight_spec("EDF")), mesh)
-    out = PartitionSpec(into[0], into[2], into[1])
-    split = (*_axes(into[0]), *_axes(into[2]))
+    out, over = PartitionSpec(into[0], into[2], into[1]), _axes(into[0])
+    apart = tuple(axis for axis in over if axis in _axes(rows[0]))
+    summed = tuple(axis for axis in (*over, *_axes(into[2])) if axis not in apart)
     return jax.shard_map(
-        partial(run, over=_axes(into[0]), summed=split),
+        partial(run, over=over, apart=apart, summed=summed),
         in_specs=(rows, rows, rows, into, into, out),
         out_specs=rows,
         axis_names=axes,
@@ -58,15 +59,34 @@ def _own(
     down_EFD: jax.Array,
     activation: Callable[[jax.Array], jax.Array],
     over: tuple[str, ...] = (),
+    apart: tuple[str, ...] = (),
     summed: tuple[str, ...] = (),
 ) -> jax.Array:
-    """What the experts of one device make of its rows, summed with what the others' make."""
+    """What all experts make of a device's rows.
+
+    Args:
+      x_BTD: rows of one device.
+      chosen_BTC: numbers among all experts.
+      share_BTC: the factor of each.
+      gate_EDF: experts of one device.
+      up_EDF: likewise.
+      down_EFD: likewise.
+      activation: maps 0 to 0.
+      over: mesh axes that split the experts.
+      apart: those of them that split the rows too.
+      summed: other axes along which devices have parts of what is made.
+    """
+    if apart:
+        x_BTD, chosen_BTC, share_BTC = (
+            jax.lax.all_gather(x, apart, axis=0, tiled=True) for x in (x_BTD, chosen_BTC, share_BTC)
+        )
     B, T, D = x_BTD.shape
     if over:
         chosen_BTC = chosen_BTC - jax.lax.axis_index(over) * len(gate_EDF)
     x, chosen, share = (a.reshape(B * T, a.shape[-1]) for a in (x_BTD, chosen_BTC, share_BTC))
     y = ragged.experts(x, chosen, share, gate_EDF, up_EDF, down_EFD, activation).reshape(B, T, D)
-    return jax.lax.psum(y, summed) if summed else y
+    y = jax.lax.psum(y, summed) if summed else y
+    return jax.lax.psum_scatter(y, apart, scatter_dimension=0, tiled=True) if apart else y
 
 
 def _whole(letters: str, spec: PartitionSpec) -> PartitionSpec:
