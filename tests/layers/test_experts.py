@@ -31,6 +31,7 @@ WEIGHTS = [
     RNG.normal(size=shape, scale=D**-0.5).astype(np.float32)
     for shape in [(E, D, F), (E, D, F), (E, F, D)]
 ]
+ONE = jnp.zeros((T, 1), int)
 CHOICES = {
     "all experts": [[t % E, (t + 2) % E] for t in range(T)],
     "some without a token": [[1, 3]] * T,
@@ -81,6 +82,10 @@ def test_a_token_costs_the_products_of_its_experts_alone():
 
     assert work(1) == 3 * 2 * T * D * F
     assert work(3) == 3 * work(1)
+    x, share = jnp.array(X), jnp.array(SHARE[:, :1])
+    run = jax.value_and_grad(lambda w: jnp.sum(ragged.experts(x, ONE, share, *w, jax.nn.silu)))
+    # Backward a product with the weights and one with the vectors, but for x, of which nobody asks.
+    assert counted(run, WEIGHTS) == (3 + 3 + 1) * 2 * T * D * F
 
 
 def test_more_choices_than_experts_are_refused():
