@@ -44,12 +44,16 @@ def read(given: Sizes, config: Fields, place: Path | str) -> Sizes:
     if not listed:
         bare = every(layers, size(config, place, NOPE_EVERY))
         listed = [int(i not in bare) for i in range(layers)]
-    if not isinstance(listed, list) or len(listed) < layers or not {*listed} <= {0, 1}:
+    if (
+        not isinstance(listed, list)
+        or len(listed) < layers
+        or any(one not in (0, 1) for one in listed)
+    ):
         raise bad(place, NOPE, listed, f"0 or 1 for each of {layers} layers")
     rotated = tuple(map(bool, listed[:layers]))
     routed = config.get(ROUTED)
     routed = every(layers, size(config, place, ROUTED_EVERY)) if routed is None else routed
-    if not isinstance(routed, list) or not {*routed} <= {*range(layers)}:
+    if not isinstance(routed, list) or any(one not in range(layers) for one in routed):
         raise bad(place, ROUTED, routed, f"a list of layers below {layers}")
     routing = None
     if routed:
