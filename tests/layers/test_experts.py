@@ -11,6 +11,7 @@ import pytest
 from llama_jax import axes
 from llama_jax.errors import UserError
 from llama_jax.kernels.experts import ragged, reference
+from llama_jax.kernels.experts.api import experts
 from llama_jax.layers.block import Block
 from llama_jax.layers.experts import Experts
 from llama_jax.layers.mlp import SwiGLU
@@ -171,6 +172,20 @@ def test_experts_over_a_mesh_train_as_on_one_device(mesh, name):
         return
     near((there, found_there), (total, found))
     near(grads_there, grads)
+
+
+@pytest.mark.meshes
+def test_the_products_of_experts_over_a_mesh_are_counted_as_on_one_device(mesh):
+    def work():
+        chosen, share = jnp.zeros((4, T, 1), int), jnp.ones((4, T, 1))
+        weights = [jnp.zeros((4, *w.shape[1:])) for w in WEIGHTS]
+        return counted(
+            lambda x: experts(x, chosen, share, *weights, jax.nn.silu), jnp.zeros((4, T, D))
+        )
+
+    alone = work()
+    with axes.using(mesh(4, expert=4, data=1)):
+        assert work() == alone == 4 * 3 * 2 * T * D * F
 
 
 @pytest.mark.meshes

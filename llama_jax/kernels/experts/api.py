@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from llama_jax.axes import activation_spec, check_divides, weight_spec
+from llama_jax.kernels import flop_count
 from llama_jax.kernels.attention.sharded import free_axes
 from llama_jax.kernels.experts import ragged
 
@@ -33,7 +34,8 @@ def experts(
     """
     axes, weights = free_axes(), (gate_EDF, up_EDF, down_EFD)
     run = partial(_own, activation=activation)
-    if not axes:
+    # A program is counted by what tokens choose: a device passes over the rows of others.
+    if not axes or flop_count.on():
         return run(x_BTD, chosen_BTC, share_BTC, *weights)
     mesh = jax.sharding.get_abstract_mesh()
     rows = check_divides("BTD", x_BTD.shape, _whole("BTD", activation_spec("BTD")), mesh)
@@ -73,7 +75,7 @@ def _own(
       down_EFD: likewise.
       activation: maps 0 to 0.
       over: mesh axes that split the experts.
-      apart: those of them that split the rows too.
+      apart: axes of `over` that split the rows too.
       summed: other axes along which devices have parts of what is made.
     """
     if apart:
