@@ -28,7 +28,7 @@ from llama_jax.messages import short
 LETTERS: dict[str, str] = {
     "A": "another width: alignment space, bottleneck, masked positions, position axes",
     "B": "batch",
-    "C": "expert capacity",
+    "C": "choices: experts that a token goes through",
     "D": "embed",
     "E": "experts",
     "F": "feed-forward",
@@ -53,7 +53,7 @@ MESH_AXES = (
     "stage",  # devices over which the layers of a stack are split, a pipeline
     "data",  # replicas of the weights
     "fsdp",  # devices over which a weight's embed axis is split; they share the batch too
-    "expert",  # devices over which experts are split
+    "expert",  # devices over which experts are split; they share the batch too
     "context",  # devices over which a sequence is split
     "tensor",  # devices over which heads, feed-forward and vocabulary are split
 )
@@ -95,6 +95,10 @@ class Rules:
         tables = self.weights + self.activations
         return frozenset(letter for letter, part in tables if axis in _tuple(part))
 
+    def of_weights(self, axis: str) -> frozenset[str]:
+        """The letters of weights that a mesh axis splits."""
+        return frozenset(letter for letter, part in self.weights if axis in _tuple(part))
+
     def without(self, axis: str) -> "Rules":
         """The rules of code that sees its own part along `axis`: nothing is split over it."""
 
@@ -118,15 +122,14 @@ FSDP_TENSOR = Rules(
         ("E", "expert"),
     ),
     activations=(
-        ("B", ("data", "fsdp", "stage")),
-        ("I", ("data", "fsdp", "stage")),
+        ("B", ("data", "fsdp", "expert", "stage")),
+        ("I", ("data", "fsdp", "expert", "stage")),
         ("T", "context"),
         ("S", "context"),
         ("N", "tensor"),
         ("K", "tensor"),
         ("F", "tensor"),
         ("V", "tensor"),
-        ("E", "expert"),
     ),
 )
 # As before, and what passes from block to block is split over tensor too (along D): a model of

@@ -13,7 +13,7 @@ from llama_jax import axes
 
 def test_letters_become_mesh_axes_by_the_tables():
     assert axes.weight_spec("LDNH") == P("stage", "fsdp", "tensor", None)
-    assert axes.activation_spec("BTD") == P(("data", "fsdp", "stage"), "context", None)
+    assert axes.activation_spec("BTD") == P(("data", "fsdp", "expert", "stage"), "context", None)
 
 
 def test_an_unknown_letter_is_refused():
@@ -145,7 +145,7 @@ def test_a_pipeline_goes_over_one_axis(mesh):
 
 def test_within_an_axis_split_by_hand_the_rules_are_about_the_others():
     with axes.within("stage"):
-        assert axes.activation_spec("BT") == P(("data", "fsdp"), "context")
+        assert axes.activation_spec("BT") == P(("data", "fsdp", "expert"), "context")
         assert axes.weight_spec("LDF") == P(None, "fsdp", "tensor")
     assert axes.weight_spec("L") == P("stage")
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Modules of this folder. A model without a family's name on it takes the first that has words for
 # all that it has.
-NAMES = ("llama", "mistral", "qwen3", "cwm", "smollm3")
+NAMES = ("llama", "mistral", "qwen3", "cwm", "smollm3", "llama4")
 
 
 def every() -> "tuple[Family, ...]":
@@ -54,13 +54,13 @@ def of_gguf(fields: Mapping[str, Any], place: Path | str = "the file") -> "Famil
     return _one(claiming, f"general.architecture={short(kind)}", known, kind, place)
 
 
-def of_meta(place: Path | str = "params.json") -> "Family":
-    """The family whose models Meta publishes in folders of params.json.
+def of_meta(params: Mapping[str, Any], place: Path | str = "params.json") -> "Family":
+    """The family that a params.json of Meta describes.
 
     Raises:
       FormatError: two claim it.
     """
-    claiming = [family for family in every() if family.meta is not None]
+    claiming = [f for f in every() if f.meta is not None and f.meta.claims(params)]
     return _one(claiming, "params.json", [], None, place)
 
 

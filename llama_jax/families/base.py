@@ -7,9 +7,10 @@ models down: how Hugging Face does, and perhaps GGUF and Meta. What families sha
 A family of one's own: a module with a `FAMILY`, and its name in `NAMES` of this package.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llama_jax.families.gguf import Gguf
 from llama_jax.families.huggingface import HuggingFace
@@ -29,6 +30,15 @@ class Meta(Protocol):
     @property
     def table(self) -> Table:
         """The names of tensors."""
+        ...
+
+    @property
+    def assumed(self) -> tuple[float, float | None, float]:
+        """Base of rope, and factor and high of its scaling, where params.json is silent."""
+        ...
+
+    def claims(self, params: Mapping[str, Any]) -> bool:
+        """Whether a params.json is of this family."""
         ...
 
     def open(

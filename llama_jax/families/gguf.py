@@ -157,4 +157,5 @@ class Gguf:
         """What fields and tensors can say, of every architecture but for biases."""
         if not self.biases:
             given = replace(given, bias=False, out_bias=False, ffn_bias=False)
+        given = replace(given, chunks=(), bare_norm=False, tuning=None, experts=())
         return replace(given, qk_norm=False, windows=(), rotated=())

@@ -5,8 +5,10 @@ columns side by side                     wo, w2; tok_embeddings of Llama 1 and 2
 in every file the same                   norms
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +44,8 @@ TYPES = ("float64", "float32", "float16", "bfloat16")
 EMBED, W1 = "tok_embeddings.weight", "layers.0.feed_forward.w1.weight"
 COLUMNS = ("attention.wo.weight", "feed_forward.w2.weight")
 UNUSED = "rope.freqs"
+# Fields of params.json that Llama 4 alone has.
+LLAMA4 = ("moe_args", "nope_layer_interval", "attention_chunk_size", "use_qk_norm", "ffn_exp")
 
 # Below a layer, Meta's names to Hugging Face's: a second program than the tables, for `verify`.
 LAYER = {
@@ -64,9 +68,15 @@ class LlamaMeta:
 
     Attributes:
       table: the names of tensors.
+      assumed: see `base.Meta`.
     """
 
     table: Table = NAMES
+    assumed: tuple[float, float | None, float] = (10_000.0, None, 4.0)
+
+    def claims(self, params: Mapping[str, Any]) -> bool:
+        """Whether a params.json is of this family."""
+        return not any(params.get(field) for field in LLAMA4)
 
     def open(
         self, folder: str | Path, pickle: bool = False
@@ -97,21 +107,9 @@ class LlamaMeta:
             output="output.weight" in first,
         )
         ours = model(params, shapes, place / "params.json")
-        found, axes = {}, {name: _axis(name, shards, ours.width) for name in first}
-        for name, axis in axes.items():
-            kind = str(first[name].dtype).removeprefix("torch.")
-            found[name] = Tensor(pth.whole(name, shards, axis), kind, files[0])
-        # What is no weight (and of no type that can be one) is told by the check of the names.
-        known = {name.tensor for name in tensors(ours, self.table)}
-        for name in known & found.keys():
-            if found[name].dtype not in TYPES:
-                raise FormatError(
-                    f"{files[0]}: tensor {name!r} is of type {found[name].dtype}; "
-                    f"{', '.join(TYPES)} can be read (a quantised checkpoint? take the original "
-                    "one)"
-                )
-        unused = tuple(name for name in found if name == UNUSED)
-        return ours, Source(place, found, lambda name: pth.read(name, shards, axes[name])), unused
+        axes = {name: _axis(name, shards, ours.width) for name in first}
+        unused = tuple(name for name in first if name == UNUSED)
+        return ours, source(place, files, shards, axes, ours, self.table), unused
 
     def renamed(self, model: Decoder, name: str, tensor: np.ndarray) -> tuple[str, np.ndarray]:
         """A tensor as Hugging Face has it: of q and k rows 0, 2, 4, ... of each head come first."""
@@ -125,6 +123,42 @@ class LlamaMeta:
             rows = np.arange(0, len(tensor), head)[:, None] + order
             tensor = tensor[rows.reshape(-1)]
         return f"model.layers.{layer}.{LAYER[rest]}.weight", tensor
+
+
+def source(
+    place: Path,
+    files: list[Path],
+    shards: list[dict[str, Any]],
+    axes: Mapping[str, int | None],
+    model: Decoder,
+    table: Table,
+) -> Source:
+    """The tensors of a set of files.
+
+    Args:
+      place: the folder.
+      files: the set.
+      shards: the tensors of each.
+      axes: along which the files split each tensor; None if it is in all of them.
+      model: the model.
+      table: the names of its tensors.
+
+    Raises:
+      FormatError: a weight of a type that is none of numbers, or files of several shapes.
+    """
+    found = {}
+    for name, axis in axes.items():
+        kind = str(shards[0][name].dtype).removeprefix("torch.")
+        found[name] = Tensor(pth.whole(name, shards, axis), kind, files[0])
+    # What is no weight (and of no type that can be one) is told by the check of the names.
+    known = {name.tensor for name in tensors(model, table)}
+    for name in known & found.keys():
+        if found[name].dtype not in TYPES:
+            raise FormatError(
+                f"{files[0]}: tensor {name!r} is of type {found[name].dtype}; {', '.join(TYPES)} "
+                "can be read (a quantised checkpoint? take the original one)"
+            )
+    return Source(place, found, lambda name: pth.read(name, shards, axes[name]))
 
 
 def _axis(name: str, shards: list, width: object) -> int | None:

@@ -16,12 +16,13 @@ from typing import Any
 from einops import rearrange
 
 from llama_jax.errors import UserError
-from llama_jax.families.sizes import layers, sizes
+from llama_jax.families.sizes import FeedForward, layers, scaled, sizes
 from llama_jax.layers.attention import Attention
-from llama_jax.layers.mlp import SwiGLU
+from llama_jax.layers.experts import Experts
 from llama_jax.models.decoder import Decoder
 
-# Ours, theirs, "their axes -> our axes". {layer} is the number of a layer.
+# Ours, theirs, "their axes -> our axes". {layer} is the number of a layer; "name[1]" is the second
+# part of a tensor that holds several weights (`fused`).
 Row = tuple[str, str, str]
 Rows = tuple[Row, ...]
 
@@ -34,7 +35,9 @@ class Table:
       embed: the embedding.
       attention: weights of a layer's attention, with the norm before it.
       qk_norm: the norms of q and k, of layers that have them; () if the notation has no names.
-      ffn: the feed-forward of a layer, with the norm before it.
+      ffn: the feed-forward of a layer without experts, with the norm before it.
+      experts: the same of a layer with them: router and experts; () if the notation has no names.
+      shared: the expert for all tokens, of layers that have one, likewise.
       out: the last norm and the output layer.
       bias: the biases of q, k and v, of layers that have them; () if the notation has no names.
       out_bias: the bias of attention's output, likewise.
@@ -49,6 +52,8 @@ class Table:
     bias: Rows = ()
     out_bias: Rows = ()
     ffn_bias: Rows = ()
+    experts: Rows = ()
+    shared: Rows = ()
 
     @property
     def ends(self) -> tuple[str, str]:
@@ -65,27 +70,38 @@ class Table:
     def layer(self) -> Rows:
         """The rows of a layer that has everything."""
         biases = (*self.bias, *self.out_bias)
-        return (*self.attention, *biases, *self.qk_norm, *self.ffn, *self.ffn_bias)
+        ffns = (*self.ffn, *self.ffn_bias, *self.experts, *self.shared)
+        return tuple(dict.fromkeys((*self.attention, *biases, *self.qk_norm, *ffns)))
 
-    def of(self, attention: Attention, ffn: SwiGLU) -> Rows:
+    def of(self, attention: Attention, ffn: FeedForward) -> Rows:
         """The rows of a layer of these parts.
 
         Raises:
-          UserError: it has norms of q and k, or biases, and the notation has no names for them.
+          UserError: it has norms of q and k, biases or experts, and the notation has no names for
+            them.
         """
+        routed = isinstance(ffn, Experts)
+        shared = ffn.shared if routed else None
+        if shared is not None and (shared.bias or shared.hidden != ffn.hidden):
+            raise UserError(
+                f"the shared expert is {shared}, and other formats have one as wide as the others, "
+                f"{ffn.hidden}, without biases"
+            )
         parts = (
             (attention.bias, self.bias, "q, k and v of the model have biases"),
             (attention.out_bias, self.out_bias, "attention's output has a bias"),
-            (attention.qk_norm is not None, self.qk_norm, "the model normalises q and k"),
-            (ffn.bias, self.ffn_bias, "the feed-forward of the model has biases"),
+            (scaled(attention), self.qk_norm, "the model normalises q and k"),
+            (not routed, self.ffn, "the model has layers without experts"),
+            (not routed and ffn.bias, self.ffn_bias, "the feed-forward of the model has biases"),
+            (routed, self.experts, "the model has experts"),
+            (shared is not None, self.shared, "the model has a shared expert"),
         )
         found: list[Rows] = []
         for there, rows, what in parts:
             if there and not rows:
                 raise UserError(f"{what}; there are no names for these weights")
             found.append(rows if there else ())
-        bias, out_bias, norms, ffn_bias = found
-        return (*self.attention, *bias, *out_bias, *norms, *self.ffn, *ffn_bias)
+        return sum(found, self.attention)
 
 
 @dataclass(frozen=True)
@@ -149,6 +165,7 @@ def tensors(model: Decoder, table: Table) -> list[Name]:
       UserError: a block for which there are no names.
     """
     letters, every = sizes(model).letters, layers(model)
+    own = [letters | _widths(ffn) for _, ffn in every]
     period, scan = len(model.stack.pattern), model.stack.scan
     found = [_name(row, letters, row[0], None, row[1]) for row in table.embed]
     rows = [set(table.of(*parts)) for parts in every[:period]]
@@ -160,9 +177,23 @@ def tensors(model: Decoder, table: Table) -> list[Name]:
                 continue
             stack, layer = ("layers", repeat) if scan else (f"layer_{repeat}", None)
             path = f"stack/{stack}/block_{part}/{row[0]}"
-            found.append(_name(row, letters, path, layer, row[1].format(layer=i)))
+            found.append(_name(row, own[part], path, layer, row[1].format(layer=i)))
     found += [_name(row, letters, row[0], None, row[1]) for row in table.out]
-    return [name for name in found if not (model.tied and name.path == "out/w")]
+    found = [name for name in found if not (model.tied and name.path == "out/w")]
+    first: dict[str, int] = {}
+    for i, name in enumerate(found):
+        first.setdefault(fused(name.tensor), i)
+    return sorted(found, key=lambda name: first[fused(name.tensor)])  # parts beside each other
+
+
+def fused(tensor: str) -> str:
+    """The name of a tensor in its file, of that of a part of it or of itself."""
+    return re.sub(r"\[\d\]$", "", tensor)
+
+
+def _widths(ffn: FeedForward) -> dict[str, int]:
+    """The sizes of the letters of a layer's feed-forward."""
+    return {"F": ffn.hidden} | ({"E": ffn.experts} if isinstance(ffn, Experts) else {})
 
 
 def _name(row: Row, letters: dict[str, int], path: str, layer: int | None, tensor: str) -> Name:

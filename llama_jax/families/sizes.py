@@ -10,19 +10,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from llama_jax.errors import UserError
-from llama_jax.layers.attention import Attention
+from llama_jax.layers.attention import Attention, TemperatureTuning
 from llama_jax.layers.block import Block
+from llama_jax.layers.experts import Experts
 from llama_jax.layers.mlp import SwiGLU
-from llama_jax.layers.norm import RMSNorm
+from llama_jax.layers.norm import BareNorm, RMSNorm
 from llama_jax.layers.rope import Rope
 from llama_jax.layers.stack import Stack
 from llama_jax.models.decoder import Decoder
 from llama_jax.trees import difference
 
+FeedForward = SwiGLU | Experts
+
 
 @dataclass(frozen=True)
 class Sizes:
-    """The numbers of a causal decoder with RMSNorm, grouped keys and SwiGLU.
+    """The numbers of a causal decoder with RMSNorm, grouped keys and SwiGLU or experts.
 
     Attributes:
       vocab: V.
@@ -31,7 +34,7 @@ class Sizes:
       heads: N, of queries.
       kv_heads: K, of keys and values.
       head_dim: H.
-      hidden: F.
+      hidden: F, of the layers without experts; of all experts if there is no such layer.
       eps: what all norms add below the root.
       rope: the rotary embedding, or None if no layer has one.
       context: positions that the model was trained for, or None.
@@ -42,6 +45,10 @@ class Sizes:
       ffn_bias: whether the feed-forward has biases.
       windows: each layer's window of attention, or None; () if no layer has one.
       rotated: whether each layer has the rotary embedding; () if all have it.
+      chunks: each layer's chunk of attention, or None; () if no layer has one.
+      bare_norm: whether q and k of layers with the rotary embedding have a norm without a scale.
+      tuning: how queries of layers without the rotary embedding grow, or None.
+      experts: each layer's experts, or None where it has SwiGLU; () if no layer has any.
     """
 
     vocab: int
@@ -61,6 +68,15 @@ class Sizes:
     ffn_bias: bool = False
     windows: tuple[int | None, ...] = ()
     rotated: tuple[bool, ...] = ()
+    chunks: tuple[int | None, ...] = ()
+    bare_norm: bool = False
+    tuning: TemperatureTuning | None = None
+    experts: tuple[Experts | None, ...] = ()
+
+    @property
+    def routed(self) -> Experts | None:
+        """The experts of the layers that have them; they are the same in all."""
+        return next(filter(None, self.experts), None)
 
     @property
     def letters(self) -> dict[str, int]:
@@ -78,8 +94,11 @@ def build(given: Sizes) -> Decoder:
     norm = RMSNorm(given.eps)
     windows = given.windows or (None,) * given.layers
     rotated = given.rotated or (True,) * given.layers
+    chunks = given.chunks or (None,) * given.layers
+    experts = given.experts or (None,) * given.layers
 
-    def block(window: int | None, turned: bool) -> Block:
+    def block(window: int | None, turned: bool, chunk: int | None, routed: Experts | None) -> Block:
+        bare = BareNorm(given.eps) if given.bare_norm and turned else None
         attention = Attention(
             given.heads,
             given.kv_heads,
@@ -87,13 +106,15 @@ def build(given: Sizes) -> Decoder:
             rope=given.rope if turned else None,
             causal=True,
             window=window,
-            qk_norm=norm if given.qk_norm else None,
+            chunk=chunk,
+            qk_norm=norm if given.qk_norm else bare,
+            tuning=None if turned else given.tuning,
             bias=given.bias,
             out_bias=given.out_bias,
         )
-        return Block(attention, SwiGLU(given.hidden, bias=given.ffn_bias), norm=norm)
+        return Block(attention, routed or SwiGLU(given.hidden, bias=given.ffn_bias), norm=norm)
 
-    kinds = list(zip(windows, rotated, strict=True))
+    kinds = list(zip(windows, rotated, chunks, experts, strict=True))
     period = shortest(kinds)
     return Decoder(
         vocab=given.vocab,
@@ -111,7 +132,7 @@ def shortest(kinds: list[Any]) -> int:
     return next(n for n in lengths if kinds == kinds[:n] * (len(kinds) // n))
 
 
-def layers(model: Decoder) -> list[tuple[Attention, SwiGLU]]:
+def layers(model: Decoder) -> list[tuple[Attention, FeedForward]]:
     """The attention and the feed-forward of every layer, from the first to the last.
 
     Raises:
@@ -120,10 +141,10 @@ def layers(model: Decoder) -> list[tuple[Attention, SwiGLU]]:
     period = []
     for i, block in enumerate(model.stack.pattern):
         attention, ffn = getattr(block, "attention", None), getattr(block, "ffn", None)
-        if not isinstance(attention, Attention) or not isinstance(ffn, SwiGLU):
+        if not isinstance(attention, Attention) or not isinstance(ffn, FeedForward):
             raise UserError(
-                f"block {i} of the model's pattern is not made of attention and SwiGLU; other "
-                "formats have no names for its weights"
+                f"block {i} of the model's pattern is not made of attention and SwiGLU, or "
+                "experts; other formats have no names for its weights"
             )
         period.append((attention, ffn))
     return period * model.stack.repeats
@@ -137,15 +158,18 @@ def sizes(model: Decoder) -> Sizes:
     """
     every = layers(model)
     heads = {(a.heads, a.kv_heads, a.head_dim) for a, _ in every}
-    hidden = {ffn.hidden for _, ffn in every}
-    if len(heads) > 1 or len(hidden) > 1:
+    dense = {ffn.hidden for _, ffn in every if isinstance(ffn, SwiGLU)}
+    experts = tuple(ffn if isinstance(ffn, Experts) else None for _, ffn in every)
+    kinds = {ffn for ffn in experts if ffn is not None}
+    if len(heads) > 1 or len(dense) > 1 or len(kinds) > 1:
         raise UserError(
             f"the layers of the model have several sizes, (heads, key heads, head) {heads} and "
-            f"feed-forward {hidden}; other formats have one for all"
+            f"feed-forward {dense} or experts {kinds}; other formats have one for all"
         )
     first, ffn = every[0]
     windows = tuple(a.window for a, _ in every)
     rotated = tuple(a.rope is not None for a, _ in every)
+    chunks = tuple(a.chunk for a, _ in every)
     return Sizes(
         vocab=model.vocab,
         width=model.width,
@@ -153,18 +177,27 @@ def sizes(model: Decoder) -> Sizes:
         heads=first.heads,
         kv_heads=first.kv_heads,
         head_dim=first.head_dim,
-        hidden=ffn.hidden,
+        hidden=dense.pop() if dense else ffn.hidden,
         eps=getattr(model.norm, "eps", 0.0),
         rope=next((a.rope for a, _ in every if a.rope is not None), None),
         context=model.context,
         tied=model.tied,
-        qk_norm=first.qk_norm is not None,
+        qk_norm=scaled(first),
         bias=first.bias,
         out_bias=first.out_bias,
-        ffn_bias=ffn.bias,
+        ffn_bias=any(ffn.bias for _, ffn in every if isinstance(ffn, SwiGLU)),
         windows=windows if any(windows) else (),
         rotated=() if all(rotated) else rotated,
+        chunks=chunks if any(chunks) else (),
+        bare_norm=any(isinstance(a.qk_norm, BareNorm) for a, _ in every),
+        tuning=next((a.tuning for a, _ in every if a.tuning is not None), None),
+        experts=experts if any(experts) else (),
     )
+
+
+def scaled(attention: Attention) -> bool:
+    """Whether its norms of q and k have weights."""
+    return attention.qk_norm is not None and not isinstance(attention.qk_norm, BareNorm)
 
 
 def unlike(model: Decoder, other: Decoder) -> str | None:

@@ -3,6 +3,8 @@
 Grouped heads: N query heads share K key/value heads (Ainslie et al. 2023, arXiv:2305.13245).
 """
 
+import math
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
@@ -14,10 +16,39 @@ from llama_jax.kernels.attention.api import attention, attention_with_lse
 from llama_jax.kernels.attention.flash import merge
 from llama_jax.kernels.attention.mask import Mask
 from llama_jax.layers.linear import Einsum
-from llama_jax.layers.norm import Norm
+from llama_jax.layers.norm import QKNorm
 from llama_jax.layers.rope import Rope
 from llama_jax.layers.slots import KV, Contiguous, Kept, Ring
 from llama_jax.limits import check_limits
+
+
+@checked
+class TemperatureTuning:
+    """Queries that grow with their position, so that a long context does not flatten attention.
+
+    Source: Nakanishi 2025 (arXiv:2501.19399), as Llama 4 has it (`llama_models/llama4/model.py`):
+    times 1 + growth log(1 + floor((position + 1) / floor)), so nothing changes below `floor`.
+
+    Attributes:
+      floor: positions of a step.
+      growth: how far each step of the logarithm goes.
+    """
+
+    floor: float = 8192.0
+    growth: float = 0.1
+
+    def __post_init__(self):
+        positive(self, "floor")
+        if not (math.isfinite(self.growth) and self.growth > 0):
+            raise UserError(f"growth={self.growth}: give more than 0")
+
+    def scaled(
+        self, q_BTNH: Float[Array, "B T N H"], positions_BTA: Int[Array, "B T A"]
+    ) -> Float[Array, "B T N H"]:
+        """The queries, by their positions on the first axis."""
+        steps_BT = jnp.floor((positions_BTA[..., 0].astype(jnp.float32) + 1) / self.floor)
+        factor_BT = jnp.log1p(steps_BT) * self.growth + 1
+        return (q_BTNH * factor_BT[:, :, None, None]).astype(q_BTNH.dtype)
 
 
 @checked
@@ -33,6 +64,7 @@ class Attention:
       window: only keys nearer than this many positions.
       chunk: only keys of the query's own chunk of this length.
       qk_norm: normalisation of each head of q and k before the rotation, or None.
+      tuning: how queries grow with their position, or None.
       scale: factor of the scores; 1/sqrt(H) by default, 1.0 for T5.
       bias: whether q, k, v have biases.
       out_bias: whether the output has one.
@@ -45,7 +77,8 @@ class Attention:
     causal: bool = False
     window: int | None = None
     chunk: int | None = None
-    qk_norm: Norm | None = None
+    qk_norm: QKNorm | None = None
+    tuning: TemperatureTuning | None = None
     scale: float | None = None
     bias: bool = False
     out_bias: bool = False
@@ -121,6 +154,8 @@ class AttentionModule(nn.Module):
             q_BTNH = self.q_norm(q_BTNH)
         if cfg.rope is not None:
             q_BTNH = cfg.rope.turn(q_BTNH, positions_BTA)
+        if cfg.tuning is not None:
+            q_BTNH = cfg.tuning.scaled(q_BTNH, positions_BTA)
         q_BTNH = checkpoint_name(q_BTNH, "q")
         if beside is None:
             out_BTNH = attention(q_BTNH, kv.k, kv.v, mask, bias=bias_NTS, scale=cfg.scale)

@@ -20,6 +20,7 @@ from llama_jax.errors import UserError
 from llama_jax.kernels.attention.mask import Mask
 from llama_jax.layers.attention import Attention, AttentionModule
 from llama_jax.layers.cache import LayerCache
+from llama_jax.layers.experts import Experts
 from llama_jax.layers.inputs import Inputs, Memory
 from llama_jax.layers.linear import lettered
 from llama_jax.layers.mlp import FeedForward
@@ -53,7 +54,7 @@ class Gated:
       start: the scalar at first.
     """
 
-    part: Attention | FeedForward
+    part: Attention | FeedForward | Experts
     start: float = 0.0
 
 
@@ -79,7 +80,7 @@ class Block:
     """
 
     attention: Attention | Gated | None
-    ffn: FeedForward | Gated | None
+    ffn: FeedForward | Experts | Gated | None
     cross: Cross | None = None
     norm: Norm = RMSNorm()
     post_norm: bool = False

@@ -1,4 +1,4 @@
-"""Normalisation: RMSNorm (Zhang and Sennrich 2019, arXiv:1910.07467) and LayerNorm."""
+"""Normalisation: RMSNorm (Zhang and Sennrich 2019, arXiv:1910.07467), also bare, and LayerNorm."""
 
 import flax.linen as nn
 import jax
@@ -44,6 +44,36 @@ class RMSNormModule(nn.Module):
 
 
 @checked
+class BareNorm:
+    """RMSNorm without a scale: of q and k in Llama 4.
+
+    A rotation changes no length, so before the rotary embedding it gives what it gives after it.
+
+    Attributes:
+      eps: added to the mean square, so that nothing is divided by 0.
+    """
+
+    eps: float = 1e-5
+
+    __post_init__ = check_limits
+
+    def build(self, name: str | None = None, letter: str = "D") -> nn.Module:
+        """A module without weights."""
+        return BareNormModule(self, name=name)
+
+
+class BareNormModule(nn.Module):
+    """See `BareNorm`."""
+
+    config: BareNorm
+
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        f = x.astype(jnp.float32)
+        f = f * jax.lax.rsqrt(jnp.mean(f * f, axis=-1, keepdims=True) + self.config.eps)
+        return f.astype(x.dtype)
+
+
+@checked
 class LayerNorm:
     """Subtracts the mean and divides by the standard deviation over the last axis; float32.
 
@@ -77,3 +107,4 @@ class LayerNormModule(nn.Module):
 
 
 Norm = RMSNorm | LayerNorm
+QKNorm = RMSNorm | LayerNorm | BareNorm

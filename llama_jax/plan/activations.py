@@ -4,6 +4,8 @@ from typing import Any
 
 from llama_jax.config import children
 from llama_jax.layers.attention import Attention
+from llama_jax.layers.experts import Experts
+from llama_jax.layers.mlp import MLP
 from llama_jax.plan.program import stacks
 
 
@@ -20,6 +22,18 @@ def head_dim(model: Any) -> int:
     return min(part.head_dim for part in parts if isinstance(part, Attention))
 
 
+def experts_in(pattern: tuple[Any, ...]) -> int:
+    """How many blocks have experts."""
+    return sum(isinstance(getattr(block, "ffn", None), Experts) for block in pattern)
+
+
+def hidden_width(ffn: Any) -> int:
+    """The inner width F that a token goes through: of experts, those that it chooses and shares."""
+    if not isinstance(ffn, Experts):
+        return ffn.hidden
+    return ffn.top_k * ffn.hidden + (0 if ffn.shared is None else ffn.shared.hidden)
+
+
 def elements(block: Any, width: float, tensor: int) -> dict[str, float]:
     """Numbers a token that a block makes on a device that has `width` of D.
 
@@ -27,10 +41,10 @@ def elements(block: Any, width: float, tensor: int) -> dict[str, float]:
       "all", those that are results of "products", "keys" with values, and those that
       rematerialisation may name (`block.SAVED`).
     """
-    attention, hidden = block.attention, block.ffn.hidden
+    attention, hidden = block.attention, hidden_width(block.ffn)
     q = attention.heads * attention.head_dim / tensor
     k = attention.kv_heads * attention.head_dim / tensor
-    gates = 2 if "SwiGLU" in type(block.ffn).__name__ else 1
+    gates = 1 if isinstance(block.ffn, MLP) else 2
     products = q + 2 * k + gates * hidden / tensor + 2 * width
     return {
         "keys": 2 * k,

@@ -18,7 +18,7 @@ from llama_jax.config import Run
 from llama_jax.errors import UserError
 from llama_jax.models.decoder import Decoder
 from llama_jax.plan import network
-from llama_jax.plan.activations import elements, head_dim, model_width, stored
+from llama_jax.plan.activations import elements, experts_in, head_dim, model_width, stored
 from llama_jax.plan.cost import Cost, Sent, of, updated
 from llama_jax.plan.policies import parsed
 from llama_jax.plan.program import (
@@ -161,7 +161,7 @@ class Layout:
     def __init__(self, shapes: Shapes, topology: Topology, sizes: dict[str, int], mesh: Any):
         self.shapes, self.topology, self.sizes = shapes, topology, sizes
         self.run = changed(shapes.run, mesh=sizes)
-        self.copies = sizes.get("data", 1) * sizes.get("fsdp", 1) * sizes.get("stage", 1)
+        self.copies = math.prod(sizes.get(axis, 1) for axis in ("data", "fsdp", "expert", "stage"))
         rules, free = self.run.rules, frozenset({"fsdp"})
         self.held = self.gathered = 0.0  # bytes, and numbers that are gathered
         for weight in shapes.weights:
@@ -174,7 +174,9 @@ class Layout:
             self.held += weight.width * size / split
             if split != weight.ways(sizes, rules, free):
                 self.gathered += size / weight.ways(sizes, rules, free)
-        self.spans = {axis: self._span(mesh, (axis,)) for axis in ("fsdp", "data", "tensor")}
+        self.spans = {
+            axis: self._span(mesh, (axis,)) for axis in ("fsdp", "data", "tensor", "expert")
+        }
 
     def _span(self, mesh: Any, axes: tuple[str, ...]) -> network.Span:
         names = list(mesh.shape)
@@ -244,6 +246,11 @@ class Layout:
         weights += self.seconds("all-reduce", self.held, "data")
         sums = layers * 2 * (1 + again) * here * width * HALF
         activations = self.seconds("all-reduce", sums, "tensor")
+        # Tokens are gathered for the experts of a device, and what they made is summed and split.
+        routed = sum(stack.repeats * experts_in(stack.pattern) for stack in every)
+        tokens = routed * (1 + again) * here * self.sizes.get("expert", 1) * width * HALF
+        activations += self.seconds("all-gather", tokens, "expert")
+        activations += self.seconds("reduce-scatter", tokens, "expert")
         # A ring hands keys and values on in the forward pass, with their gradients in the backward.
         hops = (4 + again) * (context - 1) * here * keys * HALF
         weights += hops / self.topology.chip.link
@@ -257,7 +264,7 @@ class Layout:
             shapes.tokens * rows / chips,
             updated(self.held, self.held * shapes.moments),
             moved,
-            Sent(weights, activations, passes + HALF * self.gathered + 2 * sums),
+            Sent(weights, activations, passes + HALF * self.gathered + 2 * sums + 2 * tokens),
             offloaded,
         )
         host = in_host(self.held * (1 + shapes.moments), offloaded)

@@ -83,7 +83,7 @@ def likeness(guess: Guess, mesh: dict[str, int] | None, remat: str | None, rows:
 def nothing(topology: Topology, shapes: Shapes, mesh: Any, rows: int | None) -> str:
     """Why there is no candidate at all."""
     if mesh and rows:
-        copies = math.prod(mesh.get(axis, 1) for axis in ("data", "fsdp", "stage"))
+        copies = math.prod(mesh.get(axis, 1) for axis in ("data", "fsdp", "expert", "stage"))
         even = shapes.even(copies)
         return (
             f"--batch {rows} rows cannot be shared by the {copies} devices of the mesh that have "

@@ -164,11 +164,14 @@ def _dot(eqn: Any) -> float:
 
 
 def _ragged(eqn: Any) -> float:
-    """Every row of the left side meets one group of the right side's."""
-    numbers = eqn.params["ragged_dot_dimension_numbers"].dot_dimension_numbers
-    (contracted, _), _ = numbers
-    left = eqn.invars[0].aval.shape
-    return 2.0 * eqn.outvars[0].aval.size * math.prod(left[axis] for axis in contracted)
+    """Every row of the left side meets one group of the right side's, forward and backward."""
+    numbers = eqn.params["ragged_dot_dimension_numbers"]
+    (contracted, _), _ = numbers.dot_dimension_numbers
+    left, groups = (eqn.invars[i].aval.shape for i in (0, 2))
+    pairs = 2.0 * eqn.outvars[0].aval.size * math.prod(left[axis] for axis in contracted)
+    # Where rows are summed, each group has a result of its own, of its rows alone.
+    summed = set(numbers.lhs_ragged_dimensions) & set(contracted)
+    return pairs / groups[-1] if summed else pairs
 
 
 def _conv(eqn: Any) -> float:

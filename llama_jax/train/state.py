@@ -163,13 +163,14 @@ def check_axes(letters: str, mesh: Mesh, rules: Rules) -> None:
       UserError: one that splits nothing.
     """
     for axis, size in mesh.shape.items():
-        split = rules.letters(axis)
+        # An axis that has letters of weights is for these, though batches may be split over it too.
+        split = rules.of_weights(axis) or rules.letters(axis)
         if size > 1 and not split & {*letters, *OF_BATCHES}:
             what = ", ".join(f"{letter} ({LETTERS[letter]})" for letter in sorted(split))
             but = f" but {what}, which the model has not" if split else ""
             raise UserError(
                 f"the mesh has {axis}={size} and the rules split nothing over {axis!r}{but}, so "
-                f"these devices would all compute the same; give --mesh.{axis} 1, or rules that "
+                f"these devices would be of no use; give --mesh.{axis} 1, or rules that "
                 "name it"
             )
 

@@ -150,8 +150,12 @@ def _reference(
     found = [Line("read there", note) for note in theirs.notes]
     near = compare.compare(logits_TV, theirs.logits(chosen.ids), chosen.ids)
     found += compare.lines("positions from 0", near, share)
+    size = sizes(checkpoint.model)
     if far is None or far_TV is None:
         found.append(unchecked("logits, far apart", "the model states no context"))
+    elif size.chunks or size.tuning is not None:
+        reason = "transformers counts chunks, and how queries grow, by places in the row"
+        found.append(unchecked("logits, far apart", reason))
     else:
         apart = compare.compare(far_TV, theirs.logits(chosen.ids, far), chosen.ids)
         found += compare.lines(f"second half up to {far[-1]:,}", apart, share)

@@ -79,6 +79,7 @@ def _other(
 def _huggingface(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Said:
     family = checkpoint.family
     defaults = {} if family is None else family.huggingface.defaults
+    config = config if family is None else family.huggingface.own(config)
     # transformers 4 had rope_theta and rope_scaling, 5 puts both into rope_parameters.
     field = next((f for f in ("rope_parameters", "rope_scaling") if config.get(f)), None)
     rope: Mapping[str, Any] = config[field] if field else {}
@@ -139,22 +140,24 @@ def _gguf_rule(checkpoint: Checkpoint, found: Any, name: str) -> Mapping[str, An
 
 
 def _meta(checkpoint: Checkpoint, params: Mapping[str, Any]) -> Said:
+    assert checkpoint.family is not None and checkpoint.family.meta is not None
+    base, stretched, high = checkpoint.family.meta.assumed
     theta, eps = params.get("rope_theta"), params.get("norm_eps")
     origin = "params.json"
     if theta is None:
-        origin += "; no rope_theta, so the 10,000 of Meta's first programs"
+        origin += f"; no rope_theta, so the {base:,.0f} of Meta's program"
     if eps is None:
         origin += "; no norm_eps, so 1e-5"
     scaling = None
     if params.get("use_scaled_rope"):
-        # Meta's code has low 1, high 4 and original 8192 written out.
-        factor = params.get("rope_scaling_factor")
-        scaling = (factor or 0.0, 1.0, params.get("rope_high_freq_factor") or 4.0, 8192.0)
+        # Meta's code has low 1 and original 8192 written out.
+        factor = params.get("rope_scaling_factor") or stretched
+        scaling = (factor or 0.0, 1.0, params.get("rope_high_freq_factor") or high, 8192.0)
         if factor is None:
             rule, _ = _rule(checkpoint)
             scaling = (rule[0] if rule else 0.0, *scaling[1:])
             origin += "; no factor of the scaling, so that of the published model of these sizes"
-    return Said(float(theta or 10_000.0), scaling, None, float(eps or 1e-5), origin)
+    return Said(float(theta or base), scaling, None, float(eps or 1e-5), origin)
 
 
 def _rule(checkpoint: Checkpoint) -> tuple[tuple[float, float, float, float] | None, float]:

@@ -24,6 +24,8 @@ FORMATS = {
     "run": "a run of llama-jax",
 }
 
+PARTS = ("chunk", "norm of q and k", "queries grow", "experts")  # lines of `parts_of`
+
 
 def facts(checkpoint: Checkpoint, model: Decoder, said: Said) -> Section:
     """What is in the file, and what the model that will compute has of it."""
@@ -49,6 +51,7 @@ def facts(checkpoint: Checkpoint, model: Decoder, said: Said) -> Section:
         Line("q and k in the file", order),
         Line("rope", describe(size.rope) + _without(size)),
         *_windows(size),
+        *parts_of(size),
         Line(
             "norm eps",
             f"{norm:g}" if same else f"{norm:g}, and the file says {said.eps:g}",
@@ -57,6 +60,7 @@ def facts(checkpoint: Checkpoint, model: Decoder, said: Said) -> Section:
         ),
         Line("context", f"{size.context:,}" if size.context else "none stated"),
         _types(checkpoint),
+        *_unread(checkpoint),
         _preset(model),
     ]
     return Section("what was read", tuple(lines))
@@ -83,6 +87,32 @@ def _windows(size: Sizes) -> list[Line]:
     counts = Counter(window for window in size.windows if window is not None)
     told = [f"{window:,} in {count} of {size.layers} layers" for window, count in counts.items()]
     return [Line("window", ", ".join(told))] if told else []
+
+
+def parts_of(size: Sizes) -> list[Line]:
+    """Lines on what only some families have: chunks, bare norms, growing queries, experts."""
+    layers, bare = size.layers, size.rotated.count(False)
+    lines, chunks = [], Counter(chunk for chunk in size.chunks if chunk is not None)
+    if chunks:
+        told = [f"{chunk:,} in {count} of {layers} layers" for chunk, count in chunks.items()]
+        lines.append(Line("chunk", ", ".join(told)))
+    if size.bare_norm:
+        lines.append(Line("norm of q and k", f"without a scale, in {layers - bare} of {layers}"))
+    if (tuning := size.tuning) is not None:
+        told = f"by {tuning.growth:g} log(1 + steps of {tuning.floor:,.0f} positions)"
+        lines.append(Line("queries grow", f"{told}, in {bare} of {layers} layers"))
+    if (routed := size.routed) is not None:
+        shared = "" if routed.shared is None else " and a shared one"
+        count = layers - size.experts.count(None)
+        told = f"{routed.top_k} of {routed.experts}{shared} a token, each of {routed.hidden:,}"
+        lines.append(Line("experts", f"{told}, in {count} of {layers} layers"))
+    return lines
+
+
+def _unread(checkpoint: Checkpoint) -> list[Line]:
+    """A line on tensors of the file that are no weights of the model, if there are any."""
+    found = checkpoint.unused
+    return [Line("not read", f"{len(found)} tensor(s), e.g. {found[0]}")] if found else []
 
 
 def describe(rope: Any) -> str:
@@ -113,13 +143,14 @@ def _types(checkpoint: Checkpoint) -> Line:
 def constants(model: Decoder) -> dict[str, Any]:
     """What two models of the same sizes can differ in."""
     size = sizes(model)
+    told = {line.name: line.text for line in parts_of(size)}
     return {
         "rope": describe(size.rope) + _without(size),
         "window": ", ".join(line.text for line in _windows(size)) or "none",
         "norm eps": size.eps,
         "tied": size.tied,
         "context": size.context,
-    }
+    } | {name: told.get(name, "none") for name in PARTS}
 
 
 def _preset(model: Decoder) -> Line:

@@ -18,6 +18,7 @@ import numpy as np
 
 from llama_jax import families
 from llama_jax.families.base import Family
+from llama_jax.families.fused import joined, joined_state
 from llama_jax.families.huggingface_rope import scaling
 from llama_jax.families.sizes import sizes
 from llama_jax.formats.source import inside, read_json
@@ -147,7 +148,8 @@ def _meta(checkpoint: Checkpoint) -> tuple[Any, tuple[str, ...]]:
             continue
         tensor = np.asarray(source.read(name), np.float32)
         theirs, turned = family.meta.renamed(checkpoint.model, name, tensor)
-        state[theirs] = _torch(turned)
+        state[theirs] = turned
+    state = {name: _torch(tensor) for name, tensor in joined_state(state).items()}
     return _built(family, checkpoint.model, state), (
         "Meta's tensors, with q and k put into Hugging Face's order by a second program",
     )
@@ -161,7 +163,7 @@ def _run(checkpoint: Checkpoint) -> tuple[Any, tuple[str, ...]]:
     params, _ = weights(checkpoint)
     state = {
         name.tensor: _torch(np.asarray(tensor, np.float32))
-        for name, tensor in export(checkpoint.model, params, family.huggingface.table)
+        for name, tensor in joined(export(checkpoint.model, params, family.huggingface.table))
     }
     return _built(family, checkpoint.model, state), (
         "our own export, which no other program has read",

@@ -17,6 +17,7 @@ import numpy as np
 from llama_jax import families
 from llama_jax.errors import UserError
 from llama_jax.families.base import Family
+from llama_jax.families.fused import joined, wholes
 from llama_jax.families.huggingface import HuggingFace
 from llama_jax.families.names import Name, tensors
 from llama_jax.formats.folder import writing
@@ -68,7 +69,8 @@ def write_huggingface(
     words = families.describing(inference(model), "huggingface", family).huggingface
     made = config(words, model, kind, ids or {})
     names = tensors(model, words.table)
-    shards = _shards(names, kind, shard_bytes)
+    files = wholes(names)
+    shards = _shards(files, kind, shard_bytes)
     arrays = _arrays(export(model, params, words.table), kind, progress(names))
     with writing(folder) as draft:
         placed = {}
@@ -78,7 +80,7 @@ def write_huggingface(
             placed |= {name.tensor: file for name in shard}
             write_file(draft / file, [(name.tensor, name.shape) for name in shard], kind, arrays)
         if len(shards) > 1:
-            total = {"total_size": sum(_size(name, kind) for name in names)}
+            total = {"total_size": sum(_size(name, kind) for name in files)}
             _write_json(draft / INDEX, {"metadata": total, "weight_map": placed})
         if about is None:
             _write_json(draft / "config.json", made)
@@ -117,7 +119,8 @@ def _size(name: Name, dtype: np.dtype) -> int:
 def _arrays(
     pairs: Iterator[tuple[Name, np.ndarray]], dtype: np.dtype, names: Iterable[Name]
 ) -> Iterator[np.ndarray]:
-    for name, (_, tensor) in zip(names, pairs, strict=False):
+    counted = (pair for _, pair in zip(names, pairs, strict=False))
+    for name, tensor in joined(counted):
         yield cast(name, tensor, dtype)
 
 

@@ -181,6 +181,7 @@ def _huggingface(folder: Path, place: Path) -> Checkpoint:
     source = expanded(safetensors(place), scheme_of(config, file))
     family = families.of(config, file)
     model = family.huggingface.model(config, file)
+    source = family.huggingface.source(model, source, config)
     wanted = [name.tensor for name in tensors(model, family.huggingface.table)]
     unused = (*family.huggingface.unused(model, source.tensors), *idle_biases(source, wanted))
     tokenizer = folder if any(folder.glob("tokenizer*")) else None
@@ -188,7 +189,7 @@ def _huggingface(folder: Path, place: Path) -> Checkpoint:
 
 
 def _meta(folder: Path, pickle: bool) -> Checkpoint:
-    family = families.of_meta(folder)
+    family = families.of_meta(read_json(inside(folder, "params.json")), folder)
     assert family.meta is not None
     model, source, unused = family.meta.open(folder, pickle)
     # One tokenizer may lie beside the folders of several sizes.

@@ -39,8 +39,11 @@ def config_of(checkpoint: Checkpoint) -> bytes | None:
         return None
     try:
         config = read_json(file)
-        theirs = families.of(config, file).huggingface.model(config, file)
+        words = families.of(config, file).huggingface
+        theirs = words.model(config, file)
     except FormatError:
+        return None
+    if words.own(config, file) != config:  # of a larger model, of which the run has a part
         return None
     return file.read_bytes() if _same(inference(checkpoint.model), theirs) else None
 

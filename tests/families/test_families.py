@@ -86,8 +86,8 @@ def test_a_config_of_no_family_is_refused_by_its_name():
     with pytest.raises(FormatError) as caught:
         families.of({"model_type": "mistrall"}, "x/config.json")
     assert str(caught.value) == (
-        "x/config.json: model_type='mistrall'; one of llama, mistral, qwen3, cwm, smollm3 was "
-        "expected. Did you mean 'mistral'?"
+        "x/config.json: model_type='mistrall'; one of llama, mistral, qwen3, cwm, smollm3, "
+        "llama4_text was expected. Did you mean 'mistral'?"
     )
     with pytest.raises(FormatError, match="general.architecture='gpt2'; one of llama, qwen3"):
         families.of_gguf({"general.architecture": "gpt2"})
@@ -101,7 +101,7 @@ def test_two_families_that_claim_a_config_are_both_named(monkeypatch):
     with pytest.raises(FormatError, match="claimed by the families 'llama' and 'llama'"):
         families.of_gguf({"general.architecture": "llama"})
     with pytest.raises(FormatError, match=r"params.json: .* claimed by the families"):
-        families.of_meta()
+        families.of_meta({})
 
 
 def test_a_model_is_written_by_the_family_that_it_came_from_or_by_the_first_that_can():

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from llama_jax import families, presets
+from llama_jax.families.llama4_params import Shapes as Shapes4
+from llama_jax.families.llama4_params import model as meta_model4
 from llama_jax.families.llama_params import Shapes
 from llama_jax.families.llama_params import model as meta_model
 from llama_jax.families.sizes import layers, sizes
@@ -41,7 +43,7 @@ def read_relative(data: bytes, folder: Path) -> None:
     (folder / "config.json").write_bytes(data)
     config = read_json(folder / "config.json")
     model = families.of(config).huggingface.model(config)
-    assert len(layers(model)) == sizes(model).layers == config["num_hidden_layers"]
+    assert len(layers(model)) == sizes(model).layers == config.get("num_hidden_layers", 48)
 
 
 def read_params(data: bytes, folder: Path) -> None:
@@ -51,6 +53,19 @@ def read_params(data: bytes, folder: Path) -> None:
     attention = decoder.stack.pattern[0].attention
     assert np.isfinite(attention.rope.frequencies(attention.head_dim)).all()
     assert (decoder.vocab, decoder.stack.pattern[0].ffn.hidden) == (40, 176)
+
+
+PARAMS4 = {"dim": 32, "n_layers": 4, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 62}
+PARAMS4 |= {"multiple_of": 8, "ffn_exp": 4.0, "ffn_dim_multiplier": 1.2, "use_scaled_rope": True}
+PARAMS4 |= {"nope_layer_interval": 4, "attention_chunk_size": 8, "use_qk_norm": True}
+PARAMS4["moe_args"] = {"num_experts": 3, "top_k": 1, "interleave_moe_layer_step": 2}
+
+
+def read_params4(data: bytes, folder: Path) -> None:
+    """The language model of Llama 4's params.json."""
+    (folder / "params.json").write_bytes(data)
+    decoder = meta_model4(read_json(folder / "params.json"), Shapes4(62, 104, 56))
+    assert sizes(decoder).letters["V"] == 62 and sizes(decoder).layers == len(layers(decoder))
 
 
 def read_index(data: bytes, folder: Path) -> None:
@@ -73,7 +88,9 @@ def test_damaged_configs_are_refused_by_type():
     check("read_config", json.dumps(CONFIG | FIELDS).encode(), 1000)
 
 
-@pytest.mark.parametrize("name", ["mistral_7b", "smollm3_3b", "qwen3_0_6b", "cwm_32b"])
+@pytest.mark.parametrize(
+    "name", ["mistral_7b", "smollm3_3b", "qwen3_0_6b", "cwm_32b", "llama4_maverick"]
+)
 def test_damaged_configs_of_relatives_are_refused_by_type(name):
     model = presets.get(name).model
     words = families.describing(model, "huggingface").huggingface
@@ -82,6 +99,10 @@ def test_damaged_configs_of_relatives_are_refused_by_type(name):
 
 def test_damaged_params_are_refused_by_type():
     check("read_params", json.dumps(PARAMS).encode(), 500)
+
+
+def test_damaged_params_of_llama_4_are_refused_by_type():
+    check("read_params4", json.dumps(PARAMS4).encode(), 500)
 
 
 def test_damaged_indices_are_refused_by_type(tmp_path):

@@ -53,7 +53,7 @@ STEPS = [
     *("seed_smollm2", "seed_smollm2_eyes"),
     *("seed_image_tokenizer", "seed_draw"),
     *("llama1_7b", "llama2_70b", "llama3_1_405b", "llama3_2_1b", "smollm2_135m"),
-    *("mistral_7b", "qwen3_0_6b", "smollm3_3b", "cwm_32b"),
+    *("mistral_7b", "qwen3_0_6b", "smollm3_3b", "cwm_32b", "llama4_maverick"),
 ]
 
 

@@ -108,7 +108,7 @@ def test_what_the_format_cannot_say_is_refused_by_name(tmp_path):
     opened = open_checkpoint(save(tmp_path / "theirs", weights()))
     params = load_params(opened)
     for path, value, said in [
-        ("stack.pattern.0.attention.chunk", 7, "attention.chunk is 7"),
+        ("stack.pattern.0.attention.scale", 0.5, "attention.scale is 0.5"),
         ("stack.pattern.0.attention.bias", True, "attention.bias is True"),
         ("stack.pattern.0.ffn.activation", "relu", "ffn.activation is 'relu'"),
         ("stack.pattern.0.norm.eps", 1e-3, "norm.eps is 0.001"),
