@@ -59,6 +59,15 @@ class Gated:
 
 
 @checked
+class Seeing(Gated):
+    """Gated, and nothing at all for a token that sees nothing of the memory, or without one.
+
+    Source: the feed-forward after cross-attention in Llama 3.2-Vision, as Meta's reference has it
+    (llama_models/llama3/multimodal/model.py). Cross-attention itself is 0 for such a token anyway.
+    """
+
+
+@checked
 class Merged:
     """Self-attention sees [self; memory] with one softmax instead (T5Gemma 2)."""
 
@@ -146,8 +155,10 @@ class BlockModule(nn.Module):
             y = attend(self._norm("cross_norm")(x), cross, mask, inputs.positions)
             x = self._add(x, y, "cross")
 
-        if cfg.ffn is not None:
+        if cfg.ffn is not None and not (memory is None and isinstance(cfg.ffn, Seeing)):
             y = inner(cfg.ffn).build(name="ffn")(self._norm("ffn_norm")(x))
+            if memory is not None and isinstance(cfg.ffn, Seeing):
+                y = jnp.where(memory.seen[..., None], y, 0)
             x = self._add(x, y, "ffn")
         return x, None if cache is None else LayerCache(own, cross)
 
@@ -177,7 +188,7 @@ def _self_mask(attention: Attention, inputs: Inputs, seen: Seen) -> Mask:
     if inputs.places is not None and not inputs.places.fresh:
         return mask
     packed = Mask(q_segments=inputs.segments, kv_segments=inputs.segments, parts=inputs.parts)
-    return mask & packed
+    return mask & packed & Mask(allow=inputs.allow)
 
 
 def _remembered(attention: AttentionModule, memory: Memory, kept: KV | None) -> tuple[KV, Mask]:

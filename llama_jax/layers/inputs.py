@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 
@@ -37,6 +38,7 @@ class Inputs:
       places: in the cache, or None without one; the stack fills them in.
       frames: frames of video; tokens are frame by frame.
       parts: lengths of the streams joined in this sequence (see `Mask.parts`).
+      allow: which token each may see besides, in self-attention without a cache, or None.
     """
 
     positions: Int[Array, "B T A"]
@@ -44,6 +46,7 @@ class Inputs:
     segments: Int[Array, "B T"] | None = None
     bias: Float[Array, "N T S"] | None = None
     places: Places | None = None
+    allow: Bool[Array, "B T S"] | None = None
     frames: int = field(default=1, metadata={"static": True})
     parts: tuple[int, ...] = field(default=(), metadata={"static": True})
 
@@ -64,3 +67,10 @@ class Memory:
     valid: Bool[Array, "B S"]
     allow: Bool[Array, "B T S"] | None = None
     parts: tuple[int, ...] = field(default=(), metadata={"static": True})
+
+    @property
+    def seen(self) -> Bool[Array, "B #T"]:
+        """Whether a token sees anything of the memory."""
+        if self.allow is None:
+            return jnp.any(self.valid, axis=1, keepdims=True)
+        return jnp.any(self.allow & self.valid[:, None, :], axis=2)

@@ -1,0 +1,158 @@
+"""A decoder that looks at pictures through cross-attention: Llama 3.2-Vision.
+
+    pixels -- vision tower --> vectors of every tile --+ memory
+       ids -- embedding ------> decoder: self, self, self, cross, self, ... --> logits
+
+Of a text without pictures the cross-attention layers are left out, and the decoder is Llama 3.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from einops import rearrange, repeat
+from jaxtyping import Array, Bool, Float, Int
+
+from llama_jax.checked import checked
+from llama_jax.errors import UserError, positive
+from llama_jax.layers.cache import Cache
+from llama_jax.layers.inputs import Memory
+from llama_jax.layers.linear import Embed
+from llama_jax.models.decoder import Decoder
+from llama_jax.models.language import Language
+from llama_jax.models.tiled_vision import TiledVision
+from llama_jax.models.tokens import Placed, Tokens
+
+
+@checked
+class CrossVision:
+    """A decoder with cross-attention layers, and the tower whose vectors they read.
+
+    Attributes:
+      decoder: writes; some of its blocks have `cross` and no `attention`.
+      vision: reads pictures.
+      extra: ids after those of the decoder that may be read and are never written; the first of
+        them stands for a picture.
+    """
+
+    decoder: Decoder
+    vision: TiledVision
+    extra: int = 8
+
+    def __post_init__(self):
+        positive(self, "extra")
+        if self.vision.out != self.decoder.width:
+            raise UserError(
+                f"vision.out={self.vision.out} and decoder.width={self.decoder.width} must be equal"
+            )
+
+    @property
+    def language(self) -> Decoder:
+        """The part that writes text."""
+        return self.decoder
+
+    @property
+    def picture(self) -> int:
+        """The id that stands for a picture."""
+        return self.decoder.vocab
+
+    def empty_cache(self, batch: int, slots: int, dtype=jnp.float32, apart: bool = False) -> Cache:
+        """A cache of the decoder for `slots` tokens of each of `batch` rows."""
+        return self.decoder.empty_cache(batch, slots, dtype, apart)
+
+    def build(self, name: str | None = None) -> "CrossVisionModule":
+        """The module."""
+        return CrossVisionModule(self, name=name)
+
+
+class CrossVisionModule(Language):
+    """See `CrossVision`."""
+
+    config: CrossVision
+
+    def setup(self):
+        cfg = self.config
+        self.decoder = cfg.decoder.part()
+        self.extra = Embed(cfg.extra, cfg.decoder.width)
+        self.vision = cfg.vision.build()
+
+    def embed(
+        self,
+        ids_BT: Int[Array, "B T"],
+        cache: Cache | None = None,
+        positions_BT: Int[Array, "B T"] | None = None,
+        valid_BT: Bool[Array, "B T"] | None = None,
+        segments_BT: Int[Array, "B T"] | None = None,
+        placed: Placed | None = None,
+    ) -> Tokens:
+        """See `Language.embed`; ids from the decoder's vocabulary on have a table of their own."""
+        V = self.config.decoder.vocab
+        known = super().embed(
+            jnp.minimum(ids_BT, V - 1), cache, positions_BT, valid_BT, segments_BT, placed
+        )
+        extra_BTD = self.extra(jnp.maximum(ids_BT - V, 0), self.dtype)
+        return known.with_x(jnp.where((ids_BT >= V)[..., None], extra_BTD, known.x))
+
+    def see(
+        self,
+        pixels: Float[Array, "B I M Y X R"],
+        grid_BI2: Int[Array, "B I 2"],
+        sees_BTI: Bool[Array, "B T I"],
+    ) -> Memory:
+        """What cross-attention reads: the vectors of all tiles, and who sees which picture.
+
+        Args:
+          pixels: normalised tiles; zeros where a tile or a picture is missing.
+          grid_BI2: rows and columns of tiles of each picture.
+          sees_BTI: pictures that each token of the text sees (`sees`); none of those missing.
+        """
+        rows = len(pixels)
+        x = self.vision(
+            rearrange(pixels, "B I ... -> (B I) ..."),
+            rearrange(grid_BI2, "B I A -> (B I) A"),
+            dtype=self.dtype,
+        )
+        tiles, tokens = x.shape[1:3]
+        x = rearrange(x, "(B I) M P D -> B (I M P) D", B=rows)
+        there_BIM = jnp.arange(tiles) < jnp.prod(grid_BI2, axis=-1, keepdims=True)
+        allow = sees_BTI[..., None] & there_BIM[:, None]
+        allow = repeat(allow, "B T I M -> B T (I M P)", P=tokens)
+        return Memory(x, jnp.ones(x.shape[:2], bool), allow)
+
+    def __call__(
+        self,
+        ids_BT: Int[Array, "B T"],
+        pixels: Float[Array, "B I M Y X R"] | None = None,
+        grid_BI2: Int[Array, "B I 2"] | None = None,
+        sees_BTI: Bool[Array, "B T I"] | None = None,
+    ) -> Float[Array, "B T V"]:
+        """Logits in float32 for the token after each one; arguments as for `embed` and `see`."""
+        if pixels is None and self.is_initializing():
+            raise UserError("weights of the vision tower are made with a picture; give pixels")
+        memory = None if pixels is None else self.see(pixels, grid_BI2, sees_BTI)
+        return self.head(self.hidden(self.embed(ids_BT), memory).x)
+
+
+def after(memory: Memory) -> Memory:
+    """The memory of a prompt as tokens that are written after it see it: as its last token does."""
+    if memory.allow is None:
+        return memory
+    return Memory(None, memory.valid & memory.allow[:, -1], None, memory.parts)
+
+
+def sees(ids: list[int], picture: int, length: int | None = None) -> list[tuple[int, int]]:
+    """Of each picture of a text the tokens that see it, first and end.
+
+    A picture is seen from its own place up to the next one, the last one to the end; pictures that
+    follow each other directly are all seen up to the end of the last of them.
+
+    Args:
+      ids: the tokens.
+      picture: the id that stands for one.
+      length: where the text ends; its own end by default.
+    """
+    places = [place for place, id in enumerate(ids) if id == picture]
+    ends = [*places[1:], len(ids) if length is None else length]
+    spans = list(zip(places, ends, strict=False))
+    for i in reversed(range(len(spans) - 1)):
+        if spans[i][1] == spans[i][0] + 1:
+            spans[i] = (spans[i][0], spans[i + 1][1])
+    return spans
