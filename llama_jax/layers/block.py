@@ -145,20 +145,20 @@ class BlockModule(nn.Module):
                 own, seen = own.step(seen.kv, inputs, attention.chunk is not None)
             mask, beside = attention.structure & _self_mask(attention, inputs, seen), None
             if isinstance(cfg.cross, Merged) and memory is not None:
-                beside = cross, _ = _remembered(attn, memory, cross)
+                beside = cross, _ = _remembered(attn, memory, cross, inputs)
             y = attn(h, seen.kv, mask, inputs.positions, inputs.bias, beside)
             x = self._add(x, y, "attn")
 
         if cfg.cross is not None and not isinstance(cfg.cross, Merged) and memory is not None:
             attend = inner(cfg.cross).build(name="cross")
-            cross, mask = _remembered(attend, memory, cross)
+            cross, mask = _remembered(attend, memory, cross, inputs)
             y = attend(self._norm("cross_norm")(x), cross, mask, inputs.positions)
             x = self._add(x, y, "cross")
 
         if cfg.ffn is not None and not (memory is None and isinstance(cfg.ffn, Seeing)):
             y = inner(cfg.ffn).build(name="ffn")(self._norm("ffn_norm")(x))
             if memory is not None and isinstance(cfg.ffn, Seeing):
-                y = jnp.where(memory.seen[..., None], y, 0)
+                y = jnp.where(memory.seen(inputs.positions)[..., None], y, 0)
             x = self._add(x, y, "ffn")
         return x, None if cache is None else LayerCache(own, cross)
 
@@ -191,11 +191,14 @@ def _self_mask(attention: Attention, inputs: Inputs, seen: Seen) -> Mask:
     return mask & packed & Mask(allow=inputs.allow)
 
 
-def _remembered(attention: AttentionModule, memory: Memory, kept: KV | None) -> tuple[KV, Mask]:
+def _remembered(
+    attention: AttentionModule, memory: Memory, kept: KV | None, inputs: Inputs
+) -> tuple[KV, Mask]:
     """Keys and values of the memory, those that were kept if it came earlier, and who sees them."""
     kv = kept if memory.x is None else _memory_keys(attention, memory)
     assert kv is not None
-    return kv, Mask(kv_valid=memory.valid, allow=memory.allow, parts=memory.parts)
+    allow = memory.allowed(inputs.positions)
+    return kv, Mask(kv_valid=memory.valid, allow=allow, parts=memory.parts)
 
 
 def _memory_keys(attention: AttentionModule, memory: Memory) -> KV:

@@ -59,18 +59,29 @@ class Memory:
     Attributes:
       x: the vectors, or None if their keys are in the cache.
       valid: vectors that exist.
-      allow: what each token may see besides (text over the tiles of its image), or None.
+      allow: what each token may see besides, of this call's tokens alone, or None.
+      spans: positions in the text from which and before which each vector is seen, or None: a
+        picture by the text after it.
       parts: lengths of the streams joined in the memory.
     """
 
     x: Float[Array, "B S D"] | None
     valid: Bool[Array, "B S"]
     allow: Bool[Array, "B T S"] | None = None
+    spans: Int[Array, "B S 2"] | None = None
     parts: tuple[int, ...] = field(default=(), metadata={"static": True})
 
-    @property
-    def seen(self) -> Bool[Array, "B #T"]:
+    def allowed(self, positions: Int[Array, "B T A"]) -> Bool[Array, "B T S"] | None:
+        """Which vectors each token may see; None if they may see all."""
+        if self.spans is None:
+            return self.allow
+        at_BT1 = positions[:, :, :1]
+        inside = (self.spans[:, None, :, 0] <= at_BT1) & (at_BT1 < self.spans[:, None, :, 1])
+        return inside if self.allow is None else inside & self.allow
+
+    def seen(self, positions: Int[Array, "B T A"]) -> Bool[Array, "B #T"]:
         """Whether a token sees anything of the memory."""
-        if self.allow is None:
+        allowed = self.allowed(positions)
+        if allowed is None:
             return jnp.any(self.valid, axis=1, keepdims=True)
-        return jnp.any(self.allow & self.valid[:, None, :], axis=2)
+        return jnp.any(allowed & self.valid[:, None, :], axis=2)

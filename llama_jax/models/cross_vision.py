@@ -95,14 +95,15 @@ class CrossVisionModule(Language):
         self,
         pixels: Float[Array, "B I M Y X R"],
         grid_BI2: Int[Array, "B I 2"],
-        sees_BTI: Bool[Array, "B T I"],
+        spans_BI2: Int[Array, "B I 2"],
     ) -> Memory:
         """What cross-attention reads: the vectors of all tiles, and who sees which picture.
 
         Args:
           pixels: normalised tiles; zeros where a tile or a picture is missing.
-          grid_BI2: rows and columns of tiles of each picture.
-          sees_BTI: pictures that each token of the text sees (`sees`); none of those missing.
+          grid_BI2: rows and columns of tiles of each picture; (1, 1) where it is missing.
+          spans_BI2: positions of the text that see each picture, first and end (`sees`); (0, 0)
+            where it is missing.
         """
         rows = len(pixels)
         x = self.vision(
@@ -111,34 +112,28 @@ class CrossVisionModule(Language):
             dtype=self.dtype,
         )
         tiles, tokens = x.shape[1:3]
-        x = rearrange(x, "(B I) M P D -> B (I M P) D", B=rows)
         there_BIM = jnp.arange(tiles) < jnp.prod(grid_BI2, axis=-1, keepdims=True)
-        allow = sees_BTI[..., None] & there_BIM[:, None]
-        allow = repeat(allow, "B T I M -> B T (I M P)", P=tokens)
-        return Memory(x, jnp.ones(x.shape[:2], bool), allow)
+        return Memory(
+            rearrange(x, "(B I) M P D -> B (I M P) D", B=rows),
+            repeat(there_BIM, "B I M -> B (I M P)", P=tokens),
+            spans=repeat(spans_BI2, "B I A -> B (I M P) A", M=tiles, P=tokens),
+        )
 
     def __call__(
         self,
         ids_BT: Int[Array, "B T"],
         pixels: Float[Array, "B I M Y X R"] | None = None,
         grid_BI2: Int[Array, "B I 2"] | None = None,
-        sees_BTI: Bool[Array, "B T I"] | None = None,
+        spans_BI2: Int[Array, "B I 2"] | None = None,
     ) -> Float[Array, "B T V"]:
         """Logits in float32 for the token after each one; arguments as for `embed` and `see`."""
         if pixels is None and self.is_initializing():
             raise UserError("weights of the vision tower are made with a picture; give pixels")
-        memory = None if pixels is None else self.see(pixels, grid_BI2, sees_BTI)
+        memory = None if pixels is None else self.see(pixels, grid_BI2, spans_BI2)
         return self.head(self.hidden(self.embed(ids_BT), memory).x)
 
 
-def after(memory: Memory) -> Memory:
-    """The memory of a prompt as tokens that are written after it see it: as its last token does."""
-    if memory.allow is None:
-        return memory
-    return Memory(None, memory.valid & memory.allow[:, -1], None, memory.parts)
-
-
-def sees(ids: list[int], picture: int, length: int | None = None) -> list[tuple[int, int]]:
+def sees(ids: list[int], picture: int, length: int) -> list[tuple[int, int]]:
     """Of each picture of a text the tokens that see it, first and end.
 
     A picture is seen from its own place up to the next one, the last one to the end; pictures that
@@ -147,10 +142,10 @@ def sees(ids: list[int], picture: int, length: int | None = None) -> list[tuple[
     Args:
       ids: the tokens.
       picture: the id that stands for one.
-      length: where the text ends; its own end by default.
+      length: where the text ends, with what is still to be written.
     """
     places = [place for place, id in enumerate(ids) if id == picture]
-    ends = [*places[1:], len(ids) if length is None else length]
+    ends = [*places[1:], length]
     spans = list(zip(places, ends, strict=False))
     for i in reversed(range(len(spans) - 1)):
         if spans[i][1] == spans[i][0] + 1:
