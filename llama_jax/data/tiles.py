@@ -63,8 +63,8 @@ class Tiles:
         tiles = canvas.reshape(shape).swapaxes(1, 2).reshape(-1, self.side, self.side, 3)
         # In float32, in the order of torchvision's ToTensor and Normalize.
         scaled = tiles.astype(np.float32) / np.float32(255)
-        scaled = (scaled - np.float32(self.mean)) / np.float32(self.deviation)
-        return scaled, (rows, columns)
+        mean, deviation = np.array([self.mean, self.deviation], np.float32)
+        return (scaled - mean) / deviation, (rows, columns)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of tiles for a picture of so many pixels.
@@ -100,5 +100,7 @@ def grids(most: int) -> list[tuple[int, int]]:
     for count in range(most, 0, -1):
         for columns in range(1, count + 1):
             if count % columns == 0:
-                found.setdefault(columns / (count // columns), []).append((count // columns, columns))
+                found.setdefault(columns / (count // columns), []).append(
+                    (count // columns, columns)
+                )
     return [shape for group in found.values() for shape in group]

@@ -10,7 +10,7 @@ Chunks of few sizes mean few programs: a conversation compiles nothing after its
 first reading go straight to `_extend` and `_advance`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -87,10 +87,13 @@ class Engine:
         """An empty cache for `slots` tokens of each of `batch` rows."""
         return Rows(self, batch, slots)
 
-    def logits(self, ids_BT: np.ndarray) -> Float[Array, "B T V"]:
-        """Logits of whole sequences, as in training, without a cache."""
+    def logits(
+        self, ids_BT: np.ndarray, seen: Mapping[str, np.ndarray] | None = None
+    ) -> Float[Array, "B T V"]:
+        """Logits of whole sequences, as in training, without a cache; `seen` as for `Rows.look`."""
         with using(self.mesh, self.rules):
-            return _logits(self.module, self.params, jnp.asarray(ids_BT, jnp.int32))
+            memory = _see(self.module, self.params, **seen) if seen else None
+            return _logits(self.module, self.params, jnp.asarray(ids_BT, jnp.int32), memory)
 
     def logprobs(self, ids_BT: np.ndarray) -> Float[Array, "B T"]:
         """The log-probability of each token but the first after those before it, [B, T-1]."""
@@ -106,6 +109,7 @@ class Rows:
         self.cache = self._empty(-(-slots // SLOTS) * SLOTS)
         # What is in the slots so far; -1 is padding.
         self.ids_BS = np.empty((batch, 0), np.int32)
+        self.memory: Any = None  # what the first tokens bring with them into the cache
 
     def _empty(self, slots: int) -> Cache:
         module, mesh = self.engine.module, self.engine.mesh
@@ -114,6 +118,12 @@ class Rows:
             scan = module.config.language.stack.scan
             shardings = _shardings(jax.eval_shape(make), self.batch, scan, mesh)
             return jax.jit(make, out_shardings=shardings)()
+
+    def look(self, seen: Mapping[str, np.ndarray]) -> None:
+        """Shows pictures to rows that have read nothing yet; arguments of the model's `see`."""
+        engine = self.engine
+        with using(engine.mesh, engine.rules):
+            self.memory = _see(engine.module, engine.params, **seen)
 
     def feed(self, prompts: Sequence[Sequence[int]]) -> Float[Array, "B V"]:
         """Reads one list of ids a row, at least one id each; returns the logits of the next token.
@@ -141,7 +151,10 @@ class Rows:
                     # Another program, so only where it is worth one.
                     fresh = chunk >= CHUNKS[0] and self.used + start == 0
                     args = ids_BT[piece], self.cache, valid_BT[piece]
-                    logits, self.cache = _extend(engine.module, engine.params, *args, fresh=fresh)
+                    logits, self.cache = _extend(
+                        engine.module, engine.params, *args, self.memory, fresh=fresh
+                    )
+                    self.memory = None
                     start += chunk
         self._note(np.where(valid_BT, ids_BT, -1))
         return jnp.asarray(logits)
@@ -265,8 +278,8 @@ def _shardings(cache: Cache, batch: int, scan: bool, mesh: Mesh) -> Any:
 
 
 @partial(jax.jit, static_argnames="module")
-def _logits(module, params, ids_BT):
-    return module.apply({"params": params}, ids_BT, method="decode")[0]
+def _logits(module, params, ids_BT, memory=None):
+    return module.apply({"params": params}, ids_BT, memory, method="decode")[0]
 
 
 @partial(jax.jit, static_argnames="module")
@@ -277,9 +290,15 @@ def _logprobs(module, params, ids_BT):
 
 
 @partial(jax.jit, static_argnames=("module", "fresh"), donate_argnames="cache")
-def _extend(module, params, ids_BT, cache, valid_BT, *, fresh):
+def _extend(module, params, ids_BT, cache, valid_BT, memory=None, *, fresh):
     """A chunk of the prompts into the cache; logits after its last token."""
-    return module.apply({"params": params}, ids_BT, cache, valid_BT, fresh, method="extend")
+    given = ids_BT, cache, valid_BT, fresh, memory
+    return module.apply({"params": params}, *given, method="extend")
+
+
+@partial(jax.jit, static_argnames="module")
+def _see(module, params, **seen):
+    return module.apply({"params": params}, **seen, method="see")
 
 
 @partial(jax.jit, donate_argnames="cache")

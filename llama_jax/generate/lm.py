@@ -22,12 +22,13 @@ from jax.sharding import Mesh
 from llama_jax.axes import FSDP_TENSOR, Rules
 from llama_jax.errors import UserError
 from llama_jax.generate.engine import Engine, Rows
+from llama_jax.generate.pictures import Shown, show
 from llama_jax.generate.sample import Sampling
 from llama_jax.generate.stopping import Stop, Writer
 from llama_jax.messages import short
 from llama_jax.seeds import check_seed
-from llama_jax.text.chat import Format, chat_ids
-from llama_jax.text.messages import Message, messages_of
+from llama_jax.text.chat import IMAGE, Format, chat_ids
+from llama_jax.text.messages import Message, messages_of, pictures
 from llama_jax.text.pretrained import Pretrained
 
 if TYPE_CHECKING:
@@ -91,13 +92,19 @@ class LM:
         return self.engine.params
 
     def generate(
-        self, prompt: Prompt | Sequence[Prompt], max_new_tokens: int | None = MOST, **settings
+        self,
+        prompt: Prompt | Sequence[Prompt],
+        max_new_tokens: int | None = MOST,
+        images: Sequence[Any] | None = None,
+        **settings,
     ) -> Any:
         """Continues a prompt, or each of a list of prompts, as one batch.
 
         Args:
           prompt: a text, or its ids as they are; or a list of these.
           max_new_tokens: at most so many for each.
+          images: pictures (paths, bytes, arrays, of Pillow), for several prompts a list for each;
+            they come first, or where the prompt's ids have a place for them.
           **settings: temperature, top_k, top_p, min_p, repetition_penalty (see `Sampling`), seed,
             and stop, the strings at which to end. None, as clients send it, means the default.
 
@@ -105,29 +112,44 @@ class LM:
           The continuation as a string, or a list of strings for a list.
 
         Raises:
-          UserError: a setting out of range, or prompts longer than the context.
+          UserError: a setting out of range, prompts longer than the context, or pictures for a
+            model that sees none, more or fewer than there are places for.
         """
         prompts, alone = _prompts(prompt)
         self.tokenizer.decode(())  # refuses if texts cannot be shown
-        found = self.complete(prompts, max_new_tokens, **settings)
+        if images is not None and alone:
+            images = [images]
+        found = self.complete(prompts, max_new_tokens, images, **settings)
         return found[0].text if alone else [one.text for one in found]
 
     def complete(
-        self, prompts: Prompt | Sequence[Prompt], max_new_tokens: int | None = MOST, **settings
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        max_new_tokens: int | None = MOST,
+        images: Sequence[Sequence[Any]] | None = None,
+        **settings,
     ) -> list[Completion]:
-        """`generate` with tokens, log-probabilities and the reason of each end; always a list."""
+        """`generate` with tokens, log-probabilities and the reason of each end; always a list.
+
+        So are `images`: a list of pictures for each prompt.
+        """
         if not (ids := [self.ids(prompt) for prompt in _prompts(prompts)[0]]):
             return []
-        for _ in (writers := Batch(self, ids, max_new_tokens, **settings)):
+        for _ in (writers := Batch(self, ids, max_new_tokens, images=images, **settings)):
             pass
         return writers.completions()
 
     def stream(
-        self, prompt: Prompt, max_new_tokens: int | None = MOST, **settings
+        self,
+        prompt: Prompt,
+        max_new_tokens: int | None = MOST,
+        images: Sequence[Any] | None = None,
+        **settings,
     ) -> Iterator[str]:
         """`generate` for one prompt, piece by piece, never half a character."""
         self.tokenizer.decode(())  # as in `generate`
-        for pieces in Batch(self, [self.ids(prompt)], max_new_tokens, **settings):
+        shown = None if images is None else [images]
+        for pieces in Batch(self, [self.ids(prompt)], max_new_tokens, images=shown, **settings):
             if pieces[0]:
                 yield pieces[0]
 
@@ -137,6 +159,7 @@ class LM:
         max_new_tokens: int | None = MOST_ANSWERED,
         format: Format | str | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        images: Sequence[Any] = (),
         **settings,
     ) -> str:
         """The answer to a message, or to a conversation that ends with one of the user's.
@@ -147,13 +170,16 @@ class LM:
           max_new_tokens: at most so many.
           format: how turns are written; by default as `chat_format` says.
           tools: what may be called, as JSON schemas, for a template that writes them.
+          images: pictures of the parts `{"type": "image"}` that hold none themselves.
           **settings: see `generate`.
 
         Raises:
           UserError: see `generate`; or the model has no known chat format.
         """
         most = MOST_ANSWERED if max_new_tokens is None else max_new_tokens
-        return self.complete([self.chat_ids(messages, format, tools)], most, **settings)[0].text
+        said = messages_of(messages)
+        shown = [pictures(said, images)]
+        return self.complete([self.chat_ids(said, format, tools)], most, shown, **settings)[0].text
 
     def chat_ids(
         self,
@@ -180,14 +206,24 @@ class LM:
             ids = _whole(prompt)
         if not ids:
             raise UserError("the prompt is empty; a token at least was expected")
-        vocab = self.module.config.language.vocab
+        vocab = self.module.config.language.vocab + getattr(self.module.config, "extra", 0)
         if min(ids) < 0 or max(ids) >= vocab:
             wrong = next(i for i in ids if not 0 <= i < vocab)
             raise UserError(f"token id {wrong} is not one of the vocabulary's {vocab}")
         return ids
 
-    def logits(self, ids: Any) -> np.ndarray:
+    def shown(
+        self, prompts: Sequence[Sequence[int]], images: Sequence[Sequence[Any]] | None
+    ) -> Shown:
+        """Prompts and what the model sees beside them; errors as for `generate`."""
+        begin, token = self.tokenizer.bos, self.tokenizer.control.get(IMAGE)
+        return show(self.module.config, prompts, images or [[] for _ in prompts], begin, token)
+
+    def logits(self, ids: Any, images: Sequence[Sequence[Any]] | None = None) -> np.ndarray:
         """Logits for the token after each one, [B,T,V] float32, of ids [B,T].
+
+        Of `images`, a list of pictures for each row, those without a place of their own in the ids
+        come first, so T is longer by as many.
 
         Raises:
           UserError: ids of another shape or type, or outside the vocabulary; or they are traced.
@@ -209,7 +245,10 @@ class LM:
             raise UserError(f"ids of type {ids_BT.dtype}; whole numbers were expected")
         for row in ids_BT:
             self.ids(row)
-        return np.asarray(self.engine.logits(ids_BT))
+        shown = self.shown(ids_BT.tolist(), images)
+        if len({len(ids) for ids in shown.prompts}) > 1:
+            raise UserError("rows with several numbers of pictures; expected as many for each")
+        return np.asarray(self.engine.logits(np.array(shown.prompts), shown.seen))
 
     def logprobs(self, text: Prompt, window: int | None = None) -> np.ndarray:
         """The log-probability of every token of a text but its first, float32.
@@ -270,6 +309,7 @@ class Batch:
         seed: int | None = None,
         stop: str | Sequence[str] | None = (),
         rows: Rows | None = None,
+        images: Sequence[Sequence[Any]] | None = None,
         held: Sequence[Sequence[int]] | None = None,
         **sampling,
     ):
@@ -284,14 +324,16 @@ class Batch:
                 f"{', '.join(Sampling.__dataclass_fields__)}"
             )
         check_seed(seed)
-        self.lm, self.prompts, self.most, self.seed = lm, prompts, most, seed
+        shown = lm.shown(prompts, images)
+        self.lm, self.prompts, self.most, self.seed = lm, shown.prompts, most, seed
+        self.seen = shown.seen
         self.sampling = Sampling(**sampling)
         if not isinstance(stop, str | Sequence | None):
             raise UserError(f"stop={short(stop)}: a string or several were expected")
         stops = Stop((stop,) if isinstance(stop, str) else tuple(stop or ()))
         self.writers = [Writer(lm.tokenizer, stops) for _ in prompts]
         self.rows = rows
-        self.held = prompts if held is None else held
+        self.held = shown.prompts if held is None else held
 
     def __iter__(self) -> Iterator[list[str]]:
         engine = self.lm.engine
@@ -304,6 +346,8 @@ class Batch:
         most = self.most if engine.context is None else min(self.most, engine.context - longest)
         rows = self.rows or engine.rows(len(self.prompts), longest + most)
         ends = self.lm.tokenizer.ends
+        if self.seen:
+            rows.look(self.seen)
         logits = rows.feed(self.prompts)
         tokens = rows.tokens(logits, most, self.sampling, self.seed, sorted(ends), self.held)
         for ids_BT, logp_BT in tokens:

@@ -60,28 +60,29 @@ class Memory:
       x: the vectors, or None if their keys are in the cache.
       valid: vectors that exist.
       allow: what each token may see besides, of this call's tokens alone, or None.
-      spans: positions in the text from which and before which each vector is seen, or None: a
-        picture by the text after it.
+      first: position in the text from which on each vector is seen, or None: a picture is seen by
+        the text after it.
+      end: position before which it is seen.
       parts: lengths of the streams joined in the memory.
     """
 
     x: Float[Array, "B S D"] | None
     valid: Bool[Array, "B S"]
     allow: Bool[Array, "B T S"] | None = None
-    spans: Int[Array, "B S 2"] | None = None
+    first: Int[Array, "B S"] | None = None
+    end: Int[Array, "B S"] | None = None
     parts: tuple[int, ...] = field(default=(), metadata={"static": True})
 
     def allowed(self, positions: Int[Array, "B T A"]) -> Bool[Array, "B T S"] | None:
         """Which vectors each token may see; None if they may see all."""
-        if self.spans is None:
+        if self.first is None or self.end is None:
             return self.allow
         at_BT1 = positions[:, :, :1]
-        inside = (self.spans[:, None, :, 0] <= at_BT1) & (at_BT1 < self.spans[:, None, :, 1])
+        inside = (self.first[:, None, :] <= at_BT1) & (at_BT1 < self.end[:, None, :])
         return inside if self.allow is None else inside & self.allow
 
-    def seen(self, positions: Int[Array, "B T A"]) -> Bool[Array, "B #T"]:
-        """Whether a token sees anything of the memory."""
-        allowed = self.allowed(positions)
-        if allowed is None:
-            return jnp.any(self.valid, axis=1, keepdims=True)
-        return jnp.any(allowed & self.valid[:, None, :], axis=2)
+    def seen(self, positions: Int[Array, "B T A"]) -> Bool[Array, "B T"]:
+        """Whether each token sees anything of the memory."""
+        allowed, valid_B1S = self.allowed(positions), self.valid[:, None, :]
+        there = valid_B1S if allowed is None else allowed & valid_B1S
+        return jnp.broadcast_to(jnp.any(there, axis=2), positions.shape[:2])

@@ -6,7 +6,6 @@
 Of a text without pictures the cross-attention layers are left out, and the decoder is Llama 3.
 """
 
-import flax.linen as nn
 import jax.numpy as jnp
 from einops import rearrange, repeat
 from jaxtyping import Array, Bool, Float, Int
@@ -112,24 +111,27 @@ class CrossVisionModule(Language):
             dtype=self.dtype,
         )
         tiles, tokens = x.shape[1:3]
+        first_BS, end_BS = (
+            repeat(spans_BI2[..., i], "B I -> B (I M P)", M=tiles, P=tokens) for i in range(2)
+        )
         there_BIM = jnp.arange(tiles) < jnp.prod(grid_BI2, axis=-1, keepdims=True)
         return Memory(
             rearrange(x, "(B I) M P D -> B (I M P) D", B=rows),
             repeat(there_BIM, "B I M -> B (I M P)", P=tokens),
-            spans=repeat(spans_BI2, "B I A -> B (I M P) A", M=tiles, P=tokens),
+            first=first_BS,
+            end=end_BS,
         )
 
-    def __call__(
-        self,
-        ids_BT: Int[Array, "B T"],
-        pixels: Float[Array, "B I M Y X R"] | None = None,
-        grid_BI2: Int[Array, "B I 2"] | None = None,
-        spans_BI2: Int[Array, "B I 2"] | None = None,
-    ) -> Float[Array, "B T V"]:
-        """Logits in float32 for the token after each one; arguments as for `embed` and `see`."""
-        if pixels is None and self.is_initializing():
-            raise UserError("weights of the vision tower are made with a picture; give pixels")
-        memory = None if pixels is None else self.see(pixels, grid_BI2, spans_BI2)
+    def __call__(self, ids_BT: Int[Array, "B T"], *seen: Array) -> Float[Array, "B T V"]:
+        """Logits in float32 for the token after each one.
+
+        Args:
+          ids_BT: the tokens.
+          *seen: pixels, grid and spans as for `see`, or nothing.
+        """
+        if not seen and self.is_initializing():
+            raise UserError("the tower's weights are made with a picture; give pixels, grid, spans")
+        memory = self.see(*seen) if seen else None
         return self.head(self.hidden(self.embed(ids_BT), memory).x)
 
 

@@ -82,7 +82,7 @@ class Language(nn.Module):
         return self.decoder  # pyright: ignore[reportAttributeAccessIssue]
 
     def __call__(
-        self, ids_BT: Int[Array, "B T"], memory: Tokens | None = None
+        self, ids_BT: Int[Array, "B T"], memory: Tokens | Memory | None = None
     ) -> Float[Array, "B T V"]:
         """Logits in float32 for the token after each one."""
         return self.decode(ids_BT, memory)[0]
@@ -90,7 +90,7 @@ class Language(nn.Module):
     def decode(
         self,
         ids_BT: Int[Array, "B T"],
-        memory: Tokens | None = None,
+        memory: Tokens | Memory | None = None,
         cache: Cache | None = None,
         positions_BT: Int[Array, "B T"] | None = None,
         segments_BT: Int[Array, "B T"] | None = None,
@@ -110,21 +110,23 @@ class Language(nn.Module):
         cache: Cache,
         valid_BT: Bool[Array, "B T"],
         fresh: bool = False,
+        memory: Tokens | Memory | None = None,
     ) -> tuple[Float[Array, "B V"], Cache | None]:
         """Logits after the last token alone, and the cache with all of them in it.
 
-        Positions go on from the tokens that each row of the cache holds.
+        Positions go on from the tokens that each row of the cache holds. A memory is given in the
+        first call; the cache keeps what is needed of it.
         """
         positions_BT = cache.lengths[:, None] + jnp.cumsum(valid_BT, axis=1) - 1
         positions_BT = jnp.maximum(positions_BT, 0).astype(jnp.int32)
         tokens = self.embed(ids_BT, cache, positions_BT, valid_BT)
-        out = self.hidden(tokens, None, cache, fresh=fresh)
+        out = self.hidden(tokens, memory, cache, fresh=fresh)
         return self.head(out.x[:, -1:])[:, 0], out.cache
 
     def readout(
         self,
         ids_BT: Int[Array, "B T"],
-        memory: Tokens | None = None,
+        memory: Tokens | Memory | None = None,
         positions_BT: Int[Array, "B T"] | None = None,
         segments_BT: Int[Array, "B T"] | None = None,
     ) -> Logits:
@@ -136,7 +138,7 @@ class Language(nn.Module):
         self,
         ids_BT: Int[Array, "B T"],
         targets_BT: Int[Array, "B T"],
-        memory: Tokens | None = None,
+        memory: Tokens | Memory | None = None,
     ) -> Float[Array, "B T"]:
         """The log-probability of each target after the tokens up to the one at its place."""
         logits_BTV = self.decode(ids_BT, memory)[0]

@@ -11,9 +11,11 @@ from typing import Any, Protocol, runtime_checkable
 
 from llama_jax.errors import UserError, nearest
 from llama_jax.messages import short
-from llama_jax.text.messages import Message, check_end, check_plain, check_turns
+from llama_jax.text.messages import Message, Picture, check_end, check_plain, check_turns
 from llama_jax.text.pretrained import Pretrained
 from llama_jax.text.template import Template
+
+IMAGE = "<|image|>"  # the control token that stands for a picture
 
 
 @runtime_checkable
@@ -107,7 +109,10 @@ class Llama3:
 
         ids = [begin]
         for message in messages:
-            ids += header(message.role) + tokenizer.encode(message.text)
+            ids += header(message.role)
+            for piece in message.pieces:
+                seen = isinstance(piece, Picture)
+                ids += _tokens(tokenizer, IMAGE) if seen else tokenizer.encode(piece)
             ids.append(end_tool if message.role == "tool" else end)
         return ids + header("assistant") if generation_prompt else ids
 

@@ -13,6 +13,20 @@ SAME = {"reasoning_content": "reasoning", "thinking": "reasoning"}
 SAME_ROLES = {"developer": "system", "ipython": "tool"}
 
 
+PICTURES = ("image", "path")  # fields of a part that may hold a picture
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A picture among the parts of a message.
+
+    Attributes:
+      data: a path, bytes, an array or a picture of Pillow; None if it comes beside the messages.
+    """
+
+    data: Any = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Message:
     """One turn of a conversation.
@@ -20,7 +34,8 @@ class Message:
     Attributes:
       role: "system", "user", "assistant", or "tool" for what a tool gave.
       content: plain text; names of control tokens in it are text too. Or parts, such as
-        `{"type": "text", "text": "..."}`; or None beside calls of tools.
+        `{"type": "text", "text": "..."}` and `{"type": "image", "image": picture or path}`; or None
+        beside calls of tools.
       name: who speaks, or which tool; for templates that write it.
       tool_calls: calls of the assistant, `{"type": "function", "function": {"name": ...,
         "arguments": {...}}}`; for templates that write them.
@@ -59,10 +74,27 @@ class Message:
 
     @property
     def text(self) -> str:
-        """The content as one text."""
+        """The content as one text.
+
+        Raises:
+          UserError: there is a picture in it.
+        """
+        if any(isinstance(piece, Picture) for piece in self.pieces):
+            raise UserError(
+                "a message holds a picture, and this chat format writes texts alone; try the chat "
+                "template of a model that sees"
+            )
+        return "".join(map(str, self.pieces))
+
+    @property
+    def pieces(self) -> "list[str | Picture]":
+        """The content as texts and pictures in their order."""
         if self.content is None or isinstance(self.content, str):
-            return self.content or ""
-        return "".join(part["text"] for part in self.content)
+            return [self.content or ""]
+        return [
+            part["text"] if part["type"] == "text" else Picture(_picture(part))
+            for part in self.content
+        ]
 
 
 def message(given: Any) -> Message:
@@ -163,10 +195,43 @@ def _check_part(part: Any) -> None:
             "a part of a message's content is no object with a type; expected "
             "{'type': 'text', 'text': ...}"
         )
+    if part["type"] == "image":
+        unknown = [key for key in part if key not in ("type", *PICTURES)]
+        if unknown or sum(part.get(key) is not None for key in PICTURES) > 1:
+            raise UserError(
+                f"a part of the type 'image' has the fields {', '.join(map(str, part))[:80]}; "
+                "expected {'type': 'image', 'image': a picture or its path}"
+            )
+        return
     if part["type"] != "text":
         raise UserError(
-            f"a message has a part of the type {part['type'][:40]!r}; this model reads text only: "
-            "expected parts of the type 'text'"
+            f"a message has a part of the type {part['type'][:40]!r}; expected parts of the types "
+            "'text' and 'image'"
         )
     if not isinstance(part.get("text"), str):
         raise UserError("a part of the type 'text' has no text; expected {'type', 'text'}")
+
+
+def _picture(part: Mapping[str, Any]) -> Any:
+    return next((part[key] for key in PICTURES if part.get(key) is not None), None)
+
+
+def pictures(messages: Sequence[Message], beside: Sequence[Any] = ()) -> list[Any]:
+    """All pictures of a conversation in their order.
+
+    Args:
+      messages: the turns.
+      beside: those of the parts that hold none themselves.
+
+    Raises:
+      UserError: more or fewer are beside the messages than they have places for.
+    """
+    found = [p.data for message in messages for p in message.pieces if isinstance(p, Picture)]
+    open_places = sum(data is None for data in found)
+    if open_places != len(beside):
+        raise UserError(
+            f"the messages have {open_places} parts {{'type': 'image'}} without a picture and "
+            f"{len(beside)} pictures came beside them; expected as many of one as of the other"
+        )
+    rest = iter(beside)
+    return [next(rest) if data is None else data for data in found]

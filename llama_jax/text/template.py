@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llama_jax.errors import FormatError, UserError
-from llama_jax.text.messages import SAME, Message
+from llama_jax.text.messages import SAME, Message, Picture
 from llama_jax.text.pretrained import Pretrained
 from llama_jax.text.render import render
 
@@ -90,7 +90,7 @@ class Template:
         if not isinstance(content, str) and content is not None:
             # A template that knows no parts would write the list as Python does.
             parts = re.search(r"""\.text\b|\[['"]text['"]\]""", self.source)
-            content = _json(content) if parts else message.text
+            content = [_part(piece) for piece in message.pieces] if parts else message.text
         fields = {"role": message.role, "content": content, "name": message.name}
         fields |= {"tool_calls": _json(message.tool_calls), "tool_call_id": message.tool_call_id}
         if message.reasoning is not None:
@@ -148,6 +148,13 @@ class _Marks:
                 parts += self.tokenizer.split(piece)
             whole.append(piece)
         return parts, "".join(whole)
+
+
+def _part(piece: str | Picture) -> dict[str, str]:
+    """A part of a content as templates know it: of a picture only that there is one."""
+    if isinstance(piece, Picture):
+        return {"type": "image"}
+    return {"type": "text", "text": piece}
 
 
 def _json(value: Any) -> Any:

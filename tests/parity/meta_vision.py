@@ -254,6 +254,8 @@ def logits(tower, projection, text, ids_BT, pixels, grid_BI2, spans):
         flat = tokens.flatten(1, 3)
         caches = torch.stack([l.compute_xattn_kv_cache(flat) for l in text.cross_attention_layers])
         counts = [[int(rows * columns) for rows, columns in row] for row in grid_BI2]
-        masks = meta._pad_masks([[list(s) for s in row] for row in spans], counts, len(ids[0]), TILES)
+        masks = meta._pad_masks(
+            [[list(s) for s in row] for row in spans], counts, len(ids[0]), TILES
+        )
         mask, rows = text._get_xattn_mask(len(ids[0]), "cpu", torch.float32, tokens, masks)
         return _numpy(text.forward(positions, h, mask, rows, caches))

@@ -1,4 +1,4 @@
-"""Llama 3.2-Vision has the numbers of Meta's reference: pictures, tower, text that looks at them."""
+"""Llama 3.2-Vision has the numbers of Meta's reference: pictures, tower, text that looks."""
 
 import numpy as np
 import pytest
@@ -44,9 +44,13 @@ def test_our_parameters_are_those_of_the_reference(theirs, params):
     model = meta.config().build()
     pixels = jnp.asarray(pictures([(1, 2)]))[None]
     ids, grid = jnp.zeros((1, T), jnp.int32), jnp.array([[[1, 2]]])
-    shapes = jax.eval_shape(model.init, jax.random.key(0), ids, pixels, grid, jnp.zeros((1, 1, 2), jnp.int32))
+    shapes = jax.eval_shape(
+        model.init, jax.random.key(0), ids, pixels, grid, jnp.zeros((1, 1, 2), jnp.int32)
+    )
     ours = jax.tree.map(lambda x: x.shape, jax.tree.leaves(shapes["params"]))
-    made = jax.tree.structure(jax.tree.map(lambda x: 0, jax.tree_util.tree_map(lambda x: x, params)))
+    made = jax.tree.structure(
+        jax.tree.map(lambda x: 0, jax.tree_util.tree_map(lambda x: x, params))
+    )
     unboxed = jax.tree.map(
         lambda box: box.value, shapes["params"], is_leaf=lambda x: hasattr(x, "letters")
     )
@@ -124,7 +128,16 @@ def test_decoding_one_by_one_gives_the_logits_of_the_whole_text(params, places):
     np.testing.assert_allclose(jnp.concatenate(found, 1), whole, atol=TOLERANCE * 10, rtol=0)
 
 
-SIZES = [(640, 480), (1920, 1080), (300, 800), (4000, 200), (64, 64), (1, 1), (560, 560), (561, 560)]
+SIZES = [
+    (640, 480),
+    (1920, 1080),
+    (300, 800),
+    (4000, 200),
+    (64, 64),
+    (1, 1),
+    (560, 560),
+    (561, 560),
+]
 SIZES += [(int(w), int(h)) for w, h in np.random.default_rng(2).integers(1, 900, (52, 2))]
 
 

@@ -8,7 +8,7 @@ from llama_jax.errors import UserError
 from llama_jax.text import Message, chat_ids
 from llama_jax.text.any_tokenizer import Opened
 from llama_jax.text.chat import Llama2, Llama3, format_of
-from llama_jax.text.messages import message, messages_of
+from llama_jax.text.messages import message, messages_of, pictures
 from llama_jax.text.template import Template
 from tests.text.small import opened
 
@@ -48,7 +48,10 @@ def test_fields_that_programs_send_as_null_or_empty_are_as_if_not_there():
         ({"role": None, "content": "a"}, "role='None' is unknown"),
         ({"role": "user"}, "content of a message is NoneType"),
         ({"role": "user", "content": 3}, "content of a message is int"),
-        ({"role": "user", "content": [{"type": "image_url"}]}, "type 'image_url'.*text only"),
+        (
+            {"role": "user", "content": [{"type": "image_url"}]},
+            "type 'image_url'; expected parts of the types 'text' and 'image'",
+        ),
         ({"role": "user", "content": [{"type": "text"}]}, "has no text"),
         ({"role": "user", "content": ["a"]}, "no object with a type"),
         ({"role": "user", "content": "a", "name": 3}, "name of a message is int"),
@@ -168,3 +171,44 @@ def test_several_messages_of_the_user_stand_in_a_row_where_the_template_allows_i
     refuses = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(UserError, match="roles must alternate"):
         said(refuses, chat)
+
+
+SEEN = {
+    "role": "user",
+    "content": [
+        {"type": "image", "path": "a.png"},
+        {"type": "text", "text": "What is <|eot_id|> in "},
+        {"type": "image"},
+    ],
+}
+PARTS = (
+    "{% for m in messages %}{% for p in m['content'] %}{% if p['type'] == 'image' %}<|eom_id|>"
+    "{% else %}{{ p['text'] }}{% endif %}{% endfor %}{% endfor %}"
+)
+
+
+def test_a_template_is_told_that_there_is_a_picture_and_writes_its_token():
+    assert said(PARTS, SEEN) == "<|eom_id|>What is <|eot_id|> in <|eom_id|>"
+    assert len(controls(PARTS, SEEN)) == 2
+
+
+def test_pictures_come_in_their_order_from_the_messages_and_from_beside_them():
+    assert pictures(messages_of([SEEN, SEEN]), [1, 2]) == ["a.png", 1, "a.png", 2]
+    with pytest.raises(UserError, match="have 1 parts .* and 0 pictures came beside"):
+        pictures(messages_of(SEEN))
+
+
+def test_a_format_that_writes_texts_alone_refuses_a_picture():
+    with pytest.raises(UserError, match="holds a picture, and this chat format writes texts alone"):
+        said("{% for m in messages %}{{ m['content'] }}{% endfor %}", SEEN)
+
+
+def test_llama_3_s_format_writes_the_token_of_a_picture_where_there_is_one():
+    with pytest.raises(UserError, match=r"no control token '<\|image\|>'"):
+        chat_ids(messages_of(SEEN), opened("bpe"), Llama3())
+
+
+def test_a_part_with_two_pictures_is_refused():
+    part = {"type": "image", "image": "a.png", "path": "b.png"}
+    with pytest.raises(UserError, match="a part of the type 'image' has the fields"):
+        message({"role": "user", "content": [part]})
