@@ -17,7 +17,7 @@ from llama_jax.layers.stack import Stack
 from llama_jax.models.cross_vision import CrossVision
 from llama_jax.models.decoder import Decoder
 from llama_jax.models.tiled_vision import TiledVision
-from tests.parity.meta_reference import plain_layers
+from tests.parity.meta_reference import _stubs
 
 TILE, PATCH, TILES, KEPT = 28, 14, 4, (1, 3)
 WIDTH, LOCAL, ACROSS, VISION_HEADS = 32, 5, 2, 4
@@ -26,7 +26,7 @@ VOCAB, TEXT, LAYERS, HEADS, KV_HEADS, HIDDEN, CROSS = 64, 32, 4, 4, 2, 96, 2
 
 def reference():
     """Meta's modules: those of the model, and of the pictures."""
-    plain_layers()
+    _stubs()
     functional = types.ModuleType("torchvision.transforms.functional")
     functional.resize = lambda image, size, interpolation: image.resize(size[::-1], interpolation)
     transforms = types.ModuleType("torchvision.transforms")
