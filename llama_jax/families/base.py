@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llama_jax.families.gguf import Gguf
-from llama_jax.families.huggingface import HuggingFace
-from llama_jax.families.names import Table
+from llama_jax.families.names import Notation, Table
 from llama_jax.formats.source import Source
 from llama_jax.models.decoder import Decoder
 
@@ -66,16 +65,16 @@ class Family:
 
     name: str
     about: str
-    huggingface: HuggingFace
+    huggingface: Any  # a HuggingFace, or what has the same methods for a model of more parts
     gguf: Gguf | None = None
     meta: Meta | None = None
 
-    def table(self, kind: str) -> Table:
+    def table(self, kind: str) -> Notation:
         """The names of tensors in a format: "huggingface", "gguf" or "meta"."""
         return getattr(self, kind).table
 
 
-def run(name: str, model: Decoder) -> "Run":
+def run(name: str, model: Any) -> "Run":
     """A run that trains a published architecture: on C4, until other data takes its place.
 
     The tokenizer is that of the weights to begin with (`init_from`).

@@ -70,6 +70,14 @@ class HuggingFace:
         own = config.get("model_type") == self.model_type or self.architecture.lower() in named
         return own or within
 
+    def spoken(self, config: Mapping[str, Any]) -> Fields:
+        """The part of a config.json that names the ids of a tokenizer."""
+        return self.own(config)
+
+    def with_ids(self, config: Fields, ids: Mapping[str, Any]) -> Fields:
+        """A config.json with the ids of a tokenizer, where `spoken` finds them."""
+        return config | dict(ids)
+
     def own(self, config: Mapping[str, Any], place: Path | str = "config.json") -> Fields:
         """What a config.json says of the model itself, which may be a part of a larger one.
 
@@ -90,7 +98,7 @@ class HuggingFace:
         """
         if self.outer is not None and self.outer.names(config):
             source = self.outer.source(source)
-        return parts(source, [name.tensor for name in tensors(model, self.table)])
+        return parts(source, tensors(model, self.table))
 
     def model(self, config: Fields, place: Path | str = "config.json") -> Decoder:
         """The model that a config.json describes.

@@ -10,8 +10,9 @@ the file. Lower-case r is the half of a rotary pair: some files hold a head's pa
 """
 
 import re
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from einops import rearrange
 
@@ -19,6 +20,7 @@ from llama_jax.errors import UserError
 from llama_jax.families.sizes import FeedForward, layers, scaled, sizes
 from llama_jax.layers.attention import Attention
 from llama_jax.layers.experts import Experts
+from llama_jax.layers.stack import Stack
 from llama_jax.models.decoder import Decoder
 
 # Ours, theirs, "their axes -> our axes". {layer} is the number of a layer; "name[1]" is the second
@@ -103,19 +105,31 @@ class Table:
             found.append(rows if there else ())
         return sum(found, self.attention)
 
+    def names(self, model: Decoder) -> "list[Name]":
+        """Every tensor of a decoder; see `tensors`."""
+        letters, every = sizes(model).letters, layers(model)
+        own = [letters | _widths(ffn) for _, ffn in every]
+        kinds = [self.of(*parts) for parts in every[: len(model.stack.pattern)]]
+        ordered = [tuple(row for row in self.layer if row in kind) for kind in kinds]
+        found = of_model(self.embed, letters, "decoder")
+        found += of_layers(model.stack, ordered.__getitem__, own.__getitem__, "decoder/stack")
+        found += of_model(self.out, letters, "decoder")
+        return [name for name in found if not (model.tied and name.path == "decoder/out/w")]
+
 
 @dataclass(frozen=True)
 class Name:
     """One tensor of a file and one weight of ours (of one layer, if it is a layer's).
 
     Attributes:
-      path: our name, from the decoder down; a layer's weights are below "stack/layers/block_0", or
-        below "stack/layer_7/block_0" if the layers are not stacked.
+      path: our name; a layer's weights are below "decoder/stack/layers/block_0", or below
+        "decoder/stack/layer_7/block_0" if the layers are not stacked.
       layer: which of the stacked weights (a repeat of the pattern), or None.
       tensor: their name.
       axes: "theirs -> ours".
       shape: sizes of the tensor in the file.
       sizes: sizes of the letters.
+      stacked: how many weights are stacked in ours, if `layer` is one of them.
     """
 
     path: str
@@ -124,16 +138,20 @@ class Name:
     axes: str
     shape: tuple[int, ...]
     sizes: tuple[tuple[str, int], ...]
+    stacked: int = 0
 
     @property
     def letters(self) -> str:
         """A letter for each axis of the file's tensor: of (N H r) it is N, the slowest."""
-        return re.sub(r"\((\w)[^)]*\)| ", r"\1", self.axes.split(" -> ")[0])
+        axes = self.axes.split(" -> ")[0].replace("1", "A")  # of a scalar that has an axis
+        return re.sub(r"\((\w)[^)]*\)| ", r"\1", axes)
 
     @property
     def our_letters(self) -> str:
-        """A letter for each axis of the weight (of one layer): of (r H) it is H."""
-        return re.sub(r"[() r]", "", self.axes.split(" -> ")[1])
+        """A letter for each axis of the weight (of one layer): of (r H) it is H, of (R X Y) A."""
+        groups = re.findall(r"\(([^)]*)\)|(\w)", self.axes.split(" -> ")[1])
+        letters = [re.sub("[ r]", "", group or letter) for group, letter in groups]
+        return "".join(own if len(own) == 1 else "A" for own in letters)
 
     @property
     def our_shape(self) -> tuple[int, ...]:
@@ -154,7 +172,25 @@ class Name:
         return {letter: size for letter, size in self.sizes if letter in self.axes}
 
 
-def tensors(model: Decoder, table: Table) -> list[Name]:
+class Notation(Protocol):
+    """Names of tensors: `Table` for a decoder, others for models of more parts."""
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """The names of the embedding and of the output layer."""
+        ...
+
+    @property
+    def interleaved(self) -> bool:
+        """Whether files hold the rotary pairs of q and k side by side."""
+        ...
+
+    def names(self, model: Any) -> list[Name]:
+        """Every tensor that a model has; see `tensors`."""
+        ...
+
+
+def tensors(model: Any, table: Notation) -> list[Name]:
     """Every tensor that a model has in a notation: part by part, each for all layers.
 
     Args:
@@ -164,31 +200,47 @@ def tensors(model: Decoder, table: Table) -> list[Name]:
     Raises:
       UserError: a block for which there are no names.
     """
-    letters, every = sizes(model).letters, layers(model)
-    own = [letters | _widths(ffn) for _, ffn in every]
-    period, scan = len(model.stack.pattern), model.stack.scan
-    found = [_name(row, letters, row[0], None, row[1]) for row in table.embed]
-    rows = [set(table.of(*parts)) for parts in every[:period]]
-    for row in table.layer:
-        for i in range(len(every)):
-            # Layer i is block `part` of repeat `repeat` of the pattern.
-            repeat, part = divmod(i, period)
-            if row not in rows[part]:
-                continue
-            stack, layer = ("layers", repeat) if scan else (f"layer_{repeat}", None)
-            path = f"stack/{stack}/block_{part}/{row[0]}"
-            found.append(_name(row, own[part], path, layer, row[1].format(layer=i)))
-    found += [_name(row, letters, row[0], None, row[1]) for row in table.out]
-    found = [name for name in found if not (model.tied and name.path == "out/w")]
+    found = table.names(model)
     first: dict[str, int] = {}
     for i, name in enumerate(found):
         first.setdefault(fused(name.tensor), i)
     return sorted(found, key=lambda name: first[fused(name.tensor)])  # parts beside each other
 
 
+def of_model(rows: Rows, letters: dict[str, int], root: str) -> list[Name]:
+    """The tensors of these rows, whose weights are below `root`."""
+    return [named(row, letters, f"{root}/{row[0]}", row[1]) for row in rows]
+
+
+def of_layers(
+    stack: Stack, rows: Callable[[int], Rows], letters: Callable[[int], dict[str, int]], root: str
+) -> list[Name]:
+    """The tensors of a stack's layers, row by row, each for all layers that have it.
+
+    Args:
+      stack: the layers.
+      rows: of a block of the pattern, by its number.
+      letters: the sizes of the letters there.
+      root: what is above "layers" or "layer_0" in our names.
+    """
+    period, found = len(stack.pattern), []
+    mine = [rows(part) for part in range(period)]
+    for row in dict.fromkeys(row for own in mine for row in own):
+        for i in range(stack.layers):
+            # Layer i is block `part` of repeat `repeat` of the pattern.
+            repeat, part = divmod(i, period)
+            if row not in mine[part]:
+                continue
+            place, layer = ("layers", repeat) if stack.scan else (f"layer_{repeat}", None)
+            path = f"{root}/{place}/block_{part}/{row[0]}"
+            one = named(row, letters(part), path, row[1].format(layer=i), layer)
+            found.append(one if layer is None else replace(one, stacked=stack.repeats))
+    return found
+
+
 def fused(tensor: str) -> str:
     """The name of a tensor in its file, of that of a part of it or of itself."""
-    return re.sub(r"\[\d\]$", "", tensor)
+    return re.sub(r"\[(rows )?\d\]$", "", tensor)
 
 
 def _widths(ffn: FeedForward) -> dict[str, int]:
@@ -196,7 +248,10 @@ def _widths(ffn: FeedForward) -> dict[str, int]:
     return {"F": ffn.hidden} | ({"E": ffn.experts} if isinstance(ffn, Experts) else {})
 
 
-def _name(row: Row, letters: dict[str, int], path: str, layer: int | None, tensor: str) -> Name:
+def named(
+    row: Row, letters: dict[str, int], path: str, tensor: str, layer: int | None = None
+) -> Name:
+    """The tensor of a row: our path, its name and its shape, by the sizes of the letters."""
     axes, own = row[2], letters
     if "r" in axes:
         own = letters | {"H": letters["H"] // 2, "r": 2}
@@ -216,5 +271,5 @@ def _shape(axes: str, sizes: dict[str, int]) -> tuple[int, ...]:
         elif group is not None:
             group *= sizes[part]
         else:
-            shape.append(sizes[part])
+            shape.append(1 if part == "1" else sizes[part])
     return tuple(shape)

@@ -451,6 +451,6 @@ def open_engine(
         params = load_params(replace(checkpoint, model=single), mesh, rules, dtype, progress)
     else:
         params = load_params(checkpoint, mesh, rules, dtype)
-        params = unstack(params, single.stack.repeats)
+        params = unstack(params, single.language.stack.repeats)
     module = single.build().clone(dtype=jnp.dtype(dtype))
     return Engine(module, params, mesh, rules)

@@ -54,8 +54,8 @@ def show(
     if not isinstance(config, CrossVision):
         if any(images):
             raise UserError(
-                f"{sum(map(len, images))} pictures came and this model reads text only; try a "
-                "Llama 3.2-Vision"
+                f"{sum(map(len, images))} pictures came and this model reads text only; try one "
+                "that has a vision tower"
             )
         return Shown([list(ids) for ids in prompts], {})
     if len(images) != len(prompts):

@@ -49,6 +49,21 @@ class CrossVision:
         return self.decoder
 
     @property
+    def vocab(self) -> int:
+        """Ids that may be read."""
+        return self.decoder.vocab + self.extra
+
+    @property
+    def context(self) -> int | None:
+        """Positions that the decoder was trained for."""
+        return self.decoder.context
+
+    @property
+    def tied(self) -> bool:
+        """Whether the decoder's embedding is its output layer too."""
+        return self.decoder.tied
+
+    @property
     def picture(self) -> int:
         """The id that stands for a picture."""
         return self.decoder.vocab

@@ -28,6 +28,43 @@ WHOLE = 8  # tokens of a tile are filled up to a multiple of this
 
 
 @checked
+class ByGrid:
+    """Tables of a vector for each row and column of tiles, as Meta has them."""
+
+    def shape(self, tiles: int) -> tuple[int, int]:
+        """The axes of such a table before those of tokens and width."""
+        return tiles, tiles
+
+    def of(self, table: Array, grid_I2: Int[Array, "I 2"], tiles: int) -> Float[Array, "I M P D"]:
+        """The vectors of each tile of each picture, 0 where there is no tile."""
+        number, columns = jnp.arange(tiles), grid_I2[:, 1:]
+        of_IMPD = table[number // columns, number % columns]
+        return jnp.where(_there(grid_I2, tiles)[..., None, None], of_IMPD, 0)
+
+
+@checked
+class ByShape:
+    """Tables of a vector for each tile of each grid, as Hugging Face has them.
+
+    Attributes:
+      grids: rows and columns of tiles, in the order of the tables, whose first entry is for a
+        picture that is missing or of another grid.
+    """
+
+    grids: tuple[tuple[int, int], ...]
+
+    def shape(self, tiles: int) -> tuple[int, int]:
+        """The axes of such a table before those of tokens and width."""
+        return len(self.grids) + 1, tiles
+
+    def of(self, table: Array, grid_I2: Int[Array, "I 2"], tiles: int) -> Float[Array, "I M P D"]:
+        """The vectors of each tile of each picture, also where there is no tile."""
+        del tiles
+        same_IA = jnp.all(grid_I2[:, None] == jnp.array(self.grids), axis=-1)
+        return table[jnp.where(jnp.any(same_IA, axis=1), jnp.argmax(same_IA, axis=1) + 1, 0)]
+
+
+@checked
 class TiledVision:
     """Tiles to vectors that a text reads.
 
@@ -41,6 +78,7 @@ class TiledVision:
       patch: pixels a side of what becomes one token.
       tiles: the most tiles of a picture, M; also the most rows or columns of tiles.
       norm: before and after the layers of `local`.
+      tables: how vectors that tell of tiles are laid out.
     """
 
     width: int
@@ -52,6 +90,7 @@ class TiledVision:
     patch: int = 14
     tiles: int = 4
     norm: LayerNorm = LayerNorm()
+    tables: ByGrid | ByShape = ByGrid()
 
     def __post_init__(self):
         positive(self, "width", "out", "tile", "patch", "tiles")
@@ -126,13 +165,11 @@ class TiledVisionModule(nn.Module):
     def _of_tiles(
         self, name: str, gate: Array, tokens: int, grid_I2: Int[Array, "I 2"]
     ) -> Float[Array, "I M P D"]:
-        """Vectors by a tile's row and column, times the gate; 0 where there is no tile."""
+        """Vectors that tell which tile it is, times the gate."""
         cfg = self.config
-        table = self._param(name, "YXPD", (cfg.tiles, cfg.tiles, tokens, cfg.width))
-        number = jnp.arange(cfg.tiles)
-        columns = grid_I2[:, 1:]
-        of_IMPD = table[number // columns, number % columns] * gate
-        return jnp.where(_there(grid_I2, cfg.tiles)[..., None, None], of_IMPD, 0)
+        shape = (*cfg.tables.shape(cfg.tiles), tokens, cfg.width)
+        table = self._param(name, "AMPD", shape)
+        return cfg.tables.of(table, grid_I2, cfg.tiles) * gate
 
     def _places(
         self, x_IMPD: Float[Array, "I M P D"], grid_I2: Int[Array, "I 2"]

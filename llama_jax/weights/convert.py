@@ -159,7 +159,7 @@ def weights(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[str]]:
     for name in names:
         found.setdefault(name.path, Unread(source, {})).layers[name.layer] = name
         numbers[source.tensors[name.tensor].dtype] += math.prod(name.shape)
-    return {"decoder": nested(found)}, [kind for kind, _ in numbers.most_common()]
+    return nested(found), [kind for kind, _ in numbers.most_common()]
 
 
 def _kind(stored: str, wanted: str | None, to: str) -> str:

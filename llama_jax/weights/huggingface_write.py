@@ -31,7 +31,7 @@ Ids = Mapping[str, int | list[int] | None]
 
 def write_huggingface(
     folder: str | Path,
-    model: Decoder,
+    model: Any,
     params: dict[str, Any],
     tokenizer_files: Mapping[str, bytes] | None = None,
     dtype: Any = "float32",
@@ -96,7 +96,8 @@ def config(words: HuggingFace, model: Decoder, dtype: np.dtype, ids: Ids) -> dic
     """The config.json of a model, with the ids of its tokenizer."""
     # Without them transformers would take defaults of its own.
     named = ("bos_token_id", "eos_token_id", "pad_token_id")
-    return words.config(model, dtype.name) | {name: ids.get(name) for name in named}
+    given = {name: ids.get(name) for name in named}
+    return words.with_ids(words.config(model, dtype.name), given)
 
 
 def _shards(names: list[Name], dtype: np.dtype, most: int) -> list[list[Name]]:

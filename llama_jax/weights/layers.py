@@ -5,13 +5,12 @@ from typing import Any
 
 import jax
 
-from llama_jax.models.decoder import Decoder
 
-
-def one_by_one(model: Decoder) -> Decoder:
-    """The same model with arrays of its own for each layer; see `Stack.scan`."""
-    stack = replace(model.stack, scan=False)
-    return replace(model, stack=stack)
+def one_by_one(model: Any) -> Any:
+    """The same model with arrays of its own for each layer of its decoder; see `Stack.scan`."""
+    if model.language is not model:
+        return replace(model, decoder=one_by_one(model.language))
+    return replace(model, stack=replace(model.stack, scan=False))
 
 
 def unstack(params: dict[str, Any], layers: int) -> dict[str, Any]:
@@ -35,4 +34,4 @@ def unstack(params: dict[str, Any], layers: int) -> dict[str, Any]:
             single[i].append(leaf[i])
         leaf.delete()
     stack |= {f"layer_{i}": jax.tree.unflatten(tree, one) for i, one in enumerate(single)}
-    return {"decoder": decoder | {"stack": stack}}
+    return params | {"decoder": decoder | {"stack": stack}}

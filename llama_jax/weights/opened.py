@@ -25,12 +25,11 @@ from llama_jax import families
 from llama_jax.axes import FSDP_TENSOR, Rules, make_mesh
 from llama_jax.errors import FormatError
 from llama_jax.families.base import Family
-from llama_jax.families.names import Name, Table, tensors
+from llama_jax.families.names import Name, Notation, tensors
 from llama_jax.formats.links import following as links_followed
 from llama_jax.formats.quantised.expand import expanded, idle_biases
 from llama_jax.formats.quantised.scheme import scheme_of
 from llama_jax.formats.source import INDEX, Source, inside, read_json, safetensors
-from llama_jax.models.decoder import Decoder
 from llama_jax.weights.read import read
 
 __all__ = ["Checkpoint", "links_followed", "load_params", "open_checkpoint"]
@@ -57,9 +56,9 @@ class Checkpoint:
     place: Path
     kind: Literal["huggingface", "gguf", "meta", "run"]
     family: Family | None
-    model: Decoder
+    model: Any
     source: Source | None
-    table: Table | None
+    table: Notation | None
     unused: tuple[str, ...]
     tokenizer_place: Path | None
 
@@ -217,7 +216,7 @@ def _checkpoint(
     place: Path,
     kind: Literal["huggingface", "gguf", "meta"],
     family: Family,
-    model: Decoder,
+    model: Any,
     source: Source,
     unused: Iterable[str],
     tokenizer: Path | None,

@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from llama_jax.axes import FSDP_TENSOR, Rules, make_mesh, using, weight_sharding
-from llama_jax.families.names import Name, Table, tensors
+from llama_jax.families.names import Name, Notation, tensors
 from llama_jax.formats.source import Source
 from llama_jax.layers.linear import Lettered
 from llama_jax.models.decoder import Decoder
@@ -33,9 +33,9 @@ STACKED = "stack/layers/"  # before the path of a weight that all layers have in
 
 
 def read(
-    model: Decoder,
+    model: Any,
     source: Source,
-    table: Table,
+    table: Notation,
     mesh: Mesh | None = None,
     rules: Rules = FSDP_TENSOR,
     dtype: Any = jnp.float32,
@@ -55,7 +55,7 @@ def read(
       progress: wraps the tensors while they are read.
 
     Returns:
-      The nested dict {"decoder": ...}.
+      The nested dict {"decoder": ...}, and what other parts the model has.
 
     Raises:
       FormatError: a tensor that is missing, one too many, of another shape, or not finite.
@@ -65,18 +65,19 @@ def read(
     wanted = tensors(model, table)
     source.check({name.tensor: name.shape for name in wanted}, unused)
     found: dict[str, Any] = {}
-    if not model.stack.scan and mesh.size == 1 and mesh.devices.flat[0].platform == "cpu":
+    stacked = any(name.layer is not None for name in wanted)
+    if not stacked and mesh.size == 1 and mesh.devices.flat[0].platform == "cpu":
         for name, array in arrays(source, wanted, dtype, AHEAD, progress):
             place = weight_sharding(name.our_letters, name.our_shape, mesh, rules)
             found[name.path] = jax.device_put(array, place)
-        return {"decoder": nested(found)}
+        return nested(found)
     way = _Way(min(AHEAD, max(math.prod(name.shape) for name in wanted)), dtype)
     with using(mesh, rules):
         for name in progress(wanted):
             way.clear(math.prod(name.shape))
             letters, shape = name.our_letters, name.our_shape
             if name.layer is not None:
-                letters, shape = "L" + letters, (model.stack.repeats, *shape)
+                letters, shape = "L" + letters, (name.stacked, *shape)
             sharding = weight_sharding(letters, shape, mesh, rules)
             tensor = jax.device_put(
                 _numbers(source, name), weight_sharding(name.letters, name.shape, mesh, rules)
@@ -92,7 +93,7 @@ def read(
             del tensor
             way.add(name, finite)
     way.end()
-    return {"decoder": nested(found)}
+    return nested(found)
 
 
 class _Way:

@@ -98,7 +98,7 @@ class Companions:
             folder = place if place.is_dir() else place.absolute().parent
             config = read_json(inside(folder, "config.json"))
             if self.checkpoint.family is not None:
-                config = self.checkpoint.family.huggingface.own(config)
+                config = self.checkpoint.family.huggingface.spoken(config)
             return {name: config.get(name) for name in IDS if _is_ids(config.get(name))}
         if self.checkpoint.tokenizer_place is None:
             return {}

@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from llama_jax.families.names import Name, Table, tensors
-from llama_jax.models.decoder import Decoder
+from llama_jax.families.names import Name, Notation, tensors
 from llama_jax.weights.read import not_finite
 
 
 def export(
-    model: Decoder, params: dict[str, Any], table: Table
+    model: Any, params: dict[str, Any], table: Notation
 ) -> Iterator[tuple[Name, np.ndarray]]:
     """Every tensor of a model in a format, in the format's axes, in the parameters' type.
 
@@ -22,7 +21,7 @@ def export(
       table: how the format names and lays out tensors.
     """
     for name in tensors(model, table):
-        weight = params["decoder"]
+        weight: Any = params
         for part in name.path.split("/"):
             weight = weight[part]
         yield name, name.theirs(np.asarray(weight if name.layer is None else weight[name.layer]))
@@ -41,8 +40,10 @@ def cast(name: Name, tensor: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return found
 
 
-def inference(model: Decoder) -> Decoder:
+def inference(model: Any) -> Any:
     """The model without what only matters in training, or to the compiler."""
+    if model.language is not model:
+        return dataclasses.replace(model, decoder=inference(model.language))
     stack = model.stack
     blocks = tuple(dataclasses.replace(block, dropout=0.0) for block in stack.pattern)
     stack = dataclasses.replace(stack, pattern=blocks, remat="none")

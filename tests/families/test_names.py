@@ -64,7 +64,9 @@ def test_layers_of_a_pattern_are_named_along_the_model(scan):
     made = replace(made, stack=replace(made.stack, scan=scan))
     [name] = [n for n in tensors(made, HUGGING_FACE) if n.tensor.endswith("5.mlp.up_proj.weight")]
     place = (
-        ("stack/layers/block_1/ffn/up/w", 1) if scan else ("stack/layer_1/block_1/ffn/up/w", None)
+        ("decoder/stack/layers/block_1/ffn/up/w", 1)
+        if scan
+        else ("decoder/stack/layer_1/block_1/ffn/up/w", None)
     )
     assert (name.path, name.layer) == place
 
