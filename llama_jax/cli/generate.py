@@ -26,6 +26,7 @@ def add(command: Add) -> None:
         "--prompt", action="append", help="text to continue (again for more; default: stdin)"
     )
     _sampling(write, tokens=64)
+    _image(write, "a picture that every prompt is about")
     _chat_format(write, "each prompt is a message of a chat, written so")
     write.add_argument("--stop", action="append", default=[], help="a string to end at")
     write.add_argument("--json", action="store_true", help="one JSON object a prompt")
@@ -33,6 +34,7 @@ def add(command: Add) -> None:
     talk = command("chat", _chat, "talk with pretrained weights")
     weights(talk)
     talk.add_argument("--system", help="instructions that come before the conversation")
+    _image(talk, "a picture that comes with the first message; /image FILE later")
     _chat_format(talk, "how turns are written (default: as the model's own template says)")
     _sampling(talk, tokens=512)
 
@@ -62,6 +64,17 @@ def weights(parser: argparse.ArgumentParser) -> None:
 def _chat_format(parser: argparse.ArgumentParser, help: str) -> None:
     names = "one of ours (a wrong name lists them), or of the model's templates"
     parser.add_argument("--chat-format", metavar="NAME", help=f"{help}: {names}")
+
+
+def _image(parser: argparse.ArgumentParser, help: str) -> None:
+    parser.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help=f"{help} (again for more), for weights that see",
+    )
 
 
 def _sampling(parser: argparse.ArgumentParser, tokens: int) -> None:
@@ -113,16 +126,22 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 
 def _generate(args: argparse.Namespace) -> None:
     settings = _settings(args) | {"stop": args.stop}
+    from llama_jax.text.messages import Message
+
     prompts = args.prompt or [sys.stdin.read()]
     lm = load(args)
-    given = [lm.chat_ids(p, args.chat_format) for p in prompts] if args.chat_format else prompts
+    beside = [{"type": "image"}] * len(args.image)
+    asked = [[*beside, {"type": "text", "text": p}] if beside else p for p in prompts]
+    messages = [[Message("user", one)] for one in asked]
+    given = [lm.chat_ids(m, args.chat_format) for m in messages] if args.chat_format else prompts
+    images = [args.image] * len(prompts) if args.image else None
     if len(prompts) == 1 and not args.json:
-        for piece in lm.stream(given[0], args.max_new_tokens, **settings):
+        for piece in lm.stream(given[0], args.max_new_tokens, args.image or None, **settings):
             print(shown(piece), end="", flush=True)
         print()
         return
     for prompt, done in zip(
-        prompts, lm.complete(given, args.max_new_tokens, **settings), strict=True
+        prompts, lm.complete(given, args.max_new_tokens, images, **settings), strict=True
     ):
         if args.json:
             print(json.dumps({"prompt": prompt} | vars(done), ensure_ascii=False))
@@ -138,7 +157,11 @@ def _chat(args: argparse.Namespace) -> None:
     talk = Conversation(lm, args.system, **settings)
     talk.lm.chat_ids("hello")  # says now if the model has no chat format
     say = print if sys.stdin.isatty() else lambda *_, **__: None
-    say(f"{talk.lm.name}\n/reset forgets, /exit or Ctrl-D leaves, Ctrl-C stops an answer.")
+    say(
+        f"{talk.lm.name}\n/image FILE shows a picture, /reset forgets, /exit or Ctrl-D leaves, "
+        "Ctrl-C stops an answer."
+    )
+    images = list(args.image)
     while True:
         try:
             text = input("> " if sys.stdin.isatty() else "").strip()
@@ -150,15 +173,21 @@ def _chat(args: argparse.Namespace) -> None:
         if text == "/reset":
             talk.reset()
             say("(forgotten)")
+        elif text.startswith("/image "):
+            images.append(Path(text.removeprefix("/image ").strip()))
         elif text.startswith("/"):
-            print(f"{text.split()[0]} is no command; there are /reset and /exit", file=sys.stderr)
+            print(
+                f"{text.split()[0]} is no command; there are /image FILE, /reset and /exit",
+                file=sys.stderr,
+            )
         elif text:
-            _turn(talk, text, args.max_new_tokens)
+            _turn(talk, text, args.max_new_tokens, images)
+            images = []
 
 
-def _turn(talk: Any, text: str, most: int) -> None:
+def _turn(talk: Any, text: str, most: int, images: list[Path]) -> None:
     """One answer; Ctrl-C ends the answer, a mistake ends neither the program nor the talk."""
-    answer = talk.say(text, most)
+    answer = talk.say(text, most, images)
     try:
         for piece in answer:
             print(shown(piece), end="", flush=True)

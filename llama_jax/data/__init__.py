@@ -21,6 +21,7 @@ with epy.lazy_api_imports(globals()):
         Masking,
         Pixels,
         Questions,
+        Seen,
         SentencePairs,
         Seq2Seq,
     )
@@ -47,6 +48,7 @@ __all__ = [
     "Prepared",
     "Questions",
     "Replies",
+    "Seen",
     "SentencePairs",
     "Seq2Seq",
     "Share",

@@ -7,6 +7,7 @@ Source: Meta's reference (llama_models/llama3/multimodal/image_transform.py); Pi
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,8 @@ class Tiles:
     Attributes:
       side: pixels a side of a tile.
       most: tiles of a picture at most.
-      mean: of each colour, subtracted from numbers in 0 to 1.
-      deviation: of each colour, what is divided by then.
+      mean: what is subtracted of each colour, in 0 to 1.
+      deviation: what each colour is divided by then.
     """
 
     side: int = 560
@@ -104,3 +105,23 @@ def grids(most: int) -> list[tuple[int, int]]:
                     (count // columns, columns)
                 )
     return [shape for group in found.values() for shape in group]
+
+
+def sees(ids: Sequence[int], picture: int, length: int) -> list[tuple[int, int]]:
+    """Of each picture of a text the tokens that see it, first and end.
+
+    A picture is seen from its own place up to the next one, the last one to the end; pictures that
+    follow each other directly are all seen up to the end of the last of them.
+
+    Args:
+      ids: the tokens.
+      picture: the id that stands for one.
+      length: where the text ends, with what is still to be written.
+    """
+    places = [place for place, id in enumerate(ids) if id == picture]
+    ends = [*places[1:], length]
+    spans = list(zip(places, ends, strict=False))
+    for i in reversed(range(len(spans) - 1)):
+        if spans[i][1] == spans[i][0] + 1:
+            spans[i] = (spans[i][0], spans[i + 1][1])
+    return spans

@@ -10,6 +10,7 @@ from llama_jax.data.drawing import Drawing, Pixels
 from llama_jax.data.fields import Examples, Fields, Task
 from llama_jax.data.labels import Labels
 from llama_jax.data.language import LanguageModel
+from llama_jax.data.seen import Seen
 from llama_jax.data.sequences import Denoise, Seq2Seq
 from llama_jax.data.vision import Captions, Describe, Questions
 
@@ -25,6 +26,7 @@ __all__ = [
     "Masking",
     "Pixels",
     "Questions",
+    "Seen",
     "SentencePairs",
     "Seq2Seq",
     "Task",

@@ -5,6 +5,7 @@ Of Meta's 11B and 90B, and Guard 3 11B. The numbers are those of Meta's referenc
 first picture, and in which layers of the tower are kept.
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llama_jax.families.base import Family, run
@@ -31,12 +32,23 @@ FAMILY = Family(
 
 def llama3_2_11b_vision() -> "Run":
     """Llama 3.2-Vision 11B: Llama 3.1 8B, eight layers that look at pictures, and the tower."""
-    return run("llama3_2_11b_vision", _model(4096, 8, 32, 14_336))
+    return _run("llama3_2_11b_vision", _model(4096, 8, 32, 14_336))
 
 
 def llama3_2_90b_vision() -> "Run":
     """Llama 3.2-Vision 90B: Llama 3.1 70B, twenty layers that look, and the tower."""
-    return run("llama3_2_90b_vision", _model(8192, 20, 64, 28_672))
+    return _run("llama3_2_90b_vision", _model(8192, 20, 64, 28_672))
+
+
+def _run(name: str, model: CrossVision) -> "Run":
+    """Questions about pictures; put your own data in their place."""
+    from llama_jax.data import Seen, Stream, Tfds
+    from llama_jax.data.tiles import Tiles
+    from llama_jax.objectives import SeenLM
+
+    task = Seen(length=64, tiles=Tiles(model.vision.tile, model.vision.tiles))
+    data = {"seen": Stream(Tfds("easy_vqa"), task, batch=8)}
+    return replace(run(name, model), data=data, objectives={"lm": SeenLM(on="seen")})
 
 
 def _model(width: int, looks: int, heads: int, hidden: int) -> CrossVision:

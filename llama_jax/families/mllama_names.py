@@ -93,7 +93,7 @@ class Names:
     """The names of a decoder with cross-attention layers and of its tower.
 
     Attributes:
-      text: of the decoder's layers of self-attention, its embedding and its output.
+      text: names of the decoder's layers of self-attention, its embedding and its output.
     """
 
     text: Table

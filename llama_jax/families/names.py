@@ -219,8 +219,8 @@ def of_layers(
 
     Args:
       stack: the layers.
-      rows: of a block of the pattern, by its number.
-      letters: the sizes of the letters there.
+      rows: gives those of a block of the pattern, by its number.
+      letters: gives the sizes of the letters there.
       root: what is above "layers" or "layer_0" in our names.
     """
     period, found = len(stack.pattern), []

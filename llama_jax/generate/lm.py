@@ -324,7 +324,9 @@ class Batch:
                 f"{', '.join(Sampling.__dataclass_fields__)}"
             )
         check_seed(seed)
-        shown = lm.shown(prompts, images)
+        # Rows that have read something have been shown their pictures too.
+        given = [list(ids) for ids in prompts]
+        shown = lm.shown(given, images) if rows is None else Shown(given, {})
         self.lm, self.prompts, self.most, self.seed = lm, shown.prompts, most, seed
         self.seen = shown.seen
         self.sampling = Sampling(**sampling)

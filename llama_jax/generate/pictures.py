@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from llama_jax.data.tiles import Tiles
+from llama_jax.data.tiles import Tiles, sees
 from llama_jax.errors import UserError
-from llama_jax.models.cross_vision import CrossVision, sees
+from llama_jax.models.cross_vision import CrossVision
 from llama_jax.text.chat import IMAGE
 
 END = 2**30  # beyond every text
@@ -41,7 +41,7 @@ def show(
     """Lays out pictures for prompts.
 
     Args:
-      config: of the model.
+      config: the model's.
       prompts: ids of each.
       images: of each prompt its pictures, as `images.decode` takes them, in their order.
       begin: what begins every text; pictures without a place come after it.

@@ -116,8 +116,8 @@ class CrossVisionModule(Language):
         Args:
           pixels: normalised tiles; zeros where a tile or a picture is missing.
           grid_BI2: rows and columns of tiles of each picture; (1, 1) where it is missing.
-          spans_BI2: positions of the text that see each picture, first and end (`sees`); (0, 0)
-            where it is missing.
+          spans_BI2: positions of the text that see each picture, first and end, as `tiles.sees`
+            gives them; (0, 0) where it is missing.
         """
         rows = len(pixels)
         x = self.vision(
@@ -148,23 +148,3 @@ class CrossVisionModule(Language):
             raise UserError("the tower's weights are made with a picture; give pixels, grid, spans")
         memory = self.see(*seen) if seen else None
         return self.head(self.hidden(self.embed(ids_BT), memory).x)
-
-
-def sees(ids: list[int], picture: int, length: int) -> list[tuple[int, int]]:
-    """Of each picture of a text the tokens that see it, first and end.
-
-    A picture is seen from its own place up to the next one, the last one to the end; pictures that
-    follow each other directly are all seen up to the end of the last of them.
-
-    Args:
-      ids: the tokens.
-      picture: the id that stands for one.
-      length: where the text ends, with what is still to be written.
-    """
-    places = [place for place, id in enumerate(ids) if id == picture]
-    ends = [*places[1:], length]
-    spans = list(zip(places, ends, strict=False))
-    for i in reversed(range(len(spans) - 1)):
-        if spans[i][1] == spans[i][0] + 1:
-            spans[i] = (spans[i][0], spans[i + 1][1])
-    return spans

@@ -65,6 +65,27 @@ class CausalLM(Seq2Seq):
 
 
 @checked
+class SeenLM(Seq2Seq):
+    """Cross-entropy of what a decoder writes after a text with pictures, over a stream of `Seen`.
+
+    For models with a method `see`: `CrossVision`.
+    """
+
+    evaluation: ClassVar[str] = "scores"
+    predicts: ClassVar[tuple[str, str]] = ("targets", "loss_weights")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The text, and the pictures beside it."""
+        return (*_TARGETS, "pixels", "grid", "spans")
+
+    def decoded(self, view: View) -> Logits:
+        """What the decoder says, looking at the pictures."""
+        seen = view.model.see(view["pixels"], view["grid"], view["spans"])
+        return view.decode(seen)
+
+
+@checked
 class Caption(Seq2Seq):
     """Cross-entropy of a caption given the image alone, even if the stream has text to encode.
 

@@ -221,7 +221,7 @@ def pictures(messages: Sequence[Message], beside: Sequence[Any] = ()) -> list[An
 
     Args:
       messages: the turns.
-      beside: those of the parts that hold none themselves.
+      beside: pictures of the parts that hold none themselves.
 
     Raises:
       UserError: more or fewer are beside the messages than they have places for.

@@ -1,10 +1,11 @@
-"""Pictures beside prompts: places, limits of who sees what, and the same by the cache as at once."""
+"""Pictures beside prompts: places, limits of who sees what, and the same by the cache as whole."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from llama_jax.data.tiles import sees
 from llama_jax.errors import UserError
 from llama_jax.generate.engine import Engine
 from llama_jax.generate.pictures import END, show
@@ -13,7 +14,7 @@ from llama_jax.layers.block import Block, Gated, Seeing
 from llama_jax.layers.mlp import MLP, SwiGLU
 from llama_jax.layers.norm import LayerNorm, RMSNorm
 from llama_jax.layers.stack import Stack
-from llama_jax.models.cross_vision import CrossVision, sees
+from llama_jax.models.cross_vision import CrossVision
 from llama_jax.models.decoder import Decoder
 from llama_jax.models.tiled_vision import TiledVision
 

@@ -1,5 +1,7 @@
 """Llama 3.2-Vision has the numbers of Meta's reference: pictures, tower, text that looks."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -10,8 +12,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from llama_jax.data.tiles import Tiles, grids  # noqa: E402
-from llama_jax.models.cross_vision import sees  # noqa: E402
+from llama_jax.data.tiles import Tiles, grids, sees  # noqa: E402
 from tests.parity import meta_vision as meta  # noqa: E402
 
 # float32: features of order 10 through seven layers, logits of order 1 through six.
@@ -26,7 +27,7 @@ def theirs():
 
 
 @pytest.fixture(scope="module")
-def params(theirs):
+def params(theirs) -> Any:
     return jax.tree.map(jnp.asarray, meta.params(*theirs))
 
 
@@ -104,21 +105,22 @@ def test_a_text_with_pictures_has_the_logits_of_the_reference(theirs, params, pl
 @pytest.mark.parametrize("places", [[], [3], [1, 2, 7]])
 def test_decoding_one_by_one_gives_the_logits_of_the_whole_text(params, places):
     model, variables = meta.config().build(), {"params": params}
+    apply: Any = model.apply
     ids, spans = text(places), sees(text(places)[0].tolist(), PICTURE, T)
     grid = [(1, 2), (2, 2), (4, 1)][: len(places)]
     memory = None
-    whole = model.apply(variables, ids)
+    whole = apply(variables, ids)
     if places:
         given = pictures(grid)[None], np.array([grid]), np.array([spans])
-        whole = model.apply(variables, ids, *given)
-        memory = model.apply(variables, *given, method="see")
+        whole = apply(variables, ids, *given)
+        memory = apply(variables, *given, method="see")
     cache = meta.config().empty_cache(1, T)
     prompt = 2  # before most of the pictures
 
     def step(ids, memory, cache):
-        tokens = model.apply(variables, ids, cache, method="embed")
-        out = model.apply(variables, tokens, memory, cache, method="hidden")
-        return model.apply(variables, out.x, method="head"), out.cache
+        tokens = apply(variables, ids, cache, method="embed")
+        out = apply(variables, tokens, memory, cache, method="hidden")
+        return apply(variables, out.x, method="head"), out.cache
 
     logits, cache = step(ids[:, :prompt], memory, cache)
     found = [logits]

@@ -13,9 +13,9 @@ from PIL import Image  # noqa: E402
 from safetensors.numpy import load_file  # noqa: E402
 
 import llama_jax  # noqa: E402
+from llama_jax.data.tiles import sees  # noqa: E402
 from llama_jax.generate.engine import Engine  # noqa: E402
 from llama_jax.generate.pictures import END, show  # noqa: E402
-from llama_jax.models.cross_vision import sees  # noqa: E402
 from llama_jax.weights.convert import convert  # noqa: E402
 from llama_jax.weights.opened import load_params, open_checkpoint  # noqa: E402
 
