@@ -43,7 +43,7 @@ def show(
     Args:
       config: the model's.
       prompts: ids of each.
-      images: of each prompt its pictures, as `images.decode` takes them, in their order.
+      images: each prompt's pictures, as `images.decode` takes them, in their order.
       begin: what begins every text; pictures without a place come after it.
       token: the tokenizer's id of a picture, if it is another than the model's.
 

@@ -66,8 +66,8 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(place, capsys, monkeypatch)
 
     say = Conversation.say
 
-    def interrupted(self, text, most):
-        for piece in say(self, text, most):
+    def interrupted(self, text, most, images):
+        for piece in say(self, text, most, images):
             yield piece
             if text == "once":
                 raise KeyboardInterrupt

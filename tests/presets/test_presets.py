@@ -38,8 +38,12 @@ PARAMETERS = (
         "seed_smollm2_eyes": 137_724_036,
         "seed_image_tokenizer": 661_348,
         "seed_draw": 1_759_844,
+        "tiny_cross_vision": 3_925_419,
         "tiny_decoder": 488_064,
         "decoder_25m": 23_994_240,
+        # As Meta's reference counts them with tiles of 560 pixels.
+        "llama3_2_11b_vision": 10_629_184_035,
+        "llama3_2_90b_vision": 88_552_318_523,
     }
     | LLAMA
     | RELATIVES

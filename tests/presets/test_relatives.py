@@ -14,9 +14,6 @@ PARAMETERS = {
     "qwen3_0_6b": 596_049_920,
     "qwen3_8b": 8_190_735_360,
     "cwm_32b": 32_581_097_472,
-    # As Meta's reference counts them with tiles of 560 pixels.
-    "llama3_2_11b_vision": 10_629_184_035,
-    "llama3_2_90b_vision": 88_552_318_523,
     "llama4_scout": 107_769_861_120,
     "llama4_maverick": 400_711_848_960,
 }
