@@ -20,8 +20,6 @@ from tests.presets.test_llama import PARAMETERS as LLAMA
 from tests.presets.test_relatives import PARAMETERS as RELATIVES
 
 WORDS = Tokenizer.train(["a b c"], 300)  # for shapes, which ask what kinds of tokens it has
-    ["a b c"], 300
-)  # shapes ask a tokenizer for no more than its kinds of tokens
 
 # Counted by eval_shape; a change here is a change of every saved run.
 PARAMETERS = (
