@@ -12,6 +12,7 @@ from llama_jax.config import Run
 from llama_jax.data import Questions
 from llama_jax.errors import UserError, nearest
 from llama_jax.evals.base import Eval, Row
+from llama_jax.evals.combinations import Combinations
 from llama_jax.evals.dialogues import Dialogues, are_dialogues
 from llama_jax.evals.drawing import Drawings, Reconstructions
 from llama_jax.evals.moving import Clips
@@ -94,12 +95,23 @@ def evaluations(run: Run, limit: int | None = None) -> list[Eval]:
                     f"one of {', '.join(BY_NAME)}{nearest(named, BY_NAME)}"
                 )
             named = functools.partial(BY_NAME[named], objective)
-        evaluation = named(name, run)
-        if limit is not None:
-            evaluation = dataclasses.replace(evaluation, limit=limit)
-        found.append(evaluation)
+        found.append(named(name, run))
+    found += _combinations(run)
+    if limit is not None:
+        found = [dataclasses.replace(one, limit=limit) for one in found]
     found += [one for one in run.evaluations.values() if isinstance(one, Eval)]
     return list(dict.fromkeys(found))  # MLM and NSP share one pass over their stream
+
+
+def _combinations(run: Run) -> list[Eval]:
+    """All combinations of modalities, of a run that is asked about pictures and about clips."""
+    asked: dict[bool, str] = {}
+    for objective in run.objectives.values():
+        task = getattr(run.data[objective.on], "task", None)
+        if objective.evaluation == "texts" and isinstance(task, Questions):
+            asked.setdefault(task.frames > 0, objective.on)
+    both = len(asked) == 2
+    return [Combinations("any", asked[False], clips=asked[True])] if both else []
 
 
 def _scores(objective: Any, name: str, run: Any) -> Eval:

@@ -39,7 +39,8 @@ class Multimodal:
     Attributes:
       text: text encoder; its vocabulary is the decoder's.
       fusion: how modalities learn of each other.
-      vision: image and video encoder, or None.
+      vision: encoder of images, and of videos if they have none of their own; or None.
+      video: encoder of videos, or None.
       decoder: reads the joined memory, or None for an encoder alone.
       masked: head that predicts masked tokens.
       align: projections into the shared space of the contrastive losses.
@@ -54,6 +55,7 @@ class Multimodal:
     text: TextEncoder
     fusion: Fusion
     vision: VisionEncoder | None = None
+    video: VisionEncoder | None = None
     decoder: Decoder | None = None
     masked: MaskedHead | TiedHead = MaskedHead()
     align: AlignHead = AlignHead()
@@ -64,7 +66,8 @@ class Multimodal:
     pictures: ImageTokenizer | None = None
 
     def __post_init__(self):
-        parts = {"text": self.text, "vision": self.vision, "decoder": self.decoder}
+        names = ("text", "vision", "video", "decoder")
+        parts = {name: getattr(self, name) for name in names}
         widths = {name: part.width for name, part in parts.items() if part is not None}
         if len(set(widths.values())) > 1:
             raise UserError(f"widths {widths} must be equal, for fusion adds the streams")
@@ -119,6 +122,8 @@ class MultimodalModule(Language):
         if cfg.vision is not None:
             self.vision = cfg.vision.build()
             self.pixel_head = PixelModule(cfg.vision)
+        if cfg.video is not None:
+            self.video = cfg.video.build()
         if cfg.decoder is not None:
             self.decoder = cfg.decoder.part(self.table)
         if cfg.pictures is not None:
@@ -142,6 +147,9 @@ class MultimodalModule(Language):
         self, pixels: Num[Array, "I ... Y X R"], valid_I: Bool[Array, " I"] | None = None
     ) -> Tokens:
         """Tokens of images [I,Y,X,R] or videos [I,T,Y,X,R]; [I,P,D]."""
+        moves = pixels.ndim == 5 and pixels.shape[1] > 1  # a picture is a video of one frame
+        if moves and self.config.video is not None:
+            return self.video(pixels, valid_I, dtype=self.dtype)
         self._seeing()
         return self.vision(pixels, valid_I, dtype=self.dtype)
 

@@ -47,6 +47,11 @@ class MIM(Objective):
     def __call__(self, acts: Acts) -> Loss:
         """Sum over hidden patches; metric `mean`, the same of the mean of the visible ones."""
         view = acts[self.on]
+        if self.source == "video" and getattr(view.model.config, "video", None) is not None:
+            raise UserError(
+                "MIM(source='video') hides patches of the encoder of pictures, and videos have one "
+                "of their own here; try source='image', or Multimodal without `video`"
+            )
         frames, side = view.model.patch
         video = filled_up(scaled(view[self.source]), frames)
         target_IPA = patches(video, frames, side)

@@ -1,7 +1,7 @@
 """Whether a Chinese review of a book, a hotel or goods is praise or blame."""
 
 from llama_jax.data.tfds import Tfds
-from llama_jax.tasks.base import Task
+from llama_jax.tasks.base import ARTICLES, Task
 
 TASK = Task(
     name="sentiment",
@@ -11,6 +11,7 @@ TASK = Task(
     example="classify the sentiment: 房间很干净,服务也很好",
     metrics=("accuracy",),
     baselines=("most_frequent", "naive_bayes", "nearest"),
+    stream=ARTICLES,
     length=128,
     answer_length=8,
     weight=2.0,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from llama_jax import presets
 from llama_jax.data import JsonLines, Questions, Stream
 from llama_jax.evals import evaluations
 from llama_jax.evals.combinations import Combinations
@@ -178,3 +179,10 @@ def test_all_six_combinations_stand_in_one_table(clips, tmp_path):
     assert found["any_accuracy_video_text"][1:] == (pytest.approx(5 / 6), 6)
     assert found["any_accuracy_text"] == (0.0, pytest.approx(6 / 8), 8)
     assert found["any_accuracy_image_video_text"][2] == 8
+
+
+def test_a_run_that_is_asked_about_pictures_and_clips_is_tried_with_every_combination():
+    run = presets.get("seed_all_demo")
+    found = [one for one in evaluations(run, limit=7) if isinstance(one, Combinations)]
+    assert found == [Combinations("any", "questions", clips="clips", limit=7)]
+    assert not any(isinstance(one, Combinations) for one in evaluations(presets.get("seed_vqa")))

@@ -12,11 +12,14 @@ from llama_jax.config import children, from_json, to_json
 from llama_jax.config.text import meanings
 from llama_jax.errors import UserError
 from llama_jax.objectives import losses
+from llama_jax.text.tokenizer import Tokenizer
 from llama_jax.train.load import build
 from llama_jax.train.state import plan
 from llama_jax.train.step import bind, initializer, make_train_step
 from tests.presets.test_llama import PARAMETERS as LLAMA
 from tests.presets.test_relatives import PARAMETERS as RELATIVES
+
+WORDS = Tokenizer.train(["a b c"], 300)  # for shapes, which ask what kinds of tokens it has
 
 # Counted by eval_shape; a change here is a change of every saved run.
 PARAMETERS = (
@@ -36,6 +39,10 @@ PARAMETERS = (
         "seed_dialogue_pictures": 1_015_648,
         "seed_smollm2": 267_277_854,
         "seed_smollm2_eyes": 137_724_036,
+        "seed_all_pretraining": 4_179_475,
+        "seed_all": 4_927_635,
+        "seed_all_demo_pretraining": 2_009_683,
+        "seed_all_demo": 2_452_147,
         "seed_image_tokenizer": 661_348,
         "seed_draw": 1_759_844,
         "tiny_cross_vision": 3_925_419,
@@ -67,7 +74,7 @@ def laid_out(name):
     run, mesh = presets.get(name), make_mesh(devices=jax.devices()[:1])
     with using(mesh, run.rules):
         model, total = build(run), losses(run.objectives)
-        fields = {stream: s.fields(None) for stream, s in run.data.items()}
+        fields = {stream: s.fields(WORDS) for stream, s in run.data.items()}
         init = initializer(model, total, fields)
         layout = plan(init, run.optimizer, run.steps, mesh, run.rules)
     return run, model, total, fields, layout
