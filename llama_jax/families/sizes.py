@@ -138,6 +138,11 @@ def layers(model: Decoder) -> list[tuple[Attention, FeedForward]]:
     Raises:
       UserError: a block that is not made of these, for which formats have no names.
     """
+    if not isinstance(model, Decoder):
+        raise UserError(
+            f"the model is a {type(model).__name__}, of more parts than a language model; this "
+            "reads language models alone"
+        )
     period = []
     for i, block in enumerate(model.stack.pattern):
         attention, ffn = getattr(block, "attention", None), getattr(block, "ffn", None)

@@ -268,8 +268,8 @@ def shorter(checkpoint, by):
 def test_padding_that_is_seen_is_found(checkpoint, monkeypatch):
     extend = DecoderModule.extend
 
-    def careless(self, ids_BT, cache, valid_BT, fresh=False):
-        return extend(self, ids_BT, cache, jnp.ones_like(valid_BT), fresh)
+    def careless(self, ids_BT, cache, valid_BT, *more):
+        return extend(self, ids_BT, cache, jnp.ones_like(valid_BT), *more)
 
     monkeypatch.setattr(DecoderModule, "extend", careless)
     other = shorter(checkpoint, 1)
