@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llama_jax.families.gguf import Gguf
-from llama_jax.families.names import Notation, Table
+from llama_jax.families.names import Notation
 from llama_jax.formats.source import Source
-from llama_jax.models.decoder import Decoder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +26,7 @@ class Meta(Protocol):
     """How a family is written down in Meta's folders; for `families.llama_meta`."""
 
     @property
-    def table(self) -> Table:
+    def table(self) -> Notation:
         """The names of tensors."""
         ...
 
@@ -40,13 +39,11 @@ class Meta(Protocol):
         """Whether a params.json is of this family."""
         ...
 
-    def open(
-        self, folder: str | Path, pickle: bool = False
-    ) -> tuple[Decoder, Source, tuple[str, ...]]:
+    def open(self, folder: str | Path, pickle: bool = False) -> tuple[Any, Source, tuple[str, ...]]:
         """The model of a folder, its tensors, and the names of those that are not read."""
         ...
 
-    def renamed(self, model: Decoder, name: str, tensor: "np.ndarray") -> "tuple[str, np.ndarray]":
+    def renamed(self, model: Any, name: str, tensor: "np.ndarray") -> "tuple[str, np.ndarray]":
         """A tensor as Hugging Face has it, by a second program than the table of names."""
         ...
 

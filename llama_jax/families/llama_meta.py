@@ -47,6 +47,9 @@ UNUSED = "rope.freqs"
 # Fields of params.json that Llama 4 alone has.
 LLAMA4 = ("moe_args", "nope_layer_interval", "attention_chunk_size", "use_qk_norm", "ffn_exp")
 
+# Of Llama 3.2-Vision: how many layers look at pictures.
+VISION = "vision_num_cross_attention_layers"
+
 # Below a layer, Meta's names to Hugging Face's: a second program than the tables, for `verify`.
 LAYER = {
     "attention.wq": "self_attn.q_proj",
@@ -76,7 +79,7 @@ class LlamaMeta:
 
     def claims(self, params: Mapping[str, Any]) -> bool:
         """Whether a params.json is of this family."""
-        return not any(params.get(field) for field in LLAMA4)
+        return not any(params.get(field) for field in (*LLAMA4, VISION))
 
     def open(
         self, folder: str | Path, pickle: bool = False

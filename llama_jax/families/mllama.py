@@ -9,16 +9,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llama_jax.families.base import Family, run
-from llama_jax.families.mllama_config import EXTRA, Mllama
-from llama_jax.layers.attention import Attention
-from llama_jax.layers.block import Block, Gated, Seeing
-from llama_jax.layers.mlp import MLP, SwiGLU
-from llama_jax.layers.norm import LayerNorm, RMSNorm
+from llama_jax.families.mllama_config import Mllama
+from llama_jax.families.mllama_meta import KEPT, MllamaMeta
+from llama_jax.families.mllama_parts import EXTRA, crossed, tower
+from llama_jax.families.sizes import Sizes, build
 from llama_jax.layers.rope import Llama3Rope
-from llama_jax.layers.stack import Stack
 from llama_jax.models.cross_vision import CrossVision
-from llama_jax.models.decoder import Decoder
-from llama_jax.models.tiled_vision import TiledVision
+from llama_jax.models.tiled_vision import ByGrid
 
 if TYPE_CHECKING:
     from llama_jax.config import Run
@@ -27,6 +24,7 @@ FAMILY = Family(
     name="mllama",
     about="Llama 3 with gated cross-attention to the tiles of pictures",
     huggingface=Mllama(),
+    meta=MllamaMeta(),
 )
 
 
@@ -52,26 +50,14 @@ def _run(name: str, model: CrossVision) -> "Run":
 
 
 def _model(width: int, looks: int, heads: int, hidden: int) -> CrossVision:
-    ffn, norm = SwiGLU(hidden), RMSNorm()
-    own = Block(Attention(heads, 8, 128, rope=Llama3Rope(), causal=True), ffn, norm=norm)
-    seen = Gated(Attention(heads, 8, 128, rope=None, qk_norm=norm))
-    cross = Block(None, Seeing(ffn), cross=seen, norm=norm)
-    decoder = Decoder(
-        vocab=128_256,
-        width=width,
-        stack=Stack((own, own, own, cross, own), looks),
-        tied=False,
-        norm=norm,
-        context=131_072,
-    )
-    return CrossVision(decoder, _tower(width), EXTRA)
-
-
-def _tower(out: int) -> TiledVision:
-    attention, mlp, norm = Attention(16, 16, 80, rope=None), MLP(5120, bias=True), LayerNorm()
-    return TiledVision(
-        1280,
-        out,
-        local=Stack((Block(attention, mlp, norm=norm),), 32),
-        across=Stack((Block(Gated(attention), Gated(mlp), norm=norm),), 8),
-    )
+    layers = 4 * looks
+    given = Sizes(
+        vocab=128_256, width=width, layers=layers, heads=heads, kv_heads=8, head_dim=128,
+        hidden=hidden, eps=1e-5, rope=Llama3Rope(), context=131_072, tied=False,
+    )  # fmt: skip
+    decoder = crossed(build(given), range(3, 5 * looks, 5))
+    vision = tower(
+        1280, width, heads=16, hidden=5120, layers=(32, 8), kept=KEPT, sizes=(560, 14, 4),
+        tables=ByGrid(),
+    )  # fmt: skip
+    return CrossVision(decoder, vision, EXTRA)

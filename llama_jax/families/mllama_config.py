@@ -10,13 +10,9 @@ from llama_jax.families.fused import parts
 from llama_jax.families.huggingface import Fields, HuggingFace
 from llama_jax.families.huggingface_numbers import LARGEST, bad, positive, size
 from llama_jax.families.mllama_names import HUGGING_FACE, Names, alone, blocks
+from llama_jax.families.mllama_parts import EXTRA, crossed, grids, tower
 from llama_jax.families.names import tensors
-from llama_jax.families.sizes import shortest, sizes
 from llama_jax.formats.source import Source
-from llama_jax.layers.attention import Attention
-from llama_jax.layers.block import Block, Gated, Seeing
-from llama_jax.layers.mlp import MLP, SwiGLU
-from llama_jax.layers.norm import LayerNorm
 from llama_jax.layers.stack import Stack
 from llama_jax.models.cross_vision import CrossVision
 from llama_jax.models.decoder import Decoder
@@ -25,7 +21,6 @@ from llama_jax.trees import difference
 
 TEXT, VISION, CROSS = "text_config", "vision_config", "cross_attention_layers"
 KEPT, GRIDS = "intermediate_layers_indices", "supported_aspect_ratios"
-EXTRA = 8  # ids after the vocabulary, of which the first stands for a picture
 KNOWN_SEEN = {
     *("attention_heads", "hidden_act", "hidden_size", "image_size", "initializer_range"),
     *(KEPT, GRIDS, "intermediate_size", "max_num_tiles", "model_type", "norm_eps"),
@@ -63,7 +58,9 @@ class Mllama:
 
     def with_ids(self, config: Fields, ids: Mapping[str, Any]) -> Fields:
         """A config.json with the ids of a tokenizer, where `spoken` finds them."""
-        return config | {TEXT: config[TEXT] | dict(ids)}
+        # transformers takes no null for the first two, and none beyond the table for the third.
+        known = {name: id for name, id in ids.items() if id is not None or name == "pad_token_id"}
+        return config | {TEXT: config[TEXT] | known}
 
     def own(self, config: Mapping[str, Any], place: Path | str = "config.json") -> Fields:
         """What a config.json says of the model: all of it."""
@@ -115,7 +112,7 @@ class Mllama:
         text = TEXT_WORDS.config(alone(model.decoder), dtype)
         text |= {CROSS: crossed, "num_hidden_layers": model.decoder.stack.layers}
         heads, hidden = _sizes(vision.local)
-        grids = vision.tables.grids if isinstance(vision.tables, ByShape) else ()
+        every = vision.tables.grids if isinstance(vision.tables, ByShape) else ()
         del text["architectures"]
         return {
             "architectures": [self.architecture],
@@ -138,7 +135,7 @@ class Mllama:
                 "norm_eps": vision.norm.eps,
                 "max_num_tiles": vision.tiles,
                 KEPT: [*vision.kept],
-                GRIDS: [list(grid) for grid in grids],
+                GRIDS: [list(grid) for grid in every],
                 "initializer_range": 0.02,
             },
         }
@@ -186,21 +183,13 @@ def _part(config: Fields, name: str, place: Path | str) -> Fields:
 
 
 def _decoder(text: Fields, place: str) -> Decoder:
-    layers, crossed = size(text, place, "num_hidden_layers", 10_000), text.get(CROSS)
-    if not isinstance(crossed, list) or not {*crossed} <= {*range(layers)} or not crossed:
-        raise bad(place, CROSS, crossed, f"a list of layers below {layers}")
-    own = layers - len({*crossed})
+    layers, looks = size(text, place, "num_hidden_layers", 10_000), text.get(CROSS)
+    if not isinstance(looks, list) or not {*looks} <= {*range(layers)} or not looks:
+        raise bad(place, CROSS, looks, f"a list of layers below {layers}")
+    own = layers - len({*looks})
     if own < 1:
-        raise bad(place, CROSS, crossed, "fewer than all layers")
-    llama = TEXT_WORDS.model(text | {"num_hidden_layers": own}, place)
-    given = sizes(llama)
-    looks = Attention(given.heads, given.kv_heads, given.head_dim, rope=None, qk_norm=llama.norm)
-    cross = Block(None, Seeing(SwiGLU(given.hidden)), cross=Gated(looks), norm=llama.norm)
-    [block] = llama.stack.pattern
-    kinds = [layer in {*crossed} for layer in range(layers)]
-    period = shortest(kinds)
-    pattern = tuple(cross if kind else block for kind in kinds[:period])
-    return replace(llama, stack=Stack(pattern, layers // period))
+        raise bad(place, CROSS, looks, "fewer than all layers")
+    return crossed(TEXT_WORDS.model(text | {"num_hidden_layers": own}, place), looks)
 
 
 def _vision(seen: Fields, out: int, place: str) -> TiledVision:
@@ -229,19 +218,20 @@ def _vision(seen: Fields, out: int, place: str) -> TiledVision:
             place, "vision_output_dim", seen["vision_output_dim"], str(width * (len(kept) + 1))
         )
     eps = positive(seen.get("norm_eps", 1e-5), "norm_eps", place)
-    attention, norm = Attention(heads, heads, width // heads, rope=None), LayerNorm(eps)
-    ffn = MLP(hidden, bias=True)
-    return TiledVision(
+    return tower(
         width,
         out,
-        local=Stack((Block(attention, ffn, norm=norm),), local),
-        across=Stack((Block(Gated(attention), Gated(ffn), norm=norm),), across),
+        heads=heads,
+        hidden=hidden,
+        layers=(local, across),
         kept=tuple(kept),
-        tile=size(seen, place, "image_size", LARGEST),
-        patch=size(seen, place, "patch_size", LARGEST),
-        tiles=size(seen, place, "max_num_tiles", 64),
-        norm=norm,
+        sizes=(
+            size(seen, place, "image_size", LARGEST),
+            size(seen, place, "patch_size", LARGEST),
+            size(seen, place, "max_num_tiles", 64),
+        ),
         tables=ByShape(_grids(seen, place)),
+        eps=eps,
     )
 
 
@@ -249,7 +239,7 @@ def _grids(seen: Fields, place: str) -> tuple[tuple[int, int], ...]:
     most = size(seen, place, "max_num_tiles", 64)
     given = seen.get(GRIDS)
     if given is None:
-        return tuple((y, x) for y in range(1, most + 1) for x in range(1, most // y + 1))
+        return grids(most)
     good = isinstance(given, list) and all(
         isinstance(grid, list) and len(grid) == 2 and all(type(n) is int and n > 0 for n in grid)
         for grid in given

@@ -213,7 +213,11 @@ def of_model(rows: Rows, letters: dict[str, int], root: str) -> list[Name]:
 
 
 def of_layers(
-    stack: Stack, rows: Callable[[int], Rows], letters: Callable[[int], dict[str, int]], root: str
+    stack: Stack,
+    rows: Callable[[int], Rows],
+    letters: Callable[[int], dict[str, int]],
+    root: str,
+    number: Callable[[int], int] = lambda layer: layer,
 ) -> list[Name]:
     """The tensors of a stack's layers, row by row, each for all layers that have it.
 
@@ -222,6 +226,7 @@ def of_layers(
       rows: gives those of a block of the pattern, by its number.
       letters: gives the sizes of the letters there.
       root: what is above "layers" or "layer_0" in our names.
+      number: gives what a layer is called in theirs.
     """
     period, found = len(stack.pattern), []
     mine = [rows(part) for part in range(period)]
@@ -233,7 +238,7 @@ def of_layers(
                 continue
             place, layer = ("layers", repeat) if stack.scan else (f"layer_{repeat}", None)
             path = f"{root}/{place}/block_{part}/{row[0]}"
-            one = named(row, letters(part), path, row[1].format(layer=i), layer)
+            one = named(row, letters(part), path, row[1].format(layer=number(i)), layer)
             found.append(one if layer is None else replace(one, stacked=stack.repeats))
     return found
 

@@ -259,3 +259,10 @@ def logits(tower, projection, text, ids_BT, pixels, grid_BI2, spans):
         )
         mask, rows = text._get_xattn_mask(len(ids[0]), "cpu", torch.float32, tokens, masks)
         return _numpy(text.forward(positions, h, mask, rows, caches))
+
+
+def leaves(params):
+    """All weights, in one order."""
+    import jax
+
+    return jax.tree.leaves(params)
