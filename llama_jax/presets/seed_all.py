@@ -53,7 +53,7 @@ class _Size:
     Attributes:
       vocab: tokens of text, V.
       width: numbers of a vector, D.
-      layers: of the text's encoder and of the decoder.
+      layers: how many the text's encoder has, and the decoder.
       share: rows of a step, of those of `seed_all`.
     """
 
