@@ -10,7 +10,7 @@ from llama_jax.families.fused import parts
 from llama_jax.families.huggingface import Fields, HuggingFace
 from llama_jax.families.huggingface_numbers import LARGEST, bad, positive, size
 from llama_jax.families.mllama_names import HUGGING_FACE, Names, alone, blocks
-from llama_jax.families.mllama_parts import EXTRA, crossed, grids, tower
+from llama_jax.families.mllama_parts import EXTRA, MOST_TILES, crossed, grids, tower
 from llama_jax.families.names import tensors
 from llama_jax.formats.source import Source
 from llama_jax.layers.stack import Stack
@@ -183,8 +183,10 @@ def _part(config: Fields, name: str, place: Path | str) -> Fields:
 
 
 def _decoder(text: Fields, place: str) -> Decoder:
-    layers, looks = size(text, place, "num_hidden_layers", 10_000), text.get(CROSS)
-    if not isinstance(looks, list) or not {*looks} <= {*range(layers)} or not looks:
+    layers = size(text, place, "num_hidden_layers", 10_000)
+    looks: Any = text.get(CROSS)
+    whole = isinstance(looks, list) and all(type(i) is int for i in looks)
+    if not whole or not {*looks} <= {*range(layers)} or not looks:
         raise bad(place, CROSS, looks, f"a list of layers below {layers}")
     own = layers - len({*looks})
     if own < 1:
@@ -228,7 +230,7 @@ def _vision(seen: Fields, out: int, place: str) -> TiledVision:
         sizes=(
             size(seen, place, "image_size", LARGEST),
             size(seen, place, "patch_size", LARGEST),
-            size(seen, place, "max_num_tiles", 64),
+            size(seen, place, "max_num_tiles", MOST_TILES),
         ),
         tables=ByShape(_grids(seen, place)),
         eps=eps,
@@ -236,7 +238,7 @@ def _vision(seen: Fields, out: int, place: str) -> TiledVision:
 
 
 def _grids(seen: Fields, place: str) -> tuple[tuple[int, int], ...]:
-    most = size(seen, place, "max_num_tiles", 64)
+    most = size(seen, place, "max_num_tiles", MOST_TILES)
     given = seen.get(GRIDS)
     if given is None:
         return grids(most)

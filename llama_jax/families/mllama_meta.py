@@ -16,7 +16,7 @@ from llama_jax.errors import FormatError, UserError
 from llama_jax.families import llama_params
 from llama_jax.families.llama_meta import NAMES, TYPES
 from llama_jax.families.mllama_names import alone, blocks
-from llama_jax.families.mllama_parts import EXTRA, crossed, grids, tower
+from llama_jax.families.mllama_parts import EXTRA, MOST_TILES, crossed, grids, tower
 from llama_jax.families.names import Name, Row, Rows, of_layers, of_model, tensors
 from llama_jax.families.sizes import sizes
 from llama_jax.formats import pth
@@ -166,7 +166,7 @@ class MllamaMeta:
 
     def claims(self, params: Mapping[str, Any]) -> bool:
         """Whether a params.json is of this family."""
-        return (params.get(LOOKS) or 0) > 0
+        return bool(params.get(LOOKS))
 
     def open(
         self, folder: str | Path, pickle: bool = False
@@ -209,17 +209,18 @@ def _model(params: Mapping[str, Any], shapes: Mapping[str, tuple], place: Path) 
         output=True,
     )
     llama = llama_params.model(text, own, place)
-    layers, looks = llama.stack.layers, params[LOOKS]
+    layers, looks = llama.stack.layers, params.get(LOOKS)
     if type(looks) is not int or not 0 < looks <= layers:
         raise FormatError(f"{place}: {LOOKS}={looks!r:.60}; 1 to {layers} was expected")
     # Spread from the last layer on; each comes before a layer of self-attention.
     before = sorted(range(layers)[::-1][:: -(-layers // looks)][:looks])
     decoder = crossed(llama, [i + n for n, i in enumerate(before)])
     tile, tiles = params.get(TILE, -1), params.get(TILES, 4)
-    if type(tile) is not int or tile < PATCH or tile % PATCH or type(tiles) is not int or tiles < 1:
+    whole = type(tile) is int and type(tiles) is int
+    if not whole or tile < PATCH or tile % PATCH or not 1 <= tiles <= MOST_TILES:
         raise FormatError(
-            f"{place}: {TILE}={tile!r:.40} and {TILES}={tiles!r:.40}; a multiple of {PATCH} and a "
-            "number of tiles were expected"
+            f"{place}: {TILE}={tile!r:.40} and {TILES}={tiles!r:.40}; a multiple of {PATCH} and 1 "
+            f"to {MOST_TILES} tiles were expected"
         )
     width = shape(f"{SEEN}class_embedding", 1)[0]
     counts = {

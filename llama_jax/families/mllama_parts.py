@@ -12,6 +12,7 @@ from llama_jax.layers.stack import Stack
 from llama_jax.models.decoder import Decoder
 from llama_jax.models.tiled_vision import ByGrid, ByShape, TiledVision
 
+MOST_TILES = 64  # of a picture; published models have 4
 EXTRA = 8  # ids after the vocabulary, of which the first stands for a picture
 
 

@@ -1,5 +1,6 @@
 """Damaged config.json, index.json and params.json: a checked model, or a refusal by type."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,8 +12,12 @@ from llama_jax.families.llama4_params import Shapes as Shapes4
 from llama_jax.families.llama4_params import model as meta_model4
 from llama_jax.families.llama_params import Shapes
 from llama_jax.families.llama_params import model as meta_model
+from llama_jax.families.mllama_meta import _model as seen_model
+from llama_jax.families.mllama_parts import grids
+from llama_jax.families.names import tensors
 from llama_jax.families.sizes import layers, sizes
 from llama_jax.formats.source import INDEX, read_json, safetensors
+from llama_jax.models.tiled_vision import ByShape
 from llama_jax.weights.opened import load_params, open_checkpoint
 from tests.fuzz.mutate import damaged, damaged_json, run
 from tests.weights.small import CONFIG, save, weights
@@ -61,11 +66,47 @@ PARAMS4 |= {"nope_layer_interval": 4, "attention_chunk_size": 8, "use_qk_norm": 
 PARAMS4["moe_args"] = {"num_experts": 3, "top_k": 1, "interleave_moe_layer_step": 2}
 
 
+PARAMS_SEEN = {"dim": 32, "n_layers": 4, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 62}
+PARAMS_SEEN |= {"multiple_of": 88, "rope_theta": 5e5, "vision_chunk_size": 28}
+PARAMS_SEEN |= {"vision_max_num_chunks": 4, "vision_num_cross_attention_layers": 2}
+TOWER = "vision_model.vision_encoder."
+SEEN_SHAPES = {
+    "text_model.tok_embeddings.weight": (62, 32),
+    "text_model.layers.0.feed_forward.w1.weight": (88, 32),
+    f"{TOWER}class_embedding": (32,),
+    f"{TOWER}positional_embedding": (5, 32),
+    f"{TOWER}transformer.resblocks.0.mlp.c_fc.weight": (48, 32),
+} | {
+    f"{TOWER}{where}.resblocks.{i}.ln_1.weight": (32,)
+    for where, layers_of in (("transformer", 32), ("global_transformer", 8))
+    for i in range(layers_of)
+}
+
+
 def read_params4(data: bytes, folder: Path) -> None:
     """The language model of Llama 4's params.json."""
     (folder / "params.json").write_bytes(data)
     decoder = meta_model4(read_json(folder / "params.json"), Shapes4(62, 104, 56))
     assert sizes(decoder).letters["V"] == 62 and sizes(decoder).layers == len(layers(decoder))
+
+
+def read_mllama(data: bytes, folder: Path) -> None:
+    """The model of Llama 3.2-Vision's config.json, and the names of its tensors."""
+    (folder / "config.json").write_bytes(data)
+    config = read_json(folder / "config.json")
+    words = families.of(config).huggingface
+    model = words.model(config)
+    assert model.vocab == model.decoder.vocab + model.extra
+    assert model.decoder.stack.layers == config["text_config"]["num_hidden_layers"]
+    if model.decoder.stack.layers < 200:  # of more the names alone take minutes
+        assert tensors(model, words.table)
+
+
+def read_params_seen(data: bytes, folder: Path) -> None:
+    """The model of Meta's params.json of Llama 3.2-Vision."""
+    (folder / "params.json").write_bytes(data)
+    model = seen_model(read_json(folder / "params.json"), SEEN_SHAPES, folder / "params.json")
+    assert model.decoder.vocab == 62 and model.vision.out == 32
 
 
 def read_index(data: bytes, folder: Path) -> None:
@@ -103,6 +144,18 @@ def test_damaged_params_are_refused_by_type():
 
 def test_damaged_params_of_llama_4_are_refused_by_type():
     check("read_params4", json.dumps(PARAMS4).encode(), 500)
+
+
+def test_damaged_configs_of_models_that_see_are_refused_by_type():
+    model = presets.get("llama3_2_11b_vision").model
+    vision = dataclasses.replace(model.vision, tables=ByShape(grids(4)))
+    words = families.every()[families.NAMES.index("mllama")].huggingface
+    config = words.config(dataclasses.replace(model, vision=vision))
+    check("read_mllama", json.dumps(config).encode(), 1000)
+
+
+def test_damaged_params_of_models_that_see_are_refused_by_type():
+    check("read_params_seen", json.dumps(PARAMS_SEEN).encode(), 500)
 
 
 def test_damaged_indices_are_refused_by_type(tmp_path):
