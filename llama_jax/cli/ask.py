@@ -20,6 +20,7 @@ def add(command: Add) -> None:
     ask.add_argument("text", nargs="?", help='what to do, such as "translate to German: five"')
     ask.add_argument("--input", type=Path, metavar="FILE", help="a text a line, answers a line")
     ask.add_argument("--image", metavar="FILE", help="a picture that the text is about")
+    ask.add_argument("--video", metavar="FILE", help="a video that the text is about")
     ask.add_argument("--beam", type=int, default=1, metavar="N", help="beams of the search (1)")
     ask.add_argument("--json", action="store_true", help="one JSON object a text")
     own_code(ask)
@@ -32,8 +33,9 @@ def _ask(args: argparse.Namespace) -> None:
     from llama_jax.train.load import load
 
     trained = load(args.run_dir)
-    told = args.image is None
-    for number, reply in enumerate(replies(trained, texts, args.image, args.beam), 1):
+    told = args.image is None and args.video is None
+    given = replies(trained, texts, args.image, args.beam, args.video)
+    for number, reply in enumerate(given, 1):
         where = f"line {number}: " if args.input else ""
         if told and reply.text.strip() and (said := unknown(trained.run, reply.text)):
             _say(f"{where}{said}")

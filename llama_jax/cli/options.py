@@ -47,15 +47,19 @@ def links(parser: argparse.ArgumentParser) -> None:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file.
+    """The text of a file, without the mark that some editors put in front of UTF-8.
 
     Raises:
       UserError: it cannot be read, or is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as UTF-8 text ({error})") from None
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; expected a text file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 text (byte {error.start}); try saving it as UTF-8"
+        ) from None
 
 
 def named_run(name: str) -> "Run":

@@ -15,9 +15,11 @@ import numpy as np
 
 from llama_jax import tasks
 from llama_jax.checked import checked_call
-from llama_jax.data import Seq2Seq, Tfds, Union, images
-from llama_jax.data.fields import Asking, framed, text_batch
+from llama_jax.data import Seq2Seq, Tfds, Union
+from llama_jax.data.fields import framed, text_batch
 from llama_jax.errors import UserError
+from llama_jax.evals.answer import tasks as asking
+from llama_jax.evals.inputs import VISUAL
 from llama_jax.generate.beam import Beam, search
 from llama_jax.generate.decode import greedy
 from llama_jax.models.multimodal import MultimodalModule
@@ -46,7 +48,7 @@ class Reply:
 
 @checked_call
 def replies(
-    trained: Trained, texts: Sequence[str], image: Any = None, beam: int = 1
+    trained: Trained, texts: Sequence[str], image: Any = None, beam: int = 1, video: Any = None
 ) -> Iterator[Reply]:
     """Writes an answer to each text, one after the other; to a blank one an empty answer.
 
@@ -55,13 +57,14 @@ def replies(
       texts: an instruction and what it is about, "translate to German: five".
       image: the picture that all are about, as `data.images.decode` takes it; or None.
       beam: beams of the search; 1 takes the most probable token each time.
+      video: the clip that all are about, as `data.images.frames` takes it; or None.
 
     Raises:
-      UserError: a model that does not write, or does not see and a picture came; a picture that
+      UserError: a model that does not write, or does not see what came; a picture or a video that
         cannot be read; no beam.
     """
     beams, tokenizer = Beam(beam), framing(trained.tokenizer, "writing")
-    read = _reader(trained, tokenizer, image)
+    read = _reader(trained, tokenizer, {"image": image, "video": video})
     return _replies(trained, texts, read, _writer(trained, tokenizer, beams))
 
 
@@ -80,9 +83,9 @@ def _replies(trained: Trained, texts: Sequence[str], read: Any, write: Any) -> I
             yield Reply(text, *next(found)) if text.strip() else Reply(text)
 
 
-def _reader(trained: Trained, tokenizer: Framing, image: Any) -> Any:
+def _reader(trained: Trained, tokenizer: Framing, files: dict[str, Any]) -> Any:
     """What makes fields of texts, and counts the tokens of each that are left out."""
-    run, seen = trained.run, {}
+    run = trained.run
     if not isinstance(trained.model, MultimodalModule) or run.model.decoder is None:
         raise UserError(
             f"the model of run {run.name!r} does not write an answer to a text that it reads; "
@@ -90,8 +93,8 @@ def _reader(trained: Trained, tokenizer: Framing, image: Any) -> Any:
             "generate --weights RUN` for a decoder alone"
         )
     length, _ = lengths(trained)
-    if image is not None:
-        seen = _seen(trained, tokenizer, image)
+    given = {modality: file for modality, file in files.items() if file is not None}
+    seen = _seen(trained, tokenizer, given) if given else {}
 
     def read(texts: Sequence[str]) -> tuple[dict[str, np.ndarray], list[int]]:
         ids = [tokenizer.encode(text) for text in texts]
@@ -103,23 +106,20 @@ def _reader(trained: Trained, tokenizer: Framing, image: Any) -> Any:
     return read
 
 
-def _seen(trained: Trained, tokenizer: Framing, image: Any) -> dict[str, np.ndarray]:
-    """A picture as the run's questions show it, one row."""
+def _seen(trained: Trained, tokenizer: Framing, given: dict[str, Any]) -> dict[str, np.ndarray]:
+    """What is seen, by modality, as the run's questions show it: one row."""
     run = trained.run
     if run.model.vision is None:
+        options = " and ".join(f"--{modality}" for modality in given)
         raise UserError(
-            f"the model of run {run.name!r} reads texts and sees no pictures; leave --image out, "
+            f"the model of run {run.name!r} reads texts and sees no pictures; leave {options} out, "
             "or take a run with a vision encoder, such as one of seed_vqa"
         )
-    asking = [stream.task for stream in run.data.values() if isinstance(stream.task, Asking)]
-    asking = [task for task in asking if not getattr(task, "frames", 0)]
-    if not asking:
-        raise UserError(
-            f"run {run.name!r} was trained on {', '.join(run.data)}, and on no questions about "
-            "pictures; try one of seed_vqa"
-        )
-    fields = asking[0].asked(["?"], [images.decode(image)], tokenizer)
-    return {name: fields[name] for name in ("image", "image_valid") if name in fields}
+    fields: dict[str, np.ndarray] = {}
+    for modality, task in asking(run, [*given]).items():
+        fields |= task.asked(["?"], [given[modality]], tokenizer)
+    seen = [f"{modality}{part}" for modality in given for part in ("", "_valid")]
+    return {name: fields[name] for name in seen if name in fields}
 
 
 def lengths(trained: Trained) -> tuple[int, int]:
@@ -161,8 +161,9 @@ def _compiled(model: Any, bos: int, eos: int, length: int, beam: Beam) -> Any:
 
     def read(module, fields):
         streams = {"text": module.encode_text(fields["text"], fields["text_valid"])}
-        if "image" in fields:
-            streams["image"] = module.encode_image(fields["image"], fields.get("image_valid"))
+        for name in VISUAL:
+            if name in fields:
+                streams[name] = module.encode_image(fields[name], fields.get(f"{name}_valid"))
         return module.join(module.fuse(streams))
 
     @jax.jit

@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from llama_jax.data.tiles import Tiles, sees
 from llama_jax.errors import UserError
-from llama_jax.models.cross_vision import CrossVision
 from llama_jax.text.chat import IMAGE
 
 END = 2**30  # beyond every text
@@ -51,7 +49,7 @@ def show(
       UserError: a model that sees nothing, another number of places than of pictures, or a picture
         that cannot be read.
     """
-    if not isinstance(config, CrossVision):
+    if not hasattr(config, "picture"):
         if any(images):
             raise UserError(
                 f"{sum(map(len, images))} pictures came and this model reads text only; try one "
@@ -69,6 +67,8 @@ def show(
     ]
     if not any(images):
         return Shown(placed, {})
+    from llama_jax.data.tiles import Tiles, sees  # most prompts have no picture
+
     most, vision = max(map(len, images)), config.vision
     cut = Tiles(vision.tile, vision.tiles)
     shape = (len(placed), most, vision.tiles, vision.tile, vision.tile, 3)

@@ -24,6 +24,8 @@ from llama_jax.train.load import load
 from llama_jax.train.loop import train
 from tests.demo import small
 
+from .test_answer import CLIP, IMAGE, both
+
 WORDS = {"one": "eins", "two": "zwei", "three": "drei", "four": "vier"}
 # Log-probabilities of one text from two programs, whose sums of float32 have other orders.
 TOLERANCE = 1e-4
@@ -98,6 +100,18 @@ def test_a_text_about_a_picture_is_answered_as_a_question_is(tmp_path):
         assert list(replies(vqa, [question]))[0].logprob != reply.logprob  # it looks
 
 
+@pytest.mark.parametrize("given", [["video"], ["image", "video"]])
+def test_a_text_about_a_clip_is_answered_as_a_question_is_and_a_picture_may_stand_beside_it(given):
+    seen = {name: {"image": IMAGE, "video": CLIP}[name] for name in given}
+    with small.quick():
+        [reply] = replies(both(), ["what is it?"], **seen)
+        [said] = answer.ask(both(), [seen], ["what is it?"])
+        assert reply.answer == said.text and reply.logprob is not None
+        assert math.exp(reply.logprob) <= said.confidence * 1.001
+        with pytest.raises(UserError, match="about pictures; a video came; try --image FILE"):
+            replies(load(small.demo() / "vqa"), ["what?"], video=CLIP)
+
+
 def test_a_run_says_what_it_was_trained_to_be_told():
     run = asking(mixture(["number_words", "sentiment"], 8))
     assert unknown(run, "translate to Chinese: ten") is None
@@ -137,6 +151,18 @@ def test_a_file_is_answered_line_by_line(capsys, tmp_path):
     assert "is empty; expected a text a line" in capsys.readouterr().err
 
 
+def test_a_file_of_another_program_is_read_without_its_mark_and_one_that_is_no_text_is_refused(
+    capsys, tmp_path
+):
+    (tmp_path / "x.txt").write_bytes(b"\xef\xbb\xbf" + told("two")[0].encode() + b"\r\n")
+    assert main(["ask", str(place()), "--json", "--input", str(tmp_path / "x.txt")]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["text"] == told("two")[0] and "instruction" not in err
+    (tmp_path / "x.txt").write_bytes("fünf".encode("latin-1"))
+    assert main(["ask", str(place()), "--input", str(tmp_path / "x.txt")]) == 2
+    assert "x.txt is not UTF-8 text (byte 1)" in capsys.readouterr().err
+
+
 def test_an_unknown_instruction_is_answered_and_the_known_ones_are_named_once(capsys, tmp_path):
     (tmp_path / "x.txt").write_text("to Italian: one\nto Dutch: one\n" + "one " * 30)
     assert main(["ask", str(place()), "--input", str(tmp_path / "x.txt")]) == 0
@@ -152,10 +178,12 @@ def test_an_unknown_instruction_is_answered_and_the_known_ones_are_named_once(ca
         ([], "a text or --input FILE, and neither came"),
         (["a", "--input", "x"], "a text or --input FILE, and both came"),
         ([" "], "the text is empty"),
-        (["--input", "nothing.txt"], "cannot be read"),
+        (["--input", "nothing.txt"], "nothing.txt cannot be read: No such file"),
+        (["--input", "."], "cannot be read: Is a directory"),
         (["a", "--beam", "0"], "width=0"),
         (["a", "--bean", "2"], "unknown option '--bean'"),
-        (["a", "--image", "x.png"], "sees no pictures"),
+        (["a", "--image", "x.png"], "sees no pictures; leave --image out"),
+        (["a", "--video", "x.mp4"], "sees no pictures; leave --video out"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_in_one_line(args, message, capsys):
