@@ -29,7 +29,7 @@ from llama_jax.cli import (
     verify,
 )
 from llama_jax.errors import CodeError, Stopped, UserError, nearest
-from llama_jax.files import cache_folder
+from llama_jax.files import at_home, cache_folder
 
 # Which extra brings a package that is not always there.
 EXTRAS = {
@@ -176,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
 def _enable_compilation_cache(asked: Path | None) -> None:
     """A second start compiles nothing; jax reads these when it is imported."""
     if asked:
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(asked.expanduser().absolute())
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(at_home(asked).absolute())
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache_folder())
     # Small programs too: a start has thirty of them, and the compiler takes memory even for one.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

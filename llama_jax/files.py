@@ -13,7 +13,15 @@ DRAFT = ".unfinished"  # the end of the name of what is not all there yet
 
 def cache_folder() -> str:
     """Where compiled programs are kept if jax is told of no other folder; "" is nowhere."""
-    return os.environ.get("LLAMA_JAX_CACHE", str(Path(CACHE).expanduser()))
+    return os.environ.get("LLAMA_JAX_CACHE", str(at_home(CACHE)))
+
+
+def at_home(path: str | os.PathLike[str]) -> Path:
+    """The path with the folder of a user in place of ~; as it stands if there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,14 @@
+from pathlib import Path
+
 import pytest
 
-from llama_jax.files import whole_file, whole_folder
+from llama_jax.files import at_home, whole_file, whole_folder
+
+
+def test_a_path_begins_at_home_and_one_of_an_unknown_user_stays(monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert at_home("~/a") == Path("/somewhere/a") and at_home("a~") == Path("a~")
+    assert at_home("~nobody-of-that-name/a") == Path("~nobody-of-that-name/a")
 
 
 def test_a_file_is_there_when_all_of_it_is_written(tmp_path):

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from llama_jax.cli.generate import shown
-from llama_jax.cli.options import Add, own_code, read_text
+from llama_jax.cli.options import Add, own_code, read_text, unicode
 from llama_jax.errors import UserError
 from llama_jax.messages import cut
 
@@ -62,7 +62,7 @@ def _texts(args: argparse.Namespace) -> list[str]:
     if text is not None:
         if not text.strip():
             raise UserError(f"the text is empty; expected what to do; try {TRY}")
-        return [text]
+        return [unicode(text)]
     if args.input is None:
         raise UserError(f"expected a text or --input FILE, and neither came; try {TRY}")
     if not (lines := read_text(args.input)):

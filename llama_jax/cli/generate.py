@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_jax.cli.options import Add, links, own_code, read_text
+from llama_jax.cli.options import Add, any_bytes, links, own_code, piped, read_text, unicode
 from llama_jax.errors import UserError
+from llama_jax.files import at_home
 
 if TYPE_CHECKING:
     from llama_jax.generate.lm import LM
@@ -128,7 +129,7 @@ def _generate(args: argparse.Namespace) -> None:
     settings = _settings(args) | {"stop": args.stop}
     from llama_jax.text.messages import Message
 
-    prompts = args.prompt or [sys.stdin.read()]
+    prompts = [unicode(prompt) for prompt in args.prompt or [piped()]]
     lm = load(args)
     beside = [{"type": "image"}] * len(args.image)
     asked = [[*beside, {"type": "text", "text": p}] if beside else p for p in prompts]
@@ -162,6 +163,7 @@ def _chat(args: argparse.Namespace) -> None:
         "Ctrl-C stops an answer."
     )
     images = list(args.image)
+    any_bytes()
     while True:
         try:
             text = input("> " if sys.stdin.isatty() else "").strip()
@@ -174,7 +176,7 @@ def _chat(args: argparse.Namespace) -> None:
             talk.reset()
             say("(forgotten)")
         elif text.startswith("/image "):
-            images.append(Path(text.removeprefix("/image ").strip()))
+            images.append(at_home(text.removeprefix("/image ").strip()))
         elif text.startswith("/"):
             print(
                 f"{text.split()[0]} is no command; there are /image FILE, /reset and /exit",

@@ -6,14 +6,16 @@ same.
 
 import argparse
 import dataclasses
+import io
 import shutil
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_jax.errors import UserError, nearest
-from llama_jax.messages import short
+from llama_jax.messages import cut, short
 
 if TYPE_CHECKING:
     from llama_jax.config import Run
@@ -60,6 +62,39 @@ def read_text(path: Path) -> str:
         raise UserError(
             f"{path} is not UTF-8 text (byte {error.start}); try saving it as UTF-8"
         ) from None
+
+
+def piped() -> str:
+    """All of standard input.
+
+    Raises:
+      UserError: it is not UTF-8.
+    """
+    try:
+        return unicode(sys.stdin.read())
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"standard input is not UTF-8 text (byte {error.start}); expected a text in UTF-8"
+        ) from None
+
+
+def unicode(text: str) -> str:
+    """A text of the command line, as it is.
+
+    Raises:
+      UserError: it has bytes that are not UTF-8, which Python keeps as lone surrogates.
+    """
+    from llama_jax.text.limits import is_unicode
+
+    if not is_unicode(text):
+        raise UserError(f"the text {cut(ascii(text), 40)} is not UTF-8; expected a text in UTF-8")
+    return text
+
+
+def any_bytes() -> None:
+    """Standard input may hold bytes that are not UTF-8: they are read as the sign for that."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
 
 
 def named_run(name: str) -> "Run":

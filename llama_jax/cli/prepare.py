@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from llama_jax.cli.options import Add, own_code
+from llama_jax.files import at_home
 
 
 def add(command: Add) -> None:
@@ -41,7 +42,7 @@ def _prepare(args: argparse.Namespace) -> None:
         words = preparing.trained(source, args.vocab, args.field, args.out)
         files = preparing.files_of_trained(words, args.out)
     else:
-        place = Path(args.tokenizer).expanduser()
+        place = at_home(args.tokenizer)
         if place.suffix in (".json", ".model") or any((place / n).is_file() for n in MAIN):
             words, files = open_for_training(place), files_of(place)
         else:

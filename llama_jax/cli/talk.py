@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llama_jax.cli.options import Add, own_code
+from llama_jax.cli.options import Add, any_bytes, own_code
 from llama_jax.errors import UserError
+from llama_jax.files import at_home
 
 if TYPE_CHECKING:
     from llama_jax.evals.talking import Talk
@@ -35,6 +36,7 @@ def _talk(args: argparse.Namespace) -> None:
     for modality in ("image", "video"):
         if getattr(args, modality):
             talk.look(modality, getattr(args, modality))
+    any_bytes()
     person = sys.stdin.isatty()
     if person:
         print(f"{talk.trained.run.name}\n{HELP}")
@@ -87,11 +89,14 @@ def _look(modality: str) -> Callable[["Talk", str], None]:
 def _path(text: str) -> str:
     """The path as it stands, or as a shell would read it if it is quoted."""
     if text[0] not in "'\"":
-        return str(Path(text).expanduser())
+        return str(at_home(text))
     try:
-        return shlex.split(text)[0]
+        paths = shlex.split(text)
     except ValueError:
         raise UserError(f"{text} ends within its quotes; expected a path") from None
+    if len(paths) > 1:
+        raise UserError(f"{text} is {len(paths)} paths; expected one, each in a line of its own")
+    return paths[0]
 
 
 def _draw(talk: "Talk", rest: str) -> None:

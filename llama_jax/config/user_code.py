@@ -21,6 +21,7 @@ from llama_jax.config.guarded import blamed, guarded
 from llama_jax.config.run import Run
 from llama_jax.config.tags import is_ours, stem
 from llama_jax.errors import CodeError, UserError, nearest
+from llama_jax.files import at_home
 
 # The modules that the user has named, which are as much a fact of the process as `sys.modules` is.
 _named: dict[str, ModuleType] = {}
@@ -48,7 +49,7 @@ def use(names: str | Path | Iterable[str | Path]) -> None:
 @checked_call
 def imported(name: str | Path) -> ModuleType:
     """The module of one file, or of one name, which its classes are known by; see `use`."""
-    path = Path(name).expanduser()
+    path = at_home(name)
     if re.fullmatch(r"\w+(\.\w+)*", str(name)) and path.suffix != ".py":
         module = _import(str(name), str(name), None)
     else:

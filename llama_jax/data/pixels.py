@@ -36,9 +36,12 @@ def read(file: Any, kind: str, expected: str, most: int) -> tuple[bytes, str]:
                     f"{what} is larger than {most >> 20} MB; try a smaller version of it"
                 )
             data = path.read_bytes()
-        except OSError as error:
+        except UserError:
+            raise
+        except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+            why = getattr(error, "strerror", None) or error
             raise UserError(
-                f"{what} cannot be read ({error.strerror}); expected a file with {expected}"
+                f"{what} cannot be read ({why}); expected a file with {expected}"
             ) from None
     else:
         came = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} came as {type(file).__name__}"

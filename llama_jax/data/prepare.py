@@ -38,6 +38,7 @@ from llama_jax.data.shards import Mix, Prepared
 from llama_jax.data.text_files import fingerprint
 from llama_jax.data.workers import Job, interruptible, made, read_text
 from llama_jax.errors import FormatError, UserError
+from llama_jax.files import at_home
 from llama_jax.text.digest import digest
 from llama_jax.text.files import MAIN, open_for_training
 from llama_jax.text.tokenizer import Tokenizer
@@ -294,7 +295,7 @@ def _clear(out: Path, manifest: Manifest) -> None:
 def _placed(source: Mapping[str, Any]) -> dict[str, Any]:
     """A source with its path from the root: "d" and "./d" are the same."""
     path = source.get("path")
-    place = {"path": os.path.realpath(Path(path).expanduser())} if isinstance(path, str) else {}
+    place = {"path": os.path.realpath(at_home(path))} if isinstance(path, str) else {}
     return {**source, **place}
 
 

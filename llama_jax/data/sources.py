@@ -32,6 +32,7 @@ from llama_jax.data.text_files import (
 from llama_jax.data.tfds import Tfds
 from llama_jax.data.union import Union
 from llama_jax.errors import UserError
+from llama_jax.files import at_home
 
 PARQUET = (".parquet",)
 TEXT = (".txt", ".md")
@@ -104,7 +105,7 @@ class PlainText:
         for file in files:
             check_utf8(file)
         count, locate = joined([Pieces(file, paragraphs) for file in files])
-        root = Path(self.path).expanduser()
+        root = at_home(self.path)
         folder = root.is_dir()
 
         def read(index: int) -> dict[str, Any]:
@@ -136,7 +137,7 @@ def named(text: str) -> Source:
     """
     if text in OURS:
         return Tfds(text)
-    path = Path(text).expanduser()
+    path = at_home(text)
     if (path / MANIFEST).exists() or begun(path):
         return Prepared(text)
     if path.is_dir():

@@ -14,6 +14,7 @@ import numpy as np
 
 from llama_jax.data.file_bytes import COMPRESSED, Bytes, changed, chunks, opened, stamp
 from llama_jax.errors import UserError, nearest
+from llama_jax.files import at_home
 
 WILD = re.compile(r"[*?\[]")
 BLANK = np.isin(np.arange(256), np.frombuffer(b" \t\n\r\f\v", np.uint8))  # by byte
@@ -51,7 +52,7 @@ def found(path: str, endings: Sequence[str] = ()) -> list[Path]:
     Raises:
       UserError: there is none.
     """
-    here = Path(path).expanduser()
+    here = at_home(path)
     if WILD.search(path) and not here.exists():
         root = Path(here.anchor or ".")
         files = sorted(p for p in root.glob(str(here.relative_to(root))) if p.is_file())
@@ -73,7 +74,7 @@ def existing(path: str, folder: bool = False) -> Path:
     Raises:
       UserError: there is none, with the nearest name.
     """
-    here = Path(path).expanduser()
+    here = at_home(path)
     if not here.exists() or (here.is_dir() and not folder):
         around = [p.name for p in here.parent.glob("*")] if here.parent.is_dir() else []
         what = "file or folder" if folder else "file"

@@ -23,6 +23,7 @@ from llama_jax.data.rows import Source
 from llama_jax.data.shards import Mix, Prepared
 from llama_jax.data.sources import named
 from llama_jax.errors import UserError
+from llama_jax.files import at_home
 from llama_jax.objectives import CausalLM
 from llama_jax.optim.optimizer import AdamW, Cosine
 from llama_jax.text.files import open_for_training
@@ -173,7 +174,7 @@ def _same_place(old: Any, new: Any) -> bool:
         return False
     if not isinstance(old, str) and dataclasses.replace(old, path=paths[1]) != new:
         return False
-    old, new = (Path(path).expanduser() for path in paths)
+    old, new = (at_home(path) for path in paths)
     return old.exists() and new.exists() and old.samefile(new)
 
 
@@ -208,7 +209,7 @@ def _rate(checkpoint: Checkpoint) -> float:
 
 def _held_out(source: Source, kind: Kind, say: Say) -> Share | Source:
     if isinstance(source, Prepared):
-        folder = Path(source.path).expanduser() / NAME
+        folder = at_home(source.path) / NAME
         if folder.is_dir():
             return Prepared(str(Path(source.path) / NAME))
     if not isinstance(source, Prepared | Mix):

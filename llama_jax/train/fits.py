@@ -58,6 +58,18 @@ def check_vocabulary(model: Any, found: Vocabulary, brought: str | None = None) 
             )
 
 
+def check_brought(run: Run) -> None:
+    """Checks that something is begun from, if an objective cannot do without; before data are read.
+
+    Raises:
+      UserError: `init_from` is empty.
+    """
+    for name, objective in run.objectives.items():
+        part = getattr(objective, "borrows", None)
+        if part and not run.init_from:
+            raise _lacking(name, objective, f"{part}*", "none came")
+
+
 def check_borrowed(run: Run, fresh: Any, begun: Any) -> None:
     """Checks that weights which an objective cannot do without were trained before.
 
@@ -74,12 +86,16 @@ def check_borrowed(run: Run, fresh: Any, begun: Any) -> None:
         part = getattr(objective, "borrows", None)
         new = [path for path in now if part and path.startswith(part) and now[path] is before[path]]
         if new:
-            brought = f"{run.init_from!r} brings none that fits" if run.init_from else "none came"
-            raise UserError(
-                f"objective {name!r} ({type(objective).__name__}) needs weights {part}* that were "
-                f"trained before, such as {new[0]}, and {brought}; give --init-from a run of "
-                "seed_image_tokenizer with the same model.pictures"
-            )
+            raise _lacking(name, objective, new[0], f"{run.init_from!r} brings none that fits")
+
+
+def _lacking(name: str, objective: Any, weights: str, brought: str) -> UserError:
+    return UserError(
+        f"objective {name!r} ({type(objective).__name__}) needs weights {weights} that were "
+        f"trained before, and {brought}; give --init-from a run that trained them, with the same "
+        "model.pictures, such as one of seed_image_tokenizer or, for seed_all, of "
+        "seed_all_pretraining"
+    )
 
 
 def fields_named(name: str, config: Any, path: str = "model") -> Iterator[tuple[str, Any]]:

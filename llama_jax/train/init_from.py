@@ -17,7 +17,7 @@ from llama_jax.errors import UserError
 from llama_jax.text.files import files_of, open_for_training
 from llama_jax.text.roles import with_roles
 from llama_jax.text.vocabulary import Vocabulary
-from llama_jax.train.fits import check_borrowed, check_vocabulary
+from llama_jax.train.fits import check_borrowed, check_brought, check_vocabulary
 from llama_jax.weights.orbax import ORIGIN, origin_of, start_from
 
 _pickles = contextvars.ContextVar("whether Meta's .pth files may be opened", default=False)
@@ -90,8 +90,10 @@ class Start:
         """Finds what `init_from` names; no weight is read yet.
 
         Raises:
-          UserError: there is nothing, or weights of another model.
+          UserError: there is nothing, or weights of another model; or nothing is named and an
+            objective needs weights.
         """
+        check_brought(run)
         if not run.init_from:
             return cls(run)
         from llama_jax.weights.find import find_near

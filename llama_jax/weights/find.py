@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from llama_jax.errors import UserError, nearest
+from llama_jax.files import at_home
 from llama_jax.messages import cut, short
 from llama_jax.text.files import MAIN
 
@@ -27,7 +28,7 @@ def find(name: str | Path | None) -> Path:
         return smollm2()
     if not isinstance(name, str | os.PathLike) or name == "":  # which a Path takes for "."
         raise UserError(f"weights were named by {short(name)}; a path or a name was expected")
-    path = Path(name).expanduser()
+    path = at_home(name)
     if os.path.exists(path):  # of a name that is no path, such as one too long, it says no
         return path
     if name == "smollm2":
@@ -51,7 +52,7 @@ def find_near(name: str, what: str) -> Path:
     Raises:
       UserError: nothing there.
     """
-    path = Path(name).expanduser()
+    path = at_home(name)
     # Within a folder that is here, a name is a mistyped path and none of the hub.
     if not path.exists() and path.parent.is_dir() and path.parent != Path():
         around = [str(path.parent / p.name) for p in path.parent.iterdir() if _may_be_meant(p)]

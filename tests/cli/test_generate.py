@@ -34,6 +34,22 @@ def test_a_prompt_may_come_from_standard_input(place, capsys, monkeypatch):
     assert capsys.readouterr().out == shown(small.lm().generate("the sky", 6)) + "\n"
 
 
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])  # in UTF-8, and in C's locale
+def test_what_is_not_utf8_is_refused_as_a_prompt_and_ends_no_chat(
+    place, capsys, monkeypatch, errors
+):
+    def piped(text):
+        pipe = io.TextIOWrapper(io.BytesIO(text), "utf-8", errors)
+        monkeypatch.setattr("sys.stdin", pipe)
+
+    piped(b"the \xff")
+    assert main(["generate", "--weights", place, "--max-new-tokens", "1"]) == 2
+    assert "is not UTF-8" in capsys.readouterr().err
+    piped(b"the \xff\nsea\n")
+    assert main(["chat", "--weights", place, "--max-new-tokens", "1"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
 def test_chat_talks_resets_and_goes_on_after_a_mistake(place, capsys, monkeypatch):
     lines = ["the sky", "/reset", "/nothing", "sea " * 200, "the sky", "/exit", "never read"]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))

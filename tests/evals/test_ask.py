@@ -178,6 +178,7 @@ def test_an_unknown_instruction_is_answered_and_the_known_ones_are_named_once(ca
         ([], "a text or --input FILE, and neither came"),
         (["a", "--input", "x"], "a text or --input FILE, and both came"),
         ([" "], "the text is empty"),
+        (["f\udcfcnf"], "the text 'f\\udcfcnf' is not UTF-8"),
         (["--input", "nothing.txt"], "nothing.txt cannot be read: No such file"),
         (["--input", "."], "cannot be read: Is a directory"),
         (["a", "--beam", "0"], "width=0"),

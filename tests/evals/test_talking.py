@@ -96,11 +96,20 @@ def test_the_command_answers_each_line_of_a_pipe(told, tmp_path):
 
 def test_mistakes_end_neither_the_program_nor_the_talk(told, tmp_path):
     wrong = ["/picture", "/image", "/image none.png", "/image 'a", "/video none.mp4", "/draw"]
+    wrong += ["/image a\0b.png", "/image ~nobody-of-that-name/a.png", "/image 'a' 'b'"]
     out, err = told(*wrong, "/draw a circle", "what?", "/reset", "what?")
     assert len(out) == 2 and out[0] == out[1]
     said = ["/picture is no command; there are /image", "names no file", "cannot be read"]
-    said += ["within its quotes", "a video came", "/draw TEXT", "and not to draw", "(forgotten)"]
+    said += ["within its quotes", "a video came", "/draw TEXT"]
+    said += ["null byte", "No such file", "is 2 paths", "and not to draw", "(forgotten)"]
     assert len(err) == len(said) and all(s in line for s, line in zip(said, err, strict=True))
+
+
+def test_bytes_of_a_pipe_that_are_no_text_end_no_talk(told, monkeypatch):
+    pipe = io.TextIOWrapper(io.BytesIO(b"what \xff?\nwhat?\n"), "utf-8")
+    monkeypatch.setattr(io, "StringIO", lambda _: pipe)
+    out, err = told()
+    assert len(out) == 2 and err == []
 
 
 def test_what_is_drawn_gets_a_new_file_each_time(told, tmp_path, monkeypatch):

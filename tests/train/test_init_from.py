@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import llama_jax
+from llama_jax import presets
 from llama_jax.config import BPE, File, Mesh, edit
 from llama_jax.data import LanguageModel, Loader, PlainText, SentencePairs, Seq2Seq, Stream
 from llama_jax.errors import UserError
@@ -216,6 +217,14 @@ def test_of_two_vocabularies_it_is_said_which_wins_and_how_to_change_it(places, 
     words.save(tmp_path / "words.json")
     said = edit(run, "tokenizer", str(tmp_path / "words.json"))
     assert Start.of(said).tokenizer()[1] == {"tokenizer.json": words.content()}
+
+
+@pytest.mark.parametrize("name", ["seed_draw", "seed_all_demo"])
+def test_a_run_that_draws_with_nothings_words_is_refused_before_its_data_are_read(name):
+    with pytest.raises(
+        UserError, match=r"needs weights pictures/\* .* none came; give --init-from"
+    ):
+        Start.of(presets.get(name))
 
 
 def test_a_mistyped_path_is_answered_with_the_nearest(places, tmp_path):

@@ -26,7 +26,7 @@ from typing import Any
 import jax
 import jaxlib.version
 
-from llama_jax.files import CACHE, cache_folder, whole_file
+from llama_jax.files import CACHE, at_home, cache_folder, whole_file
 from llama_jax.kernels.attention.trials import BOUNDS, Row, prove, trials
 
 log = logging.getLogger(__name__)
@@ -180,7 +180,7 @@ def folder() -> Path:
     config: Any = jax.config
     places = (config.jax_compilation_cache_dir, cache_folder(), CACHE)
     place = next(place for place in places if place and "://" not in place)
-    return Path(place).expanduser() / "proofs"
+    return at_home(place) / "proofs"
 
 
 def _key(name: str, kind: str) -> dict[str, str]:
