@@ -6,6 +6,7 @@ import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -102,7 +103,7 @@ def test_a_text_about_a_picture_is_answered_as_a_question_is(tmp_path):
 
 @pytest.mark.parametrize("given", [["video"], ["image", "video"]])
 def test_a_text_about_a_clip_is_answered_as_a_question_is_and_a_picture_may_stand_beside_it(given):
-    seen = {name: {"image": IMAGE, "video": CLIP}[name] for name in given}
+    seen: dict[str, Any] = {name: {"image": IMAGE, "video": CLIP}[name] for name in given}
     with small.quick():
         [reply] = replies(both(), ["what is it?"], **seen)
         [said] = answer.ask(both(), [seen], ["what is it?"])
