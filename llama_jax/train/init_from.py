@@ -15,7 +15,6 @@ from typing import Any, Protocol
 from llama_jax.config import File, Run
 from llama_jax.errors import UserError
 from llama_jax.text.files import files_of, open_for_training
-from llama_jax.text.roles import with_roles
 from llama_jax.text.vocabulary import Vocabulary
 from llama_jax.train.fits import check_borrowed, check_brought, check_vocabulary
 from llama_jax.weights.orbax import ORIGIN, origin_of, start_from
@@ -133,6 +132,8 @@ class Start:
             found = named.build([stream.source for stream in run.data.values()])
             files = {"tokenizer.json": found.content()}
         if isinstance(named, File) and named.roles:
+            from llama_jax.text.roles import with_roles  # and through it every tokenizer
+
             files = with_roles(files, named.roles, found)
         check_vocabulary(run.model, found, brought)
         return found, files
