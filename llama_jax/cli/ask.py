@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from llama_jax.cli.generate import shown
-from llama_jax.cli.options import Add, own_code, read_text, unicode
+from llama_jax.cli.options import Add, own_code, read_text, seen, unicode
 from llama_jax.errors import UserError
 from llama_jax.messages import cut
 
@@ -19,8 +19,7 @@ def add(command: Add) -> None:
     ask.add_argument("run_dir", type=Path)
     ask.add_argument("text", nargs="?", help='what to do, such as "translate to German: five"')
     ask.add_argument("--input", type=Path, metavar="FILE", help="a text a line, answers a line")
-    ask.add_argument("--image", metavar="FILE", help="a picture that the text is about")
-    ask.add_argument("--video", metavar="FILE", help="a video that the text is about")
+    seen(ask, "that the text is about")
     ask.add_argument("--beam", type=int, default=1, metavar="N", help="beams of the search (1)")
     ask.add_argument("--json", action="store_true", help="one JSON object a text")
     own_code(ask)

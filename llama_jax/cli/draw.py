@@ -28,6 +28,8 @@ def _draw(args: argparse.Namespace) -> None:
         raise UserError(f"--out {args.out}: a PNG file is written; try {args.out.stem or 'x'}.png")
     if args.out.is_dir():
         raise UserError(f"--out {args.out} is a folder; expected the name of a file")
+    if not args.out.absolute().parent.is_dir():
+        raise UserError(f"--out {args.out}: there is no folder {args.out.parent}; make it first")
     from PIL import Image
 
     from llama_jax.evals.draw import draw, sheet

@@ -64,6 +64,24 @@ def read_text(path: Path) -> str:
         ) from None
 
 
+class _Once(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        if getattr(namespace, self.dest) is not None:
+            raise UserError(f"{option_string} came twice; expected one file, or none")
+        setattr(namespace, self.dest, values)
+
+
+def seen(command: argparse.ArgumentParser, about: str) -> None:
+    """Adds --image and --video, of which a question is shown one each at most."""
+    command.add_argument("--image", action=_Once, metavar="FILE", help=f"a picture {about}")
+    command.add_argument(
+        "--video",
+        action=_Once,
+        metavar="FILE",
+        help=f"a video {about}: mp4, webm, an animated GIF or WebP",
+    )
+
+
 def piped() -> str:
     """All of standard input.
 

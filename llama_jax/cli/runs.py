@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from llama_jax.cli.options import Add, own_code
+from llama_jax.cli.options import Add, own_code, seen
 
 
 def add(command: Add) -> None:
@@ -19,9 +19,8 @@ def add(command: Add) -> None:
 
     answer = command("answer", _answer, "answer a question about a picture or a video")
     answer.add_argument("run_dir", type=Path)
-    answer.add_argument("--image", help="a picture file")
-    answer.add_argument("--video", help="a video file: mp4, webm, an animated GIF or WebP")
-    answer.add_argument("--question", required=True)
+    seen(answer, "that the question is about")
+    answer.add_argument("--question", required=True, metavar="TEXT")
     own_code(answer)
 
     demo = command("demo", _demo, "pre-train, fine-tune and evaluate on real pictures, in minutes")

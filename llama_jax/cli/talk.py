@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llama_jax.cli.options import Add, any_bytes, own_code
+from llama_jax.cli.options import Add, any_bytes, own_code, seen
 from llama_jax.errors import UserError
 from llama_jax.files import at_home
 
@@ -22,8 +22,8 @@ def add(command: Add) -> None:
     """Adds the command to the command line."""
     talk = command("talk", _talk, "talk with a run about pictures and videos, in many turns")
     talk.add_argument("run_dir", type=Path)
-    talk.add_argument("--image", help="a picture file to begin with")
-    talk.add_argument("--video", help="a video file to begin with")
+    seen(talk, "to begin with")
+    talk.epilog = f"A line is a question, or a command: {HELP}"
     own_code(talk)
 
 

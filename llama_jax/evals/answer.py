@@ -173,7 +173,8 @@ def tasks(run: Any, given: Sequence[str]) -> dict[str, Asking]:
         if getattr(run.model, part, None) is None:
             raise UserError(
                 f"the model of run {run.name!r} has no {part}{' encoder' * (part == 'vision')}; "
-                "expected one that sees pictures and writes; try a run of seed_vqa"
+                "expected one that sees pictures and writes; try a run of "
+                "seed_vqa, or `llama-jax ask` with one that reads texts alone"
             )
     asking = [stream.task for stream in run.data.values() if isinstance(stream.task, Asking)]
     if not asking:

@@ -183,6 +183,7 @@ def test_an_unknown_instruction_is_answered_and_the_known_ones_are_named_once(ca
         (["--input", "nothing.txt"], "nothing.txt cannot be read: No such file"),
         (["--input", "."], "cannot be read: Is a directory"),
         (["a", "--beam", "0"], "width=0"),
+        (["a", "--image", "x.png", "--image", "y.png"], "--image came twice"),
         (["a", "--bean", "2"], "unknown option '--bean'"),
         (["a", "--image", "x.png"], "sees no pictures; leave --image out"),
         (["a", "--video", "x.mp4"], "sees no pictures; leave --video out"),

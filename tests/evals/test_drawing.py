@@ -167,7 +167,7 @@ def test_the_command_writes_a_sheet(runs, tmp_path):
         (["", "--out", "x.png"], "nothing to draw in an empty text"),
         ([BLUE.caption, "--out", "x.png", "--samples", "0"], "give 1 or more"),
         ([BLUE.caption, "--out", "x.png", "--temperature", "-1"], "use 0 (greedy) or more"),
-        ([BLUE.caption, "--out", "no/x.png"], "cannot be written"),
+        ([BLUE.caption, "--out", "no/x.png"], "there is no folder no; make it first"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(words, said, runs, tmp_path, monkeypatch, capsys):
