@@ -20,6 +20,7 @@ from llama_jax.data.fields import Asking
 from llama_jax.errors import UserError
 from llama_jax.evals.inputs import VISUAL
 from llama_jax.generate.decode import decode
+from llama_jax.models.multimodal import Multimodal
 from llama_jax.models.tokens import repeat_rows
 from llama_jax.text.roles import framing
 from llama_jax.train.checkpoint import to_stderr
@@ -169,12 +170,17 @@ def tasks(run: Any, given: Sequence[str]) -> dict[str, Asking]:
       UserError: the model cannot see or write, or the run was not trained on questions, or on none
         about what is given.
     """
+    if not isinstance(run.model, Multimodal):  # a decoder that looks at pictures, for example
+        raise UserError(
+            f"the model of run {run.name!r} is a {type(run.model).__name__}; questions are asked "
+            "of an encoder-decoder, a Multimodal, such as one of seed_vqa; try `llama-jax eval`"
+        )
     for part in ("vision", "decoder"):
         if getattr(run.model, part, None) is None:
             raise UserError(
                 f"the model of run {run.name!r} has no {part}{' encoder' * (part == 'vision')}; "
-                "expected one that sees pictures and writes; try a run of "
-                "seed_vqa, or `llama-jax ask` with one that reads texts alone"
+                "expected one that sees pictures and writes; try a run of seed_vqa, or of one that "
+                "reads and writes texts alone, `llama-jax ask`"
             )
     asking = [stream.task for stream in run.data.values() if isinstance(stream.task, Asking)]
     if not asking:

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from llama_jax import presets
 from llama_jax.__main__ import main
 from llama_jax.data import Stream, one_pass
 from llama_jax.errors import UserError
-from llama_jax.evals.answer import Answer, answer, ask
+from llama_jax.evals.answer import Answer, answer, ask, tasks
 from llama_jax.evals.inputs import encode
 from llama_jax.evals.text import answers
 from llama_jax.train.load import load
@@ -110,6 +111,14 @@ def test_a_model_without_eyes_or_without_a_pen_is_refused(image, part, name):
     lacking = dataclasses.replace(run, model=dataclasses.replace(run.model, **{part: None}))
     with pytest.raises(UserError, match=f"has no {name}; expected"):
         ask(dataclasses.replace(trained(), run=lacking), [image], ["what?"])
+
+
+@pytest.mark.parametrize("name", ["seed_smollm2_eyes", "tiny_cross_vision", "tiny_decoder"])
+def test_of_a_decoder_that_looks_it_is_said_that_it_is_not_asked_so(name):
+    with pytest.raises(
+        UserError, match="is a .*asked of an encoder-decoder.* try `llama"
+    ):
+        tasks(presets.get(name), ["image"])
 
 
 @functools.cache
