@@ -115,9 +115,7 @@ def test_a_model_without_eyes_or_without_a_pen_is_refused(image, part, name):
 
 @pytest.mark.parametrize("name", ["seed_smollm2_eyes", "tiny_cross_vision", "tiny_decoder"])
 def test_of_a_decoder_that_looks_it_is_said_that_it_is_not_asked_so(name):
-    with pytest.raises(
-        UserError, match="is a .*asked of an encoder-decoder.* try `llama"
-    ):
+    with pytest.raises(UserError, match="is a .*asked of an encoder-decoder.* try `llama"):
         tasks(presets.get(name), ["image"])
 
 
