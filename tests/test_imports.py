@@ -45,7 +45,7 @@ ARROWS = {
     "layers": ("axes", "kernels"),
     "limits": (),
     "messages": (),
-    "models": ("axes", "kernels.attention.mask", "layers"),
+    "models": ("axes", "data.marks", "kernels.attention.mask", "layers"),
     "objectives": ("axes", "kernels.cross_entropy", "layers.inputs", "layers.sown", "models"),
     "optim": ("axes", "layers.linear"),
     # It prices the program that training and decoding would run, and so looks into both.

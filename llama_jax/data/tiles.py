@@ -20,6 +20,7 @@ from llama_jax.limits import check_limits
 # Of CLIP's training pictures.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
+HALF = (0.5, 0.5, 0.5)  # Llama 4's mean, and deviation
 
 
 @checked
@@ -51,21 +52,30 @@ class Tiles:
         Raises:
           UserError: it is no picture that can be read.
         """
-        from PIL import Image
-
         pixels_YXR = decode(image)
         height, width = pixels_YXR.shape[:2]
         rows, columns = self.grid(height, width)
         canvas = np.zeros((rows * self.side, columns * self.side, 3), np.uint8)
         y, x = self._fitted(height, width, rows, columns)
-        resized = Image.fromarray(pixels_YXR).resize((x, y), Image.Resampling.BILINEAR)
-        canvas[:y, :x] = np.asarray(resized)
+        canvas[:y, :x] = _resized(pixels_YXR, y, x)
         shape = (rows, self.side, columns, self.side, 3)
         tiles = canvas.reshape(shape).swapaxes(1, 2).reshape(-1, self.side, self.side, 3)
+        return self._normalised(tiles), (rows, columns)
+
+    def with_whole(self, image: Any) -> tuple[np.ndarray, tuple[int, int]]:
+        """As a call; after several tiles comes the whole picture, squeezed into one more."""
+        pixels_YXR = decode(image)
+        tiles, grid = self(pixels_YXR)
+        if len(tiles) == 1:
+            return tiles, grid
+        whole = self._normalised(_resized(pixels_YXR, self.side, self.side))
+        return np.concatenate([tiles, whole[None]]), grid
+
+    def _normalised(self, pixels: np.ndarray) -> np.ndarray:
         # In float32, in the order of torchvision's ToTensor and Normalize.
-        scaled = tiles.astype(np.float32) / np.float32(255)
+        scaled = pixels.astype(np.float32) / np.float32(255)
         mean, deviation = np.array([self.mean, self.deviation], np.float32)
-        return (scaled - mean) / deviation, (rows, columns)
+        return (scaled - mean) / deviation
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of tiles for a picture of so many pixels.
@@ -91,8 +101,15 @@ class Tiles:
         most_x = min(max(width, self.side), columns * self.side)
         by_x, by_y = most_x / width, most_y / height
         if by_x < by_y:
-            return min(math.floor(height * by_x), most_y), most_x
-        return most_y, min(math.floor(width * by_y), most_x)
+            return max(min(math.floor(height * by_x), most_y), 1), most_x
+        return most_y, max(min(math.floor(width * by_y), most_x), 1)
+
+
+def _resized(pixels_YXR: np.ndarray, height: int, width: int) -> np.ndarray:
+    from PIL import Image
+
+    image = Image.fromarray(pixels_YXR)
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def grids(most: int) -> list[tuple[int, int]]:

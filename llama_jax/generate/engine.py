@@ -26,6 +26,7 @@ from llama_jax.axes import FSDP_TENSOR, Rules, activation_spec, make_mesh, using
 from llama_jax.errors import UserError
 from llama_jax.generate.sample import Sampling
 from llama_jax.layers.cache import Cache
+from llama_jax.models.tokens import Placed
 
 if TYPE_CHECKING:
     from llama_jax.models.language import Language
@@ -109,7 +110,7 @@ class Rows:
         self.cache = self._empty(-(-slots // SLOTS) * SLOTS)
         # What is in the slots so far; -1 is padding.
         self.ids_BS = np.empty((batch, 0), np.int32)
-        self.memory: Any = None  # what the first tokens bring with them into the cache
+        self.memory: Any = None  # what the first prompts bring with them into the cache
 
     def _empty(self, slots: int) -> Cache:
         module, mesh = self.engine.module, self.engine.mesh
@@ -120,7 +121,10 @@ class Rows:
             return jax.jit(make, out_shardings=shardings)()
 
     def look(self, seen: Mapping[str, np.ndarray]) -> None:
-        """Shows pictures to rows that have read nothing yet; arguments of the model's `see`."""
+        """Shows pictures to rows that have read nothing yet; arguments of the model's `see`.
+
+        Their places are in what `feed` reads next.
+        """
         engine = self.engine
         with using(engine.mesh, engine.rules):
             self.memory = _see(engine.module, engine.params, **seen)
@@ -154,8 +158,10 @@ class Rows:
                     logits, self.cache = _extend(
                         engine.module, engine.params, *args, self.memory, fresh=fresh
                     )
-                    self.memory = None
+                    if not isinstance(self.memory, Placed):
+                        self.memory = None  # it is in the cache
                     start += chunk
+        self.memory = None
         self._note(np.where(valid_BT, ids_BT, -1))
         return jnp.asarray(logits)
 

@@ -223,7 +223,7 @@ class LM:
         """Logits for the token after each one, [B,T,V] float32, of ids [B,T].
 
         Of `images`, a list of pictures for each row, those without a place of their own in the ids
-        come first, so T is longer by as many.
+        come first, so T is longer by as many, or by all that a picture is laid out in.
 
         Raises:
           UserError: ids of another shape or type, or outside the vocabulary; or they are traced.
@@ -247,7 +247,10 @@ class LM:
             self.ids(row)
         shown = self.shown(ids_BT.tolist(), images)
         if len({len(ids) for ids in shown.prompts}) > 1:
-            raise UserError("rows with several numbers of pictures; expected as many for each")
+            raise UserError(
+                "rows that differ in length with their pictures; expected as many for each, of "
+                "one shape if the model lays them out by shape"
+            )
         return np.asarray(self.engine.logits(np.array(shown.prompts), shown.seen))
 
     def logprobs(self, text: Prompt, window: int | None = None) -> np.ndarray:

@@ -1,17 +1,22 @@
 """Pictures beside prompts: where each stands in its text, and what the model is shown.
 
-A model that sees has a method `see` and its config an id `picture` that stands for one. In a text
-that names no place for them, pictures come first.
+A model that sees has a method `see`, and its config an id `picture` that stands for one. In a text
+that names no place for them, pictures come first. How a kind of model is shown pictures is an entry
+of `LAYOUTS`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from llama_jax.errors import UserError
 from llama_jax.text.chat import IMAGE
+
+if TYPE_CHECKING:  # most models see nothing, and most prompts have no picture
+    from llama_jax.models.cross_vision import CrossVision
+    from llama_jax.models.early_vision import EarlyVision
 
 END = 2**30  # beyond every text
 
@@ -49,7 +54,8 @@ def show(
       UserError: a model that sees nothing, another number of places than of pictures, or a picture
         that cannot be read.
     """
-    if not hasattr(config, "picture"):
+    layout = LAYOUTS.get(type(config).__name__)
+    if layout is None:
         if any(images):
             raise UserError(
                 f"{sum(map(len, images))} pictures came and this model reads text only; try one "
@@ -61,13 +67,24 @@ def show(
             f"pictures of {len(images)} prompts came for {len(prompts)}; expected a list of "
             "pictures for each prompt"
         )
+    named = [[config.picture if i == token else i for i in ids] for ids in prompts]
+    return layout(config, named, images, begin)
+
+
+def crossed(
+    config: "CrossVision",
+    prompts: Sequence[list[int]],
+    images: Sequence[Sequence[Any]],
+    begin: int | None,
+) -> Shown:
+    """A place is one id; the tiles of each picture, and the positions that see it, lie beside."""
     placed = [
-        _placed([config.picture if i == token else i for i in ids], config.picture, len(own), begin)
+        _placed(ids, config.picture, len(own), begin)
         for ids, own in zip(prompts, images, strict=True)
     ]
     if not any(images):
         return Shown(placed, {})
-    from llama_jax.data.tiles import Tiles, sees  # most prompts have no picture
+    from llama_jax.data.tiles import Tiles, sees
 
     most, vision = max(map(len, images)), config.vision
     cut = Tiles(vision.tile, vision.tiles)
@@ -83,6 +100,51 @@ def show(
     return Shown(placed, {"pixels": pixels, "grid_BI2": grid, "spans_BI2": spans})
 
 
+def among(
+    config: "EarlyVision",
+    prompts: Sequence[list[int]],
+    images: Sequence[Sequence[Any]],
+    begin: int | None,
+) -> Shown:
+    """A place becomes ids for all that the picture has; the tiles of all pictures lie beside.
+
+    A prompt with ids of patches has been laid out already, and is taken as it is.
+    """
+    from llama_jax.data.tiles import HALF, Tiles
+
+    vision, marks = config.vision, config.marks
+    cut = Tiles(vision.tile, vision.tiles, HALF, HALF)
+    rows: list[list[int]] = []
+    shown: list[list[np.ndarray]] = []
+    for ids, own in zip(prompts, images, strict=True):
+        seen = [cut.with_whole(image) for image in own]
+        shown.append([tile for tiles, _ in seen for tile in tiles])
+        runs = [marks.layout(grid, vision.tokens) for _, grid in seen]
+        if marks.patch in ids:
+            _check_patches(ids.count(marks.patch), len(shown[-1]), vision.tokens)
+            rows.append(ids)
+        else:
+            places = iter(runs)
+            placed = _placed(ids, marks.picture, len(own), begin)
+            rows.append(
+                [i for id in placed for i in (next(places) if id == marks.picture else [id])]
+            )
+    if not any(images):
+        return Shown(rows, {})
+    most = max(map(len, shown))
+    pixels = np.zeros((len(rows), most, vision.tile, vision.tile, 3), np.float32)
+    at = np.full((len(rows), most * vision.tokens), -1, np.int32)
+    for row, (ids, tiles) in enumerate(zip(rows, shown, strict=True)):
+        for i, tile in enumerate(tiles):
+            pixels[row, i] = tile
+        at[row, : len(tiles) * vision.tokens] = np.flatnonzero(np.array(ids) == marks.patch)
+    return Shown(rows, {"pixels": pixels, "at_BS": at})
+
+
+# The type of a model's config, by name -> how its prompts are shown pictures.
+LAYOUTS: Mapping[str, Callable[..., Shown]] = {"CrossVision": crossed, "EarlyVision": among}
+
+
 def _placed(ids: list[int], picture: int, count: int, begin: int | None) -> list[int]:
     """The ids with as many places as there are pictures."""
     places = ids.count(picture)
@@ -95,3 +157,12 @@ def _placed(ids: list[int], picture: int, count: int, begin: int | None) -> list
             "expected as many of one as of the other"
         )
     return ids
+
+
+def _check_patches(patches: int, tiles: int, tokens: int) -> None:
+    if patches != tiles * tokens:
+        raise UserError(
+            f"the prompt has {patches} places for patches (<|patch|>) and the pictures that came "
+            f"have {tiles} tiles of {tokens}; expected as many of one as of the other, or "
+            f"{IMAGE} in the place of each picture"
+        )

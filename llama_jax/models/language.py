@@ -22,6 +22,9 @@ from llama_jax.layers.output import Output
 from llama_jax.models.logits import Logits
 from llama_jax.models.tokens import Placed, Tokens
 
+# What a text is read with: a memory of cross-attention, or vectors among its own.
+Seen = Tokens | Memory | Placed | None
+
 
 class Language(nn.Module):
     """A model whose config has `language`, a Decoder, and whose submodule `decoder` is its part."""
@@ -81,16 +84,14 @@ class Language(nn.Module):
             raise UserError("this model has no decoder; give Multimodal(decoder=...)")
         return self.decoder  # pyright: ignore[reportAttributeAccessIssue]
 
-    def __call__(
-        self, ids_BT: Int[Array, "B T"], memory: Tokens | Memory | None = None
-    ) -> Float[Array, "B T V"]:
+    def __call__(self, ids_BT: Int[Array, "B T"], memory: Seen = None) -> Float[Array, "B T V"]:
         """Logits in float32 for the token after each one."""
         return self.decode(ids_BT, memory)[0]
 
     def decode(
         self,
         ids_BT: Int[Array, "B T"],
-        memory: Tokens | Memory | None = None,
+        memory: Seen = None,
         cache: Cache | None = None,
         positions_BT: Int[Array, "B T"] | None = None,
         segments_BT: Int[Array, "B T"] | None = None,
@@ -98,10 +99,12 @@ class Language(nn.Module):
     ) -> tuple[Float[Array, "B T V"], Cache | None]:
         """Logits in float32 for the token after each one, and the cache with these in it.
 
-        Arguments as for `embed` and `hidden`.
+        Arguments as for `embed` and `hidden`; a memory may also be `Placed`, by the places of a text
+        that goes on from what the cache holds.
         """
-        tokens = self.embed(ids_BT, cache, positions_BT, valid_BT, segments_BT)
-        out = self.hidden(tokens, memory, cache)
+        placed, read = _told(memory, cache, valid_BT, ids_BT.shape[1])
+        tokens = self.embed(ids_BT, cache, positions_BT, valid_BT, segments_BT, placed)
+        out = self.hidden(tokens, read, cache)
         return self.head(out.x), out.cache
 
     def extend(
@@ -110,37 +113,49 @@ class Language(nn.Module):
         cache: Cache,
         valid_BT: Bool[Array, "B T"],
         fresh: bool = False,
-        memory: Tokens | Memory | None = None,
+        memory: Seen = None,
     ) -> tuple[Float[Array, "B V"], Cache | None]:
         """Logits after the last token alone, and the cache with all of them in it.
 
         Positions go on from the tokens that each row of the cache holds. A memory is given in the
-        first call; the cache keeps what is needed of it.
+        first call, for the cache keeps what is needed of it; vectors that are `Placed` in every call
+        that may reach them.
         """
         positions_BT = cache.lengths[:, None] + jnp.cumsum(valid_BT, axis=1) - 1
         positions_BT = jnp.maximum(positions_BT, 0).astype(jnp.int32)
-        tokens = self.embed(ids_BT, cache, positions_BT, valid_BT)
-        out = self.hidden(tokens, memory, cache, fresh=fresh)
+        placed, read = _told(memory, cache, valid_BT, ids_BT.shape[1])
+        tokens = self.embed(ids_BT, cache, positions_BT, valid_BT, placed=placed)
+        out = self.hidden(tokens, read, cache, fresh=fresh)
         return self.head(out.x[:, -1:])[:, 0], out.cache
 
     def readout(
         self,
         ids_BT: Int[Array, "B T"],
-        memory: Tokens | Memory | None = None,
+        memory: Seen = None,
         positions_BT: Int[Array, "B T"] | None = None,
         segments_BT: Int[Array, "B T"] | None = None,
     ) -> Logits:
         """Logits of whole sequences for a loss, not formed yet."""
-        tokens = self.embed(ids_BT, None, positions_BT, None, segments_BT)
-        return self.head(self.hidden(tokens, memory).x, formed=False)
+        placed, read = _told(memory, None, None, ids_BT.shape[1])
+        tokens = self.embed(ids_BT, None, positions_BT, None, segments_BT, placed)
+        return self.head(self.hidden(tokens, read).x, formed=False)
 
     def score(
         self,
         ids_BT: Int[Array, "B T"],
         targets_BT: Int[Array, "B T"],
-        memory: Tokens | Memory | None = None,
+        memory: Seen = None,
     ) -> Float[Array, "B T"]:
         """The log-probability of each target after the tokens up to the one at its place."""
         logits_BTV = self.decode(ids_BT, memory)[0]
         chosen_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
         return chosen_BT - jax.nn.logsumexp(logits_BTV, axis=-1)
+
+
+def _told(
+    seen: Seen, cache: Cache | None, valid_BT: Bool[Array, "B T"] | None, length: int
+) -> tuple[Placed | None, Tokens | Memory | None]:
+    """What `embed` and what `hidden` is given of it."""
+    if not isinstance(seen, Placed):
+        return None, seen
+    return seen.within(0 if cache is None else cache.lengths, valid_BT, length), None

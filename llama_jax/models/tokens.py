@@ -51,7 +51,8 @@ class Placed:
 
     Attributes:
       x: the vectors.
-      at: the place of each in its row; one outside of the row is left out.
+      at: the place of each in its row, or in the text of which a row is a piece (`within`); one
+        outside of the row is left out.
     """
 
     x: Float[Array, "B M D"]
@@ -63,6 +64,22 @@ class Placed:
         return x_BTD.at[jnp.arange(len(at))[:, None], at].set(
             self.x.astype(x_BTD.dtype), mode="drop"
         )
+
+    def within(
+        self, before_B: Int[Array, " B"] | int, valid_BT: Bool[Array, "B T"] | None, length: int
+    ) -> "Placed":
+        """Those that stand in a piece of a text, by their places there.
+
+        Args:
+          before_B: tokens of the text before the piece.
+          valid_BT: tokens of the piece that exist, after its padding; all by default.
+          length: tokens of the piece, T.
+        """
+        padding_B = 0 if valid_BT is None else length - jnp.sum(valid_BT, axis=1)
+        before_B1 = jnp.reshape(jnp.asarray(before_B), (-1, 1))
+        there = self.at >= before_B1
+        moved = self.at - before_B1 + jnp.reshape(jnp.asarray(padding_B), (-1, 1))
+        return replace(self, at=jnp.where(there, moved, -1))
 
 
 def text_positions(batch: int, length: int) -> Int[Array, "B T 1"]:
