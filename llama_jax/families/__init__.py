@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Modules of this folder. A model without a family's name on it takes the first that has words for
 # all that it has.
-NAMES = ("llama", "mistral", "qwen3", "cwm", "smollm3", "llama4", "mllama")
+NAMES = ("llama", "mistral", "qwen3", "cwm", "smollm3", "llama4", "llama4_vision", "mllama")
 
 
 def every() -> "tuple[Family, ...]":

@@ -14,7 +14,6 @@ from llama_jax.families.fused import parts
 from llama_jax.families.huggingface_names import BUFFERS, NAMES
 from llama_jax.families.huggingface_notes import changes
 from llama_jax.families.huggingface_numbers import LARGEST, bad, exactly, positive, size
-from llama_jax.families.huggingface_outer import Outer
 from llama_jax.families.huggingface_rope import rope, scaling
 from llama_jax.families.names import Table, tensors
 from llama_jax.families.sizes import Sizes, build, sizes, unlike
@@ -49,7 +48,6 @@ class HuggingFace:
       read: sizes as all families have them, config.json and its place to the family's sizes.
       write: the family's sizes to the fields that they add to config.json.
       table: the names of tensors.
-      outer: a larger model that its models may be a part of, or None.
     """
 
     model_type: str
@@ -60,33 +58,20 @@ class HuggingFace:
     read: Callable[[Sizes, Fields, Path | str], Sizes] = lambda given, config, place: given
     write: Callable[[Sizes], Fields] = lambda given: {}
     table: Table = NAMES
-    outer: Outer | None = None
 
     def claims(self, config: Mapping[str, Any]) -> bool:
         """Whether a config.json names this family."""
         built = config.get("architectures")
         named = [str(name).lower() for name in built] if isinstance(built, list) else []
-        within = self.outer is not None and self.outer.names(config)
-        own = config.get("model_type") == self.model_type or self.architecture.lower() in named
-        return own or within
+        return config.get("model_type") == self.model_type or self.architecture.lower() in named
 
     def spoken(self, config: Mapping[str, Any]) -> Fields:
         """The part of a config.json that names the ids of a tokenizer."""
-        return self.own(config)
+        return dict(config)
 
     def with_ids(self, config: Fields, ids: Mapping[str, Any]) -> Fields:
         """A config.json with the ids of a tokenizer, where `spoken` finds them."""
         return config | dict(ids)
-
-    def own(self, config: Mapping[str, Any], place: Path | str = "config.json") -> Fields:
-        """What a config.json says of the model itself, which may be a part of a larger one.
-
-        Raises:
-          FormatError: it is of a larger one and says nothing of the part.
-        """
-        if self.outer is not None and self.outer.names(config):
-            return self.outer.inner(config, place)
-        return dict(config)
 
     def source(self, model: Decoder, source: Source, config: Mapping[str, Any]) -> Source:
         """A folder's tensors, under the names of the table.
@@ -96,8 +81,7 @@ class HuggingFace:
           source: the folder's files.
           config: the folder's config.json.
         """
-        if self.outer is not None and self.outer.names(config):
-            source = self.outer.source(source)
+        del config
         return parts(source, tensors(model, self.table))
 
     def model(self, config: Fields, place: Path | str = "config.json") -> Decoder:
@@ -110,7 +94,6 @@ class HuggingFace:
         Raises:
           FormatError: a missing or impossible number, or a feature that is not known.
         """
-        config = self.own(config, place)
         self._check(config, place)
         config = {**self.defaults, **config}
         try:
@@ -165,8 +148,7 @@ class HuggingFace:
         """Tensors that a checkpoint may have and that are not read, of those it has."""
         layers = range(sizes(model).layers)
         buffers = {buffer.format(layer=layer) for buffer in BUFFERS for layer in layers}
-        others = () if self.outer is None else self.outer.others
-        return tuple(name for name in names if name in buffers or name.startswith(others))
+        return tuple(name for name in names if name in buffers)
 
     def _biased(self, given: Sizes, config: Fields, place: Path | str) -> Sizes:
         """The sizes with the biases that a config.json names, of those that the family may have."""

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from llama_jax.families.huggingface import Fields, HuggingFace
 from llama_jax.families.huggingface_numbers import bad, positive, size
-from llama_jax.families.huggingface_outer import Outer
 from llama_jax.families.huggingface_windows import FULL
 from llama_jax.families.llama4_names import HUGGING_FACE
 from llama_jax.families.sizes import Sizes
@@ -112,14 +111,6 @@ def write(given: Sizes) -> Fields:
     return told | ({} if experts is None else {"intermediate_size": experts.hidden})
 
 
-# The larger model, which sees, and whose eyes are not read.
-OUTER = Outer(
-    "llama4",
-    "Llama4ForConditionalGeneration",
-    "text_config",
-    "language_model.",
-    ("vision_model.", "multi_modal_projector."),
-)
 WORDS = HuggingFace(
     "llama4_text",
     "Llama4ForCausalLM",
@@ -130,5 +121,4 @@ WORDS = HuggingFace(
     read=read,
     write=write,
     table=HUGGING_FACE,
-    outer=OUTER,
 )

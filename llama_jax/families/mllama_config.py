@@ -41,7 +41,6 @@ class Mllama:
     model_type: str = "mllama"
     architecture: str = "MllamaForConditionalGeneration"
     table: Names = HUGGING_FACE
-    outer: None = None
 
     @property
     def defaults(self) -> Mapping[str, Any]:
@@ -61,11 +60,6 @@ class Mllama:
         # transformers takes no null for the first two, and none beyond the table for the third.
         known = {name: id for name, id in ids.items() if id is not None or name == "pad_token_id"}
         return config | {TEXT: config[TEXT] | known}
-
-    def own(self, config: Mapping[str, Any], place: Path | str = "config.json") -> Fields:
-        """What a config.json says of the model: all of it."""
-        del place
-        return dict(config)
 
     def source(self, model: CrossVision, source: Source, config: Mapping[str, Any]) -> Source:
         """A folder's tensors, under the names of the table.

@@ -99,8 +99,8 @@ class Language(nn.Module):
     ) -> tuple[Float[Array, "B T V"], Cache | None]:
         """Logits in float32 for the token after each one, and the cache with these in it.
 
-        Arguments as for `embed` and `hidden`; a memory may also be `Placed`, by the places of a text
-        that goes on from what the cache holds.
+        Arguments as for `embed` and `hidden`; a memory may also be `Placed`, by the places of a
+        text that goes on from what the cache holds.
         """
         placed, read = _told(memory, cache, valid_BT, ids_BT.shape[1])
         tokens = self.embed(ids_BT, cache, positions_BT, valid_BT, segments_BT, placed)
@@ -118,8 +118,8 @@ class Language(nn.Module):
         """Logits after the last token alone, and the cache with all of them in it.
 
         Positions go on from the tokens that each row of the cache holds. A memory is given in the
-        first call, for the cache keeps what is needed of it; vectors that are `Placed` in every call
-        that may reach them.
+        first call, for the cache keeps what is needed of it; vectors that are `Placed` in every
+        call that may reach them.
         """
         positions_BT = cache.lengths[:, None] + jnp.cumsum(valid_BT, axis=1) - 1
         positions_BT = jnp.maximum(positions_BT, 0).astype(jnp.int32)

@@ -79,7 +79,7 @@ def _other(
 def _huggingface(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Said:
     family = checkpoint.family
     defaults = {} if family is None else family.huggingface.defaults
-    config = config if family is None else family.huggingface.own(config)
+    config = config if family is None else family.huggingface.spoken(config)
     # transformers 4 had rope_theta and rope_scaling, 5 puts both into rope_parameters.
     field = next((f for f in ("rope_parameters", "rope_scaling") if config.get(f)), None)
     rope: Mapping[str, Any] = config[field] if field else {}

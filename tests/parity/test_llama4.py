@@ -1,7 +1,5 @@
 """Llama 4's language model: transformers' and Meta's logits, past three chunks, in and out."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
@@ -133,35 +131,3 @@ def test_what_we_write_is_bit_by_bit_what_transformers_wrote(folders, tmp_path, 
     with torch.no_grad():
         x = torch.tensor(ids())
         assert torch.equal(again(x).logits, theirs(x).logits)
-
-
-def test_the_language_half_of_a_model_that_sees_is_read_and_written_by_itself(folders, tmp_path):
-    folder, theirs = folders("scout")
-    vision = transformers.Llama4VisionConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-        vision_output_dim=16, image_size=28, patch_size=14, projector_input_dim=16,
-        projector_output_dim=16,
-    )  # fmt: skip
-    config = transformers.Llama4Config(
-        vision_config=vision.to_dict(), text_config=theirs.config.to_dict()
-    )
-    both = transformers.Llama4ForConditionalGeneration(config)
-    both.language_model.load_state_dict(theirs.state_dict())
-    both.save_pretrained(tmp_path / "both")
-    config = json.loads((tmp_path / "both/config.json").read_text())
-    assert config["model_type"] == "llama4" and "text_config" in config
-    opened = open_checkpoint(tmp_path / "both")
-    assert opened.model == open_checkpoint(folder).model
-    assert opened.unused and all(
-        name.startswith(("vision_model.", "multi_modal_projector.")) for name in opened.unused
-    )
-    np.testing.assert_array_equal(ours(tmp_path / "both")[0](ids()), ours(folder)[0](ids()))
-    convert(tmp_path / "both", tmp_path / "text", "huggingface")
-    before, after = (load_file(p / "model.safetensors") for p in (folder, tmp_path / "text"))
-    assert before.keys() == after.keys()
-    assert all(before[key].tobytes() == after[key].tobytes() for key in before)
-    # A run keeps no config.json of a whole of which it has a part.
-    convert(tmp_path / "both", tmp_path / "run", "orbax")
-    convert(tmp_path / "run", tmp_path / "back", "huggingface")
-    assert open_checkpoint(tmp_path / "back").model == opened.model
-    assert json.loads((tmp_path / "back/config.json").read_text())["model_type"] == "llama4_text"
