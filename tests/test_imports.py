@@ -46,7 +46,7 @@ ARROWS = {
     "limits": (),
     "messages": (),
     "models": ("axes", "data.marks", "kernels.attention.mask", "layers"),
-    "objectives": ("axes", "kernels.cross_entropy", "layers.inputs", "layers.sown", "models"),
+    "objectives": ("axes", "kernels.cross_entropy", "layers.sown", "models"),
     "optim": ("axes", "layers.linear"),
     # It prices the program that training and decoding would run, and so looks into both.
     "plan": (

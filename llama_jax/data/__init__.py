@@ -22,6 +22,7 @@ with epy.lazy_api_imports(globals()):
         Pixels,
         Questions,
         Seen,
+        SeenAmong,
         SentencePairs,
         Seq2Seq,
     )
@@ -49,6 +50,7 @@ __all__ = [
     "Questions",
     "Replies",
     "Seen",
+    "SeenAmong",
     "SentencePairs",
     "Seq2Seq",
     "Share",

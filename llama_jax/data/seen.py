@@ -1,6 +1,7 @@
 """A picture, a question and its answer as one text, for decoders that look at pictures."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from llama_jax.data.tiles import Tiles, sees
 from llama_jax.errors import UserError
 from llama_jax.text.vocabulary import Vocabulary
 
+Text = tuple[Sequence[int], Sequence[int]]  # ids of what is asked, and of what is told
 IMAGE = "<|image|>"  # the control token that stands for a picture, of tokenizers that have one
 
 
@@ -65,7 +67,7 @@ class Seen:
         if not there:
             raise UserError(f"{rows.name} has no row with a question and an answer")
         each = [(n, k) for n in there for k in range(len(pairs[n]))]
-        picture = getattr(tokenizer, "control", {}).get(IMAGE, tokenizer.vocab)
+        picture = self._picture(tokenizer)
 
         def ids(question: str, answer: str) -> tuple[list[int], list[int]]:
             asked = [picture, *tokenizer.encode(question + self.between)]
@@ -81,27 +83,35 @@ class Seen:
                 for slot, rng in zip(slots, rngs, strict=True)
             ]
             texts = [written(pairs[n][k]) for n, k in chosen]
+            shown, texts = self._shown([int(keep[n]) for n, _ in chosen], rows, texts, picture)
             batch = r.shifted([np.concatenate(text) for text in texts], self.length)
             # What is asked is not to be learned.
             asked_B1 = np.array([len(asked) - 1 for asked, _ in texts])[:, None]
             batch["loss_weights"] *= np.arange(self.length) >= asked_B1
-            batch |= self._shown([int(keep[n]) for n, _ in chosen], rows, texts, picture)
-            return batch | {"id": np.array([keep[n] for n, _ in chosen], np.int32)}
+            return batch | shown | {"id": np.array([keep[n] for n, _ in chosen], np.int32)}
 
         return r.Examples(np.arange(len(each)) if once else keep[np.array(there)], make)
 
+    def _picture(self, tokenizer: Vocabulary) -> int:
+        """The id that stands for a picture."""
+        return getattr(tokenizer, "control", {}).get(IMAGE, tokenizer.vocab)
+
     def _shown(
-        self, indices: list[int], rows: Rows, texts: Sequence[tuple], picture: int
-    ) -> r.Batch:
+        self, indices: list[int], rows: Rows, texts: Sequence[Text], picture: int
+    ) -> tuple[r.Batch, Sequence[Text]]:
+        """What the model is shown beside the texts, and the texts with all that stands in them."""
         shapes = self.fields(len(indices), None)  # pyright: ignore[reportArgumentType]
         batch = {name: np.zeros(*shapes[name]) for name in ("pixels", "grid", "spans")}
         for b, (index, (asked, told)) in enumerate(zip(indices, texts, strict=True)):
-            row = light(rows, index)
-            row = row if self.image in row else rows[index]
-            tiles, batch["grid"][b, 0] = self.tiles(get(row, self.image, rows.name))
+            tiles, batch["grid"][b, 0] = self.tiles(self._image(rows, index))
             batch["pixels"][b, 0, : len(tiles)] = tiles
             [batch["spans"][b, 0]] = sees(list(asked), picture, len(asked) + len(told))
-        return batch
+        return batch, texts
+
+    def _image(self, rows: Rows, index: int) -> Any:
+        row = light(rows, index)
+        row = row if self.image in row else rows[index]
+        return get(row, self.image, rows.name)
 
     def _pairs(self, rows: Rows, index: int) -> list[tuple[str, str]]:
         row = light(rows, index)

@@ -4,6 +4,7 @@
 lays out the examples. To add one, write a class with these two methods; nothing lists them.
 """
 
+from llama_jax.data.among import SeenAmong
 from llama_jax.data.corrupt import Masking
 from llama_jax.data.documents import SentencePairs
 from llama_jax.data.drawing import Drawing, Pixels
@@ -27,6 +28,7 @@ __all__ = [
     "Pixels",
     "Questions",
     "Seen",
+    "SeenAmong",
     "SentencePairs",
     "Seq2Seq",
     "Task",

@@ -40,9 +40,22 @@ def llama4_maverick_vision() -> "Run":
 
 
 def _seeing(run: "Run") -> "Run":
-    """The run of a language model, which gets its eyes; it learns from text until data changes."""
+    """The run of a language model with eyes, on questions about pictures; put your data there."""
+    from llama_jax.data import SeenAmong, Stream, Tfds
+    from llama_jax.data.tiles import HALF, Tiles
+    from llama_jax.objectives import AmongLM, Sown
+
     decoder = run.model.language
     attention = Attention(16, 16, 88, rope=Rope(split=(1, 1)), bias=True, out_bias=True)
     block = Block(attention, MLP(5632, bias=True), norm=LayerNorm())
     vision = ShuffledVision(1408, decoder.width, Stack((block,), 34))
-    return replace(run, name=f"{run.name}_vision", model=EarlyVision(decoder, vision))
+    # Of easy-VQA's small pictures each is one tile.
+    task = SeenAmong(length=256, tiles=Tiles(vision.tile, 1, HALF, HALF), tokens=vision.tokens)
+    router = {loss: Sown("seen", weight, loss) for loss, weight in llama4.LOSSES.items()}
+    return replace(
+        run,
+        name=f"{run.name}_vision",
+        model=EarlyVision(decoder, vision),
+        data={"seen": Stream(Tfds("easy_vqa"), task, batch=8)},
+        objectives={"lm": AmongLM(on="seen"), **router},
+    )

@@ -6,7 +6,7 @@ with epy.lazy_api_imports(globals()):
     from llama_jax.objectives.alignment import ITC, ITM, RollITM, SigmoidITC
     from llama_jax.objectives.base import Acts, Loss, Objective, View, check, losses
     from llama_jax.objectives.classify import Classify
-    from llama_jax.objectives.language import Caption, CausalLM, SeenLM, Seq2Seq
+    from llama_jax.objectives.language import AmongLM, Caption, CausalLM, SeenLM, Seq2Seq
     from llama_jax.objectives.masked import MLM, NSP, SOP
     from llama_jax.objectives.masked_image import MIM
     from llama_jax.objectives.reconstruct import Draw, Reconstruct
@@ -21,6 +21,7 @@ __all__ = [
     "NSP",
     "SOP",
     "Acts",
+    "AmongLM",
     "Caption",
     "CausalLM",
     "Classify",

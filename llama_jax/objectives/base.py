@@ -28,8 +28,8 @@ from llama_jax.axes import row_ways
 from llama_jax.checked import checked
 from llama_jax.errors import UserError, nearest
 from llama_jax.kernels.cross_entropy.api import Scored, linear_cross_entropy
-from llama_jax.layers.inputs import Memory
 from llama_jax.layers.sown import every
+from llama_jax.models.language import Seen
 from llama_jax.models.logits import Logits
 from llama_jax.models.tokens import Tokens, pool, repeat_rows
 
@@ -411,7 +411,7 @@ class View:
         """The logits of `decoded`, all of them, float32."""
         return self.decoded.logits
 
-    def decode(self, memory: Tokens | Memory | None) -> Logits:
+    def decode(self, memory: Seen) -> Logits:
         """The decoder's output for `tokens` and this memory."""
         if memory is None:
             return self._unread
@@ -421,7 +421,7 @@ class View:
     def _unread(self) -> Logits:
         return self._decode(None)
 
-    def _decode(self, memory: Tokens | Memory | None) -> Logits:
+    def _decode(self, memory: Seen) -> Logits:
         return self.model.readout(
             self["tokens"],
             memory,

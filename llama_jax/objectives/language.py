@@ -73,16 +73,26 @@ class SeenLM(Seq2Seq):
 
     evaluation: ClassVar[str] = "scores"
     predicts: ClassVar[tuple[str, str]] = ("targets", "loss_weights")
+    shown: ClassVar[tuple[str, ...]] = ("pixels", "grid", "spans")  # what `see` is given
 
     @property
     def needs(self) -> tuple[str, ...]:
         """The text, and the pictures beside it."""
-        return (*_TARGETS, "pixels", "grid", "spans")
+        return (*_TARGETS, *self.shown)
 
     def decoded(self, view: View) -> Logits:
         """What the decoder says, looking at the pictures."""
-        seen = view.model.see(view["pixels"], view["grid"], view["spans"])
-        return view.decode(seen)
+        return view.decode(view.model.see(*(view[field] for field in self.shown)))
+
+
+@checked
+class AmongLM(SeenLM):
+    """The same over a stream of `SeenAmong`, for models that read pictures among the words.
+
+    These are `EarlyVision`.
+    """
+
+    shown: ClassVar[tuple[str, ...]] = ("pixels", "at")
 
 
 @checked
