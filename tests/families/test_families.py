@@ -87,7 +87,7 @@ def test_a_config_of_no_family_is_refused_by_its_name():
         families.of({"model_type": "mistrall"}, "x/config.json")
     assert str(caught.value) == (
         "x/config.json: model_type='mistrall'; one of llama, mistral, qwen3, cwm, smollm3, "
-        "llama4_text, mllama was expected. Did you mean 'mistral'?"
+        "llama4_text, llama4, mllama was expected. Did you mean 'mistral'?"
     )
     with pytest.raises(FormatError, match="general.architecture='gpt2'; one of llama, qwen3"):
         families.of_gguf({"general.architecture": "gpt2"})

@@ -46,11 +46,15 @@ PARAMETERS = (
         "seed_image_tokenizer": 661_348,
         "seed_draw": 1_759_844,
         "tiny_cross_vision": 3_925_419,
+        "tiny_early_vision": 3_579_360,
         "tiny_decoder": 488_064,
         "decoder_25m": 23_994_240,
         # As Meta's reference counts them with tiles of 560 pixels.
         "llama3_2_11b_vision": 10_629_184_035,
         "llama3_2_90b_vision": 88_552_318_523,
+        # The language models, and 811,115,008 + 39,845,888 + 4096 x 5120 of eyes.
+        "llama4_scout_vision": 108_641_793_536,
+        "llama4_maverick_vision": 401_583_781_376,
     }
     | LLAMA
     | RELATIVES
@@ -60,7 +64,7 @@ PARAMETERS = (
 # Presets that differ by sizes alone have one program but for shapes: one of each kind is traced.
 STEPS = [
     *("seed_demo", "seed_vqa", "seed_full", "seed_full_vqa", "seed_numbers"),
-    *("seed_clips", "tiny_decoder", "decoder_25m"),
+    *("seed_clips", "tiny_decoder", "decoder_25m", "tiny_early_vision"),
     *("seed_smollm2", "seed_smollm2_eyes"),
     *("seed_image_tokenizer", "seed_draw"),
     *("llama1_7b", "llama2_70b", "llama3_1_405b", "llama3_2_1b", "smollm2_135m"),
