@@ -132,17 +132,22 @@ def shortest(kinds: list[Any]) -> int:
     return next(n for n in lengths if kinds == kinds[:n] * (len(kinds) // n))
 
 
+def check_alone(model: Any) -> None:
+    """Raises UserError if a model is more than a language model."""
+    if not isinstance(model, Decoder):
+        raise UserError(
+            f"the model is a {type(model).__name__}, of more parts than a language model; this "
+            "reads language models alone"
+        )
+
+
 def layers(model: Decoder) -> list[tuple[Attention, FeedForward]]:
     """The attention and the feed-forward of every layer, from the first to the last.
 
     Raises:
       UserError: a block that is not made of these, for which formats have no names.
     """
-    if not isinstance(model, Decoder):
-        raise UserError(
-            f"the model is a {type(model).__name__}, of more parts than a language model; this "
-            "reads language models alone"
-        )
+    check_alone(model)
     period = []
     for i, block in enumerate(model.stack.pattern):
         attention, ffn = getattr(block, "attention", None), getattr(block, "ffn", None)

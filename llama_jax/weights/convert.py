@@ -18,6 +18,7 @@ from llama_jax.axes import DATA, make_mesh
 from llama_jax.checked import checked_call
 from llama_jax.errors import FormatError, UserError, nearest
 from llama_jax.families.names import Name, tensors
+from llama_jax.families.sizes import check_alone
 from llama_jax.formats.folder import check_free
 from llama_jax.formats.source import Source
 from llama_jax.trees import nested
@@ -115,6 +116,7 @@ def convert(
     else:
         from llama_jax.weights.run import write_run
 
+        check_alone(model)
         if source.source is not None:
             params = load_params(source, dtype=kind, progress=progress)
         files = known(lambda: companions.files(to)) | origin.kept(source)

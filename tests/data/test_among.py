@@ -27,7 +27,9 @@ def row(index):
 def made(tokenizer, tiles=2):
     task = SeenAmong(length=32, tiles=Tiles(8, tiles, HALF, HALF), tokens=4, marks=MARKS)
     given = Rows("rows", len(SIZES), row)
-    batch = task.prepare(given, tokenizer, np.arange(2), True).make([0, 1], [None, None])
+    batch = task.prepare(given, tokenizer, np.arange(2), True).make(
+        [0, 1], [np.random.default_rng(0)] * 2
+    )
     assert {k: (v.shape, v.dtype.name) for k, v in batch.items()} == task.fields(2, tokenizer)
     return batch
 

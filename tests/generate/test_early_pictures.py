@@ -1,5 +1,7 @@
 """Pictures among the words: laid out in ids, placed in chunks and left-padded rows, refusals."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +33,14 @@ TOLERANCE = 1e-5  # float32: the same sums, in another order, through two layers
 def config(**own) -> EarlyVision:
     heads = Attention(2, 2, 8, rope=Rope(split=(1, 1)), bias=True, out_bias=True)
     block = Block(heads, MLP(24, bias=True), norm=LayerNorm())
-    tower = {"width": 16, "out": D, "adapter": 12, "tile": 16, "patch": 4, "tiles": 4} | own
+    tower: dict[str, Any] = {
+        "width": 16,
+        "out": D,
+        "adapter": 12,
+        "tile": 16,
+        "patch": 4,
+        "tiles": 4,
+    } | own
     vision = ShuffledVision(stack=Stack((block,), scan=False), **tower)
     text = Block(Attention(2, 1, 8, causal=True), SwiGLU(24))
     return EarlyVision(Decoder(V, D, Stack((text,), 2, scan=False), context=512), vision, MARKS)

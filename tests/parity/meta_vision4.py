@@ -52,7 +52,7 @@ def models():
     """Meta's tower, its adapter and its projection."""
     tower, adapter, _, _ = reference()
     # Its attention has a cache on a GPU, which a tower does not use.
-    before, torch.Tensor.cuda = torch.Tensor.cuda, lambda self: self
+    before, torch.Tensor.cuda = torch.Tensor.cuda, lambda self, *_: self  # pyright: ignore
     try:
         encoder = tower.VisionEncoder((TILE, TILE), (PATCH, PATCH), WIDTH, LAYERS, HEADS, 4.0)
     finally:

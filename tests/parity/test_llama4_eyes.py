@@ -12,7 +12,7 @@ transformers = pytest.importorskip("transformers")
 from safetensors.numpy import load_file, save_file  # noqa: E402
 
 import llama_jax  # noqa: E402
-from llama_jax.errors import FormatError  # noqa: E402
+from llama_jax.errors import FormatError, UserError  # noqa: E402
 from llama_jax.generate.engine import Engine  # noqa: E402
 from llama_jax.generate.pictures import show  # noqa: E402
 from llama_jax.weights.convert import convert  # noqa: E402
@@ -117,7 +117,7 @@ def test_a_batch_with_other_numbers_of_tiles_reads_in_chunks_what_each_row_reads
     theirs, ours
 ):
     rows = [KINDS[name] for name in ("three", "text", "several tiles")]
-    shown = show(ours.module.config, *map(list, zip(*rows, strict=True)))
+    shown = show(ours.module.config, [ids for ids, _ in rows], [own for _, own in rows])
     read = ours.rows(3, 128)
     read.look(shown.seen)
     found = np.asarray(read.feed(shown.prompts))  # of which the longest is two chunks
@@ -141,7 +141,8 @@ def test_a_folder_written_back_is_the_same_to_the_bit_and_transformers_opens_it(
     again = transformers.AutoModelForImageTextToText.from_pretrained(
         tmp_path / "ours", attn_implementation="eager"
     )
-    shown = show(ours.module.config, *[[part] for part in KINDS["several tiles"]])
+    ids, images = KINDS["several tiles"]
+    shown = show(ours.module.config, [ids], [images])
     np.testing.assert_array_equal(logits(again.eval(), shown), logits(theirs, shown))
 
 
@@ -165,6 +166,13 @@ def test_the_text_alone_is_the_decoder_of_the_whole(folder, theirs, tmp_path):
     part = Engine(whole.model.decoder.build(), {"decoder": load_params(whole)["decoder"]})
     other = Engine(alone.model.build(), load_params(alone))
     np.testing.assert_array_equal(part.logits(ids), other.logits(ids))
+
+
+def test_a_run_and_a_gguf_file_are_refused_before_anything_is_written(folder, tmp_path):
+    for form in ("orbax", "gguf"):
+        with pytest.raises(UserError, match="a EarlyVision, of more parts than a language model"):
+            convert(folder, tmp_path / form, form)
+        assert not (tmp_path / form).exists()
 
 
 def test_a_model_is_described_by_its_config(folder):
@@ -193,6 +201,7 @@ def test_a_tower_that_is_not_built_is_refused_by_name(folder, field, value, mess
     checkpoint = open_checkpoint(folder)
     config = json.loads((folder / "config.json").read_text())
     config["vision_config"][field] = value
+    assert checkpoint.family is not None
     with pytest.raises(FormatError, match=message):
         checkpoint.family.huggingface.model(config)
 
