@@ -110,7 +110,7 @@ class Rows:
         self.cache = self._empty(-(-slots // SLOTS) * SLOTS)
         # What is in the slots so far; -1 is padding.
         self.ids_BS = np.empty((batch, 0), np.int32)
-        self.memory: Any = None  # what the first prompts bring with them into the cache
+        self.memory: Any = None  # what is read beside the tokens, until it is in the cache
 
     def _empty(self, slots: int) -> Cache:
         module, mesh = self.engine.module, self.engine.mesh
@@ -121,10 +121,7 @@ class Rows:
             return jax.jit(make, out_shardings=shardings)()
 
     def look(self, seen: Mapping[str, np.ndarray]) -> None:
-        """Shows pictures to rows that have read nothing yet; arguments of the model's `see`.
-
-        Their places are in what `feed` reads next.
-        """
+        """Shows pictures to rows that have read nothing yet; arguments of the model's `see`."""
         engine = self.engine
         with using(engine.mesh, engine.rules):
             self.memory = _see(engine.module, engine.params, **seen)
@@ -156,12 +153,9 @@ class Rows:
                     fresh = chunk >= CHUNKS[0] and self.used + start == 0
                     args = ids_BT[piece], self.cache, valid_BT[piece]
                     logits, self.cache = _extend(
-                        engine.module, engine.params, *args, self.memory, fresh=fresh
+                        engine.module, engine.params, *args, self._beside(), fresh=fresh
                     )
-                    if not isinstance(self.memory, Placed):
-                        self.memory = None  # it is in the cache
                     start += chunk
-        self.memory = None
         self._note(np.where(valid_BT, ids_BT, -1))
         return jnp.asarray(logits)
 
@@ -182,6 +176,19 @@ class Rows:
         self.ids_BS = self.ids_BS[:, :keep]
         self.cache = self.cache.rewound(jnp.asarray(keep))
         return same
+
+    def _beside(self) -> Any:
+        """What the next tokens are read with.
+
+        A memory goes into the cache with the first of them. Vectors in the places of tokens are
+        read with these, and once more if the rows were rewound to before them.
+        """
+        found = self.memory
+        if not isinstance(found, Placed):
+            self.memory = None
+            return found
+        read_B1 = np.sum(self.ids_BS >= 0, axis=1, keepdims=True)
+        return found if np.any(np.asarray(found.at) >= read_B1) else None
 
     @property
     def used(self) -> int:

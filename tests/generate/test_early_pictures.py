@@ -123,6 +123,17 @@ def test_rows_of_several_lengths_read_in_chunks_give_what_each_gives_alone(engin
         np.testing.assert_allclose(found[1][i], whole[-1], atol=TOLERANCE, rtol=0)
 
 
+def test_what_was_rewound_to_before_a_picture_is_read_with_it_again(engine):
+    shown = show(config(), [[1, 2, PICTURE, 3, 4]], [[picture(0)]])
+    rows = engine.rows(1, 64)
+    rows.look(shown.seen)
+    before = np.asarray(rows.feed(shown.prompts))
+    for keep in (len(shown.prompts[0]) - 1, 8, 1):  # after the picture, within it, before it
+        assert rows.rewind(shown.prompts[0][:keep]) == keep
+        again = np.asarray(rows.feed([shown.prompts[0][keep:]]))
+        np.testing.assert_allclose(again, before, atol=TOLERANCE, rtol=0)
+
+
 def test_a_text_without_pictures_needs_no_tower(engine):
     ids = np.array([[1, 2, 3]])
     alone = Engine(config().decoder.build(), {"decoder": engine.params["decoder"]})
