@@ -138,6 +138,8 @@ class HuggingFace:
 
     def lacks(self, model: Decoder) -> str | None:
         """What a model has that its config.json would not say, as "model.tied is True", or None."""
+        if not isinstance(model, Decoder):
+            return f"the model is a {type(model).__name__}"
         try:
             again = self.model(self.config(model))
         except FormatError as error:  # a value that the family does not have

@@ -51,6 +51,15 @@ def read_relative(data: bytes, folder: Path) -> None:
     assert len(layers(model)) == sizes(model).layers == config.get("num_hidden_layers", 48)
 
 
+def read_seeing(data: bytes, folder: Path) -> None:
+    """The model of a config.json of a family with eyes, whose parts are of one width."""
+    (folder / "config.json").write_bytes(data)
+    model = families.of(read_json(folder / "config.json")).huggingface.model(
+        read_json(folder / "config.json")
+    )
+    assert model.vision.out == model.language.width and model.picture < model.vocab
+
+
 def read_params(data: bytes, folder: Path) -> None:
     """The model of Meta's params.json."""
     (folder / "params.json").write_bytes(data)
@@ -136,6 +145,13 @@ def test_damaged_configs_of_relatives_are_refused_by_type(name):
     model = presets.get(name).model
     words = families.describing(model, "huggingface").huggingface
     check("read_relative", json.dumps(words.config(model)).encode(), 300)
+
+
+@pytest.mark.parametrize("name", ["llama4_maverick_vision"])
+def test_damaged_configs_of_models_that_see_are_refused_by_type(name):
+    model = presets.get(name).model
+    words = families.describing(model, "huggingface").huggingface
+    check("read_seeing", json.dumps(words.config(model)).encode(), 300)
 
 
 def test_damaged_params_are_refused_by_type():

@@ -19,6 +19,7 @@ PARAMETERS = {
 }
 FAMILIES = {"mistral_7b": "mistral", "smollm3_3b": "smollm3", "qwen3_8b": "qwen3", "cwm_32b": "cwm"}
 FAMILIES |= {"llama4_scout": "llama4", "llama4_maverick": "llama4"}
+FAMILIES |= {"llama4_scout_vision": "llama4_vision", "llama4_maverick_vision": "llama4_vision"}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
