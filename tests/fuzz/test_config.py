@@ -51,12 +51,11 @@ def read_relative(data: bytes, folder: Path) -> None:
     assert len(layers(model)) == sizes(model).layers == config.get("num_hidden_layers", 48)
 
 
-def read_seeing(data: bytes, folder: Path) -> None:
-    """The model of a config.json of a family with eyes, whose parts are of one width."""
+def read_llama4_vision(data: bytes, folder: Path) -> None:
+    """Llama 4 with eyes, whose parts are of one width."""
     (folder / "config.json").write_bytes(data)
-    model = families.of(read_json(folder / "config.json")).huggingface.model(
-        read_json(folder / "config.json")
-    )
+    config = read_json(folder / "config.json")
+    model = families.of(config).huggingface.model(config)
     assert model.vision.out == model.language.width and model.picture < model.vocab
 
 
@@ -147,11 +146,10 @@ def test_damaged_configs_of_relatives_are_refused_by_type(name):
     check("read_relative", json.dumps(words.config(model)).encode(), 300)
 
 
-@pytest.mark.parametrize("name", ["llama4_maverick_vision"])
-def test_damaged_configs_of_models_that_see_are_refused_by_type(name):
-    model = presets.get(name).model
+def test_damaged_configs_of_llama_4_with_its_eyes_are_refused_by_type():
+    model = presets.get("llama4_maverick_vision").model
     words = families.describing(model, "huggingface").huggingface
-    check("read_seeing", json.dumps(words.config(model)).encode(), 300)
+    check("read_llama4_vision", json.dumps(words.config(model)).encode(), 300)
 
 
 def test_damaged_params_are_refused_by_type():
