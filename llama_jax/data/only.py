@@ -1,11 +1,8 @@
 """Rows of a source that have one value in a field: one language of several, one topic."""
 
-from dataclasses import replace
-
 from llama_jax.checked import checked
 from llama_jax.data.images import light
 from llama_jax.data.rows import Rows, Source, get
-from llama_jax.data.tfds import Tfds
 from llama_jax.errors import UserError, nearest
 
 
@@ -40,12 +37,3 @@ class Only:
             )
         name = f"{rows.name}, {self.field} {self.value}"
         return Rows(name, len(keep), lambda i: rows[keep[i]], rows.files)
-
-
-def of_split(source: Source, name: str) -> Source | None:
-    """The same source on another split of its TFDS data set; None for one that has no splits."""
-    if isinstance(source, Tfds):
-        return replace(source, split=name)
-    if isinstance(source, Only) and (inner := of_split(source.source, name)) is not None:
-        return replace(source, source=inner)
-    return None

@@ -10,7 +10,7 @@ import numpy as np
 
 from llama_jax.checked import checked
 from llama_jax.data import Loader, Stream, one_pass
-from llama_jax.data.only import of_split
+from llama_jax.data.splits import of_split
 from llama_jax.errors import UserError, nearest
 from llama_jax.evals.bootstrap import Figure
 from llama_jax.limits import check_limits

@@ -5,7 +5,7 @@ import pytest
 
 from llama_jax.data import JsonLines, Only, Replies, Seq2Seq, Stream, Tfds, one_pass
 from llama_jax.data.fields import framed
-from llama_jax.data.only import of_split
+from llama_jax.data.splits import of_split
 from llama_jax.errors import UserError
 from llama_jax.text.pretrained import open_tokenizer
 from llama_jax.text.roles import Named, framing, with_roles

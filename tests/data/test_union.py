@@ -8,7 +8,19 @@ import pytest
 
 from llama_jax.config import BPE, edit, from_json, to_json
 from llama_jax.config.text import edit_text
-from llama_jax.data import JsonLines, Loader, Prepared, Seq2Seq, Share, Stream, Union, texts
+from llama_jax.data import (
+    JsonLines,
+    Loader,
+    PlainText,
+    Prepared,
+    Seq2Seq,
+    Share,
+    Stream,
+    Tfds,
+    Union,
+    texts,
+)
+from llama_jax.data.splits import of_split
 from llama_jax.errors import UserError
 
 
@@ -144,3 +156,11 @@ def test_a_wrong_field_is_named_with_the_sources(three, tokenizer):
     task = Seq2Seq(target="answer")
     with pytest.raises(UserError, match="has no field 'answer'; it has source, target, task, part"):
         task.prepare(Union(three).open(), tokenizer, np.arange(2))
+
+
+def test_a_union_is_measured_on_another_split_of_each_of_its_sources():
+    both = Union({"a": Tfds("kjv"), "b": Tfds("bbc_news")}, {"a": 3.0})
+    assert of_split(both, "test") == Union(
+        {"a": Tfds("kjv", split="test"), "b": Tfds("bbc_news", split="test")}
+    )
+    assert of_split(Union({"a": Tfds("kjv"), "b": PlainText("a.txt")}), "test") is None
