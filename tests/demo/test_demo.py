@@ -88,7 +88,7 @@ def test_a_finished_demo_is_not_trained_again_and_its_report_is_written_again(
     monkeypatch.setattr(package, "evaluate", lambda trained: rows)
     (finished / "report.html").unlink()
     with small.quick():
-        assert main(finished, small.pretrain(), small.finetune()) == finished / "report.html"
+        assert main(finished, small.runs()) == finished / "report.html"
     out = capsys.readouterr().out
     assert out.count("done before") == 2
     assert f"llama-jax answer {finished}/vqa --image {finished}/pictures/01.png" in out
@@ -107,11 +107,11 @@ def test_an_interrupted_stage_ends_the_demo_and_the_next_call_goes_on(tmp_path, 
 
     monkeypatch.setattr(package, "train", train)
     with pytest.raises(Stopped):
-        main(tmp_path, small.pretrain(), small.finetune())
+        main(tmp_path, small.runs())
     assert trained == ["pretrain", "vqa"] and not (tmp_path / "report.json").exists()
     (tmp_path / "pretrain/checkpoints/2").mkdir(parents=True)
     with pytest.raises(Stopped):
-        main(tmp_path, small.pretrain(), small.finetune())
+        main(tmp_path, small.runs())
     assert trained == ["pretrain", "vqa", "vqa"]
 
 
@@ -150,4 +150,4 @@ def test_a_picture_of_no_demo_is_refused(tmp_path):
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be made or written"):
-        main(tmp_path / "file" / "demo", small.pretrain(), small.finetune())
+        main(tmp_path / "file" / "demo", small.runs())

@@ -1,0 +1,75 @@
+"""What `llama-jax demo` trains beside seed_demo and seed_vqa, each in about a minute of a CPU core.
+
+seed_vqa -> seed_demo_talk             dialogues about pictures
+seed_demo_words -> seed_demo_draw      pictures from captions
+seed_demo_clips                        which way a shape moves
+"""
+
+import dataclasses
+
+from llama_jax.config import BPE, Run
+from llama_jax.data import Drawing, Pixels, Questions, Stream, Tfds
+from llama_jax.data.only import Only
+from llama_jax.models.image_tokenizer import ImageTokenizer
+from llama_jax.models.multimodal import Multimodal
+from llama_jax.models.stem import Convolutions
+from llama_jax.objectives import Seq2Seq
+from llama_jax.presets import drawing, moving, seed
+
+# A part of the data is enough for so few steps, and is made sooner.
+DIALOGUES = Tfds("easy_vqa_dialogues", limit=10_000)
+CLIPS = Only(Tfds("easy_vqa_clips", limit=6000), "kind", "one")
+
+
+def seed_demo_talk() -> Run:
+    """Fine-tune seed_vqa on dialogues about pictures; give --init-from (a minute on a CPU)."""
+    asked = Questions(length=44, answer_length=3, per_image=3)
+    return _short(
+        seed.seed_vqa(),
+        name="seed_demo_talk",
+        data={"dialogues": Stream(DIALOGUES, asked, 48)},
+        objectives={"talk": Seq2Seq(on="dialogues")},
+        steps=250,
+    )
+
+
+def seed_demo_words() -> Run:
+    """Train what makes words of pictures, for seed_demo_draw (a minute on a CPU)."""
+    pictures = Stream(drawing.PICTURES, Pixels(), batch=8)
+    return _short(
+        drawing.seed_image_tokenizer(),
+        name="seed_demo_words",
+        model=_drawer(),
+        data={"pictures": pictures},
+        steps=1500,
+    )
+
+
+def seed_demo_draw() -> Run:
+    """Draw pictures from captions; give --init-from a run of seed_demo_words (on a CPU, minutes)."""
+    drawings = Stream(drawing.PICTURES, Drawing(length=16, caption="captions"), batch=16)
+    return _short(
+        drawing.seed_draw(),
+        name="seed_demo_draw",
+        model=_drawer(),
+        data={"drawings": drawings},
+        steps=1800,
+    )
+
+
+def seed_demo_clips() -> Run:
+    """Questions about clips of one shape, from nothing (a minute on a CPU)."""
+    run = moving.seed_clips()
+    asked = dataclasses.replace(run.data["clips"].task, per_image=1)
+    return _short(
+        run,
+        name="seed_demo_clips",
+        data={"clips": Stream(CLIPS, asked, 64)},
+        tokenizer=BPE(vocab=moving.VOCAB, corpus=(CLIPS,)),
+        steps=200,
+    )
+
+
+def _short(run: Run, steps: int, **fields) -> Run:
+    """A run with other fields, that is saved once."""
+    return dataclasses.replace(run, steps=steps, save_every=steps, **fields)
