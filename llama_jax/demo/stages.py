@@ -15,7 +15,7 @@ class Stage:
     """One training of the demo.
 
     Attributes:
-      name: its folder within the demo's.
+      name: the folder within the demo's.
       preset: what is trained, unless another run is given.
       says: what it does, for the terminal.
       minutes: how long, on two CPU cores.
@@ -32,9 +32,7 @@ class Stage:
 
 
 STAGES = (
-    Stage(
-        "pretrain", "seed_demo", "Pre-training on sentences, and on pictures with captions", 5
-    ),
+    Stage("pretrain", "seed_demo", "Pre-training on sentences, and on pictures with captions", 5),
     Stage("vqa", "seed_vqa", "Fine-tuning on questions about pictures", 3, "pretrain"),
     Stage("talk", "seed_demo_talk", "Fine-tuning on dialogues about pictures", 1, "vqa", 500),
     Stage("words", "seed_demo_words", "Making words of pictures", 1, limit=0),

@@ -91,7 +91,9 @@ def talk() -> Run:
 def drawer(run: Run) -> Run:
     """With words of 16 x 16 pixels for pictures, of which one alone is drawn."""
     words = ImageTokenizer(8, Convolutions((4, 4, 4)), FSQ((3, 3)), depth=1)
-    return dataclasses.replace(run, model=dataclasses.replace(run.model, vision=None, pictures=words))
+    return dataclasses.replace(
+        run, model=dataclasses.replace(run.model, vision=None, pictures=words)
+    )
 
 
 def words() -> Run:
@@ -107,7 +109,9 @@ def draw() -> Run:
 
 def clips() -> Run:
     task = Questions(32, 3, per_image=1, image="video", frames=FRAMES)
-    return run("clips", {"clips": Stream(CLIPS, task, 2)}, objectives={"clips": Seq2Seq(on="clips")})
+    return run(
+        "clips", {"clips": Stream(CLIPS, task, 2)}, objectives={"clips": Seq2Seq(on="clips")}
+    )
 
 
 def runs() -> dict[str, Run]:
