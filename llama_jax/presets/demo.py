@@ -10,6 +10,7 @@ import dataclasses
 from llama_jax.config import BPE, Run
 from llama_jax.data import Drawing, Pixels, Questions, Stream, Tfds
 from llama_jax.data.only import Only
+from llama_jax.models.fsq import FSQ
 from llama_jax.models.image_tokenizer import ImageTokenizer
 from llama_jax.models.multimodal import Multimodal
 from llama_jax.models.stem import Convolutions
@@ -35,12 +36,15 @@ def seed_demo_talk() -> Run:
 
 def seed_demo_words() -> Run:
     """Train what makes words of pictures, for seed_demo_draw (a minute on a CPU)."""
+    words = drawing.seed_image_tokenizer()
+    # Many small steps: 32 pictures a step do worse in the same time.
     pictures = Stream(drawing.PICTURES, Pixels(), batch=8)
     return _short(
-        drawing.seed_image_tokenizer(),
+        words,
         name="seed_demo_words",
         model=_drawer(),
         data={"pictures": pictures},
+        optimizer=_faster(words, 4e-3),
         steps=1500,
     )
 
@@ -48,11 +52,13 @@ def seed_demo_words() -> Run:
 def seed_demo_draw() -> Run:
     """Draw pictures from captions; give --init-from a run of seed_demo_words (minutes)."""
     drawings = Stream(drawing.PICTURES, Drawing(length=16, caption="captions"), batch=16)
+    draw = drawing.seed_draw()
     return _short(
-        drawing.seed_draw(),
+        draw,
         name="seed_demo_draw",
         model=_drawer(),
         data={"drawings": drawings},
+        optimizer=_faster(draw, 3e-3),
         steps=1800,
     )
 
@@ -71,9 +77,20 @@ def seed_demo_clips() -> Run:
 
 
 def _drawer() -> Multimodal:
-    """That of seed_draw, whose words are made with half of the numbers a place."""
-    words = ImageTokenizer(64, Convolutions((16, 32)), depth=1)
-    return dataclasses.replace(drawing.seed_draw().model, pictures=words)
+    """That of seed_draw with half of it: one layer that writes, narrow words."""
+    whole = drawing.seed_draw().model
+    # Five numbers of four levels: after 700 steps 24.2 dB and 81 % of colours, where numbers of 8,
+    # 5, 5 and 5 levels had 22.0 dB and 52 %, and ten of two 20.8 dB and 29 %.
+    words = ImageTokenizer(64, Convolutions((16, 32)), FSQ((4, 4, 4, 4, 4)), depth=1)
+    writer = dataclasses.replace(
+        whole.decoder, stack=dataclasses.replace(whole.decoder.stack, repeats=1)
+    )
+    return dataclasses.replace(whole, decoder=writer, pictures=words)
+
+
+def _faster(run: Run, rate: float):
+    """The optimizer of a run at another rate."""
+    return dataclasses.replace(run.optimizer, rate=rate)
 
 
 def _short(run: Run, steps: int, **fields) -> Run:

@@ -46,6 +46,10 @@ PARAMETERS = (
         "seed_image_tokenizer": 661_348,
         "seed_draw": 1_759_844,
         "tiny_cross_vision": 3_925_419,
+        "seed_demo_talk": 1_789_632,
+        "seed_demo_words": 200_540,
+        "seed_demo_draw": 1_041_628,
+        "seed_demo_clips": 973_440,
         "tiny_decoder": 488_064,
         "decoder_25m": 23_994_240,
         # As Meta's reference counts them with tiles of 560 pixels.
@@ -109,6 +113,8 @@ SECOND = [
     ("seed_demo", "seed_vqa"),
     ("seed_full", "seed_full_vqa"),
     ("seed_image_tokenizer", "seed_draw"),
+    ("seed_vqa", "seed_demo_talk"),
+    ("seed_demo_words", "seed_demo_draw"),
 ]
 
 
