@@ -38,11 +38,16 @@ WORDS = Path("runs/drawing/words/0")
 
 
 def variants() -> dict[str, Run]:
-    """Both stages; the second begins with the image tokenizer of the first."""
-    return {
+    """Both stages; the second begins with the image tokenizer of the first. Then code books."""
+    made = {
         "words": presets.get("seed_image_tokenizer"),
         "draw": edit(presets.get("seed_draw"), "init_from", str(WORDS)),
     }
+    short = edit(presets.get("seed_demo_words"), "steps", 700)
+    for levels in ((8, 5, 5, 5), (4, 4, 4, 4, 4), (2,) * 10, (32,) * 4):
+        name = "levels_" + "_".join(map(str, levels))
+        made[name] = edit(short, "model.pictures.quantise.levels", levels)
+    return made
 
 
 if __name__ == "__main__":

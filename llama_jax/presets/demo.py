@@ -10,7 +10,6 @@ import dataclasses
 from llama_jax.config import BPE, Run
 from llama_jax.data import Drawing, Pixels, Questions, Stream, Tfds
 from llama_jax.data.only import Only
-from llama_jax.models.fsq import FSQ
 from llama_jax.models.image_tokenizer import ImageTokenizer
 from llama_jax.models.multimodal import Multimodal
 from llama_jax.models.stem import Convolutions
@@ -45,7 +44,7 @@ def seed_demo_words() -> Run:
         model=_drawer(),
         data={"pictures": pictures},
         optimizer=_faster(words, 4e-3),
-        steps=1500,
+        steps=2500,
     )
 
 
@@ -59,7 +58,7 @@ def seed_demo_draw() -> Run:
         model=_drawer(),
         data={"drawings": drawings},
         optimizer=_faster(draw, 3e-3),
-        steps=1800,
+        steps=2000,
     )
 
 
@@ -79,9 +78,7 @@ def seed_demo_clips() -> Run:
 def _drawer() -> Multimodal:
     """That of seed_draw with half of it: one layer that writes, narrow words."""
     whole = drawing.seed_draw().model
-    # Five numbers of four levels: after 700 steps 24.2 dB and 81 % of colours, where numbers of 8,
-    # 5, 5 and 5 levels had 22.0 dB and 52 %, and ten of two 20.8 dB and 29 %.
-    words = ImageTokenizer(64, Convolutions((16, 32)), FSQ((4, 4, 4, 4, 4)), depth=1)
+    words = ImageTokenizer(64, Convolutions((16, 32)), drawing.WORDS, depth=1)
     writer = dataclasses.replace(
         whole.decoder, stack=dataclasses.replace(whole.decoder.stack, repeats=1)
     )
