@@ -33,7 +33,7 @@ def seed_image_tokenizer() -> Run:
     """Train what makes words of pictures, for seed_draw (minutes on a CPU)."""
     return Run(
         name="seed_image_tokenizer",
-        model=_model(),
+        model=drawer(),
         data={"pictures": Stream(PICTURES, Pixels(), batch=16)},
         objectives={"reconstruct": Reconstruct(on="pictures")},
         optimizer=AdamW(
@@ -51,7 +51,7 @@ def seed_draw() -> Run:
     """Draw pictures from captions; give --init-from a run of seed_image_tokenizer."""
     return Run(
         name="seed_draw",
-        model=_model(),
+        model=drawer(),
         data={"drawings": Stream(PICTURES, Drawing(length=16, caption="captions"), batch=32)},
         objectives={"draw": Draw(on="drawings")},
         optimizer=AdamW(
@@ -69,7 +69,7 @@ def seed_draw() -> Run:
     )
 
 
-def _model(width: int = 128) -> Multimodal:
+def drawer(width: int = 128) -> Multimodal:
     """A reader of captions and a writer of 8 x 8 words, each 8 x 8 pixels."""
 
     def attention(rope: Rope | None = Rope(), causal: bool = False) -> Attention:

@@ -48,7 +48,7 @@ PARAMETERS = (
         "tiny_cross_vision": 3_925_419,
         "seed_demo_talk": 1_789_632,
         "seed_demo_words": 200_540,
-        "seed_demo_draw": 1_041_628,
+        "seed_demo_draw": 860_828,
         "seed_demo_clips": 973_440,
         "tiny_decoder": 488_064,
         "decoder_25m": 23_994_240,
