@@ -36,7 +36,7 @@ STAGES = (
     Stage("vqa", "seed_vqa", "Fine-tuning on questions about pictures", 3, "pretrain"),
     Stage("talk", "seed_demo_talk", "Fine-tuning on dialogues about pictures", 1, "vqa", 500),
     Stage("words", "seed_demo_words", "Making words of pictures", 1, limit=0),
-    Stage("draw", "seed_demo_draw", "Drawing pictures from captions", 1, "words", 256),
+    Stage("draw", "seed_demo_draw", "Drawing pictures from captions", 2, "words", 256),
     Stage("clips", "seed_demo_clips", "Questions about clips of moving shapes", 1, limit=512),
 )
 EVALUATING = 1  # minutes, of all stages together
