@@ -45,7 +45,7 @@ first 256 test pictures or captions, C, D: all 1,000):
 | any training picture  |       |         | 12.3 % | 34.1 % | 28.0 %   | 60.0 % | 1.0 %  |
 
 One layer of width 128 wrote below A (1,800 steps) and in C (2,000); in D two of width 96 (1,700),
-with a decay of 0.02 in place of 0.05. B and D are the presets `seed_demo_words` and `seed_demo_draw`.
+with a decay of 0.02 in place of 0.05. B and D are `seed_demo_words` and `seed_demo_draw`.
 
 Colours, at chance after 160 steps of 32 captions before, needed steps: 80.9 % of 256 after 1,200 of
 16, with words of 25.8 dB and one layer; the objective was not changed. Small steps help the
