@@ -2,6 +2,10 @@
 
     RUN/pretrain      sentences and pictures with captions: MLM + NSP + ITC + ITM
     RUN/vqa           questions about pictures, from the weights of RUN/pretrain
+    RUN/talk          dialogues about pictures, from those of RUN/vqa
+    RUN/words         words for pictures
+    RUN/draw          pictures from captions, in the words of RUN/words
+    RUN/clips         questions about clips
     RUN/report.html   what came out, for people
     RUN/report.json   the same for programs
     RUN/pictures      the test pictures of the report
@@ -9,12 +13,12 @@
 A second call goes on where the first one stopped; of a finished demo it rewrites the report.
 """
 
-import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
-from llama_jax import presets
 from llama_jax.config import Run
+from llama_jax.demo.stages import EVALUATING, plan
 from llama_jax.errors import Stopped
 from llama_jax.evals import Row, evaluate, show
 from llama_jax.train.console import duration
@@ -22,19 +26,13 @@ from llama_jax.train.load import Trained, load
 from llama_jax.train.loop import train
 from llama_jax.weights.orbax import saved_steps
 
-# Minutes on two CPU cores.
-PRETRAIN, FINETUNE, EVALUATE = 5, 3, 1
 
-
-def main(
-    run_dir: str | Path = "runs/demo", pretrain: Run | None = None, finetune: Run | None = None
-) -> Path:
+def main(run_dir: str | Path = "runs/demo", runs: Mapping[str, Run] | None = None) -> Path:
     """Runs what is not done yet and writes the report.
 
     Args:
       run_dir: where everything is written.
-      pretrain: in place of the preset seed_demo.
-      finetune: in place of the preset seed_vqa; its `init_from` is set here.
+      runs: in place of presets, by stage (`stages.py`), such as {"vqa": Run(...)}.
 
     Returns:
       The path of report.html.
@@ -47,24 +45,24 @@ def main(
 
     begin = time.perf_counter()
     place = Path(run_dir)
-    first, second = place / "pretrain", place / "vqa"
-    pretrain = pretrain or presets.get("seed_demo")
-    finetune = finetune or presets.get("seed_vqa")
-
+    planned = plan(place, runs or {})
+    for number, (stage, run) in enumerate(planned, 1):
+        about = f"about {stage.minutes} minute{'s' * (stage.minutes > 1)}"
+        _say(
+            f"{number}/{len(planned) + 1}  {stage.says} ({run.steps} steps, {about}"
+            f"{' on two CPU cores' * (number == 1)})"
+        )
+        _train(run, place / stage.name)
     _say(
-        f"1/3  Pre-training on sentences, and on pictures with captions ({pretrain.steps} steps, "
-        f"about {PRETRAIN} minutes on two CPU cores)"
+        f"{len(planned) + 1}/{len(planned) + 1}  Evaluating on test data that none has seen (about "
+        f"{EVALUATING} minute)"
     )
-    _train(pretrain, first)
-    _say(
-        f"2/3  Fine-tuning on questions about pictures ({finetune.steps} steps, about {FINETUNE} "
-        "minutes)"
-    )
-    _train(dataclasses.replace(finetune, init_from=str(first.absolute())), second)
-    _say(f"3/3  Evaluating both on test data that neither has seen (about {EVALUATE} minute)")
-    _, before = _evaluated(first, "After pre-training")
-    trained, after = _evaluated(second, "After fine-tuning")
-    page = write_report(place, trained, before + after, time.perf_counter() - begin)
+    trained = {stage.name: load(place / stage.name) for stage, _ in planned}
+    rows: list[Row] = []
+    for stage, _ in planned:
+        if stage.limit != 0:
+            rows += _evaluated(trained[stage.name], stage.says, stage.limit)
+    page = write_report(place, trained, rows, time.perf_counter() - begin)
 
     _say(f"The report: {page}")
     print(f"What next?\n\n{next_steps(place)}")
@@ -84,11 +82,10 @@ def _train(run: Run, place: Path) -> None:
     print(f"     {result.step} steps in {duration(result.seconds)}, in {place}")
 
 
-def _evaluated(place: Path, title: str) -> tuple[Trained, list[Row]]:
-    trained = load(place)
-    rows = evaluate(trained)
+def _evaluated(trained: Trained, title: str, limit: int | None) -> list[Row]:
+    rows = evaluate(trained, limit)
     show(rows, title)
-    return trained, rows
+    return rows
 
 
 def _say(text: str) -> None:

@@ -4,7 +4,7 @@ import base64
 import json
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -12,8 +12,11 @@ from typing import Any
 
 import jax
 
-from llama_jax.demo.examples import Example, examples
+from llama_jax.demo.dialogue import card
+from llama_jax.demo.drawings import cards
+from llama_jax.demo.examples import Example
 from llama_jax.demo.figures import curves, metrics, png, svg
+from llama_jax.demo.shown import Shown
 from llama_jax.errors import UserError
 from llama_jax.evals import Row, as_json
 from llama_jax.evals.report import written
@@ -29,17 +32,26 @@ KEYS = (
     "itm_accuracy",
     "nsp_accuracy",
     "mlm_perplexity",
+    "draw_colour_accuracy",
+    "video_direction_accuracy",
 )
+# Keys whose rows have another name.
+ROWS = {
+    "draw_colour_accuracy": "draw_color_accuracy",
+    "video_direction_accuracy": "clips_accuracy_direction",
+}
 TEMPLATE = Path(__file__).with_name("report.html")
 
 
-def write_report(run_dir: Path, trained: Trained, rows: Sequence[Row], seconds: float) -> Path:
+def write_report(
+    run_dir: Path, trained: Mapping[str, Trained], rows: Sequence[Row], seconds: float
+) -> Path:
     """Writes the report of a finished demo.
 
     Args:
-      run_dir: the demo's, with `pretrain` and `vqa` in it.
-      trained: the run `vqa`.
-      rows: what the evaluations of both runs found.
+      run_dir: the demo's.
+      trained: the runs in it, by stage (`stages.py`).
+      rows: what the evaluations found.
       seconds: what this call of the demo has taken.
 
     Returns:
@@ -48,14 +60,14 @@ def write_report(run_dir: Path, trained: Trained, rows: Sequence[Row], seconds: 
     Raises:
       UserError: the disk cannot be written.
     """
-    shown = examples(trained)
+    shown = Shown.of(trained)
     # Of a demo that was interrupted, what the earlier calls took counts too.
-    training = sum(seconds_spent(metrics(run_dir / name)) for name in ("pretrain", "vqa"))
-    found = report(trained, rows, shown, max(seconds, training))
+    training = sum(seconds_spent(metrics(run_dir / name)) for name in trained)
+    found = report(trained["vqa"], rows, shown, max(seconds, training))
     try:
         (run_dir / "pictures").mkdir(exist_ok=True)
-        for number, example in enumerate(shown, 1):
-            _write(run_dir / "pictures" / f"{number:02}.png", png(example.image))
+        for name, image in shown.pictures.items():
+            _write(run_dir / name, png(image))
         _write(run_dir / "report.json", (json.dumps(found, indent=2) + "\n").encode())
         _write(run_dir / "report.html", page(run_dir, found, rows, shown).encode())
     except OSError as error:
@@ -66,42 +78,34 @@ def write_report(run_dir: Path, trained: Trained, rows: Sequence[Row], seconds: 
     return run_dir / "report.html"
 
 
-def report(
-    trained: Trained, rows: Sequence[Row], shown: Sequence[Example], seconds: float
-) -> dict[str, Any]:
+def report(trained: Trained, rows: Sequence[Row], shown: Shown, seconds: float) -> dict[str, Any]:
     """What report.json holds: `KEYS` first (null if the run has no such figure), then details."""
     values = {row.name: row.value for row in rows}
     count = sum(leaf.size for leaf in jax.tree.leaves(trained.params))
     return _clean(
         {
-            **{key: values.get(key) for key in KEYS},
+            **{key: values.get(ROWS.get(key, key)) for key in KEYS},
             "seconds": seconds,
             "parameters": count,
             **as_json(list(rows)),
-            "examples": [
-                {
-                    "picture": f"pictures/{number:02}.png",
-                    "question": example.question,
-                    "answer": example.answer.text,
-                    "confidence": example.answer.confidence,
-                    "truth": example.truth,
-                }
-                for number, example in enumerate(shown, 1)
-            ],
+            **shown.as_json(),
         }
     )
 
 
-def page(run_dir: Path, found: dict, rows: Sequence[Row], shown: Sequence[Example]) -> str:
+def page(run_dir: Path, found: dict, rows: Sequence[Row], shown: Shown) -> str:
     """The HTML: one file that needs no other."""
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         accuracy=_written("vqa_accuracy", found["vqa_accuracy"]),
         blind=_written("vqa_accuracy", found["vqa_accuracy_question_only"]),
         parameters=f"{found['parameters']:,}",
         time=duration(found["seconds"]),
-        right=sum(example.right for example in shown),
-        shown=len(shown),
-        cards="\n".join(map(_card, shown)),
+        right=sum(example.right for example in shown.answers),
+        shown=len(shown.answers),
+        cards="\n".join(map(_card, shown.answers)),
+        drawn=cards(shown.drawn),
+        clips="\n".join(map(_card, shown.clips)),
+        talks="\n".join(map(card, shown.talks)),
         rows="\n".join(map(_table_row, rows)),
         curves=svg(curves(run_dir)),
         next=escape(next_steps(run_dir)),
@@ -114,6 +118,10 @@ def next_steps(run_dir: Path) -> str:
     return f"""\
 # Ask it something. Any picture file will do, but shapes are all it has ever seen:
 llama-jax answer {place}/vqa --image {place}/pictures/01.png --question "what color is it?"
+
+# Talk about a picture, and have one drawn:
+llama-jax talk {place}/talk --image {place}/pictures/01.png
+llama-jax draw {place}/draw "a small blue circle at the top left" --out drawn.png
 
 # See the tables again:
 llama-jax eval {place}/vqa

@@ -13,6 +13,7 @@ from llama_jax.layers.rope import Rope
 from llama_jax.layers.stack import Stack
 from llama_jax.models.coattention import CoAttention
 from llama_jax.models.decoder import Decoder
+from llama_jax.models.fsq import FSQ
 from llama_jax.models.image_tokenizer import ImageTokenizer
 from llama_jax.models.multimodal import Multimodal
 from llama_jax.models.stem import Convolutions
@@ -23,13 +24,16 @@ from llama_jax.optim.optimizer import AdamW, Cosine
 VOCAB = 400
 PICTURES = Tfds("easy_vqa")
 TOKENIZER = BPE(vocab=VOCAB, corpus=(PICTURES,))
+# After 700 short steps (experiments/drawing.py) 24.2 dB and 81 % of colours, where the paper's
+# numbers of 8, 5, 5 and 5 levels had 22.0 dB and 52 %, and ten of two 20.8 dB and 29 %.
+WORDS = FSQ((4, 4, 4, 4, 4))
 
 
 def seed_image_tokenizer() -> Run:
     """Train what makes words of pictures, for seed_draw (minutes on a CPU)."""
     return Run(
         name="seed_image_tokenizer",
-        model=_model(),
+        model=drawer(),
         data={"pictures": Stream(PICTURES, Pixels(), batch=16)},
         objectives={"reconstruct": Reconstruct(on="pictures")},
         optimizer=AdamW(
@@ -47,7 +51,7 @@ def seed_draw() -> Run:
     """Draw pictures from captions; give --init-from a run of seed_image_tokenizer."""
     return Run(
         name="seed_draw",
-        model=_model(),
+        model=drawer(),
         data={"drawings": Stream(PICTURES, Drawing(length=16, caption="captions"), batch=32)},
         objectives={"draw": Draw(on="drawings")},
         optimizer=AdamW(
@@ -65,7 +69,7 @@ def seed_draw() -> Run:
     )
 
 
-def _model(width: int = 128) -> Multimodal:
+def drawer(width: int = 128) -> Multimodal:
     """A reader of captions and a writer of 8 x 8 words, each 8 x 8 pixels."""
 
     def attention(rope: Rope | None = Rope(), causal: bool = False) -> Attention:
@@ -79,5 +83,5 @@ def _model(width: int = 128) -> Multimodal:
         fusion=CoAttention(attention(rope=None), block, layers=1),
         # Where on the grid a word stands matters as much as which words stood before it.
         decoder=Decoder(VOCAB, width, Stack((writer,), 2), positions=Learned((64,))),
-        pictures=ImageTokenizer(width, Convolutions((24, 48)), depth=1),
+        pictures=ImageTokenizer(width, Convolutions((24, 48)), WORDS, depth=1),
     )

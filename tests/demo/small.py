@@ -12,23 +12,38 @@ import jax
 
 from llama_jax.axes import make_mesh
 from llama_jax.config import BPE, Run
-from llama_jax.data import Captions, Questions, SentencePairs, Stream, Tfds
+from llama_jax.data import (
+    Captions,
+    Drawing,
+    Pixels,
+    Questions,
+    SentencePairs,
+    Stream,
+    Tfds,
+)
 from llama_jax.data.corrupt import Masking
+from llama_jax.data.only import Only
+from llama_jax.demo.stages import STAGES
 from llama_jax.layers.attention import Attention
 from llama_jax.layers.block import Block
 from llama_jax.layers.mlp import SwiGLU
 from llama_jax.layers.rope import Rope
 from llama_jax.layers.stack import Stack
 from llama_jax.models.decoder import Decoder
+from llama_jax.models.fsq import FSQ
 from llama_jax.models.fusion import Late
+from llama_jax.models.image_tokenizer import ImageTokenizer
 from llama_jax.models.multimodal import Multimodal
-from llama_jax.models.stem import Patches
+from llama_jax.models.stem import Convolutions, Patches
 from llama_jax.models.text_encoder import TextEncoder
 from llama_jax.models.vision import SpaceTime, VisionEncoder
-from llama_jax.objectives import ITC, ITM, MLM, NSP, Seq2Seq
+from llama_jax.objectives import ITC, ITM, MLM, NSP, Draw, Reconstruct, Seq2Seq
 
 PICTURES = Tfds("easy_vqa", limit=16)
 KJV = Tfds("kjv", limit=8)
+DIALOGUES = Tfds("easy_vqa_dialogues", limit=10)
+CLIPS = Only(Tfds("easy_vqa_clips", limit=9), "kind", "one")
+FRAMES, SIDE = 2, 16
 VOCAB, WIDTH = 400, 16
 
 
@@ -68,6 +83,43 @@ def finetune() -> Run:
     return run("seed_vqa", {"questions": questions}, objectives={"vqa": Seq2Seq(on="questions")})
 
 
+def talk() -> Run:
+    dialogues = Stream(DIALOGUES, Questions(length=96, answer_length=3, per_image=3), 6)
+    return run("talk", {"dialogues": dialogues}, objectives={"talk": Seq2Seq(on="dialogues")})
+
+
+def drawer(run: Run) -> Run:
+    """With words of 16 x 16 pixels for pictures, of which one alone is drawn."""
+    words = ImageTokenizer(8, Convolutions((4, 4, 4)), FSQ((3, 3)), depth=1)
+    return dataclasses.replace(
+        run, model=dataclasses.replace(run.model, vision=None, pictures=words)
+    )
+
+
+def words() -> Run:
+    pixels = {"pictures": Stream(PICTURES, Pixels(size=SIDE), 4)}
+    return drawer(run("words", pixels, objectives={"words": Reconstruct(on="pictures")}))
+
+
+def draw() -> Run:
+    task = Drawing(length=32, size=SIDE, caption="captions")
+    drawings = {"drawings": Stream(PICTURES, task, 4)}
+    return drawer(run("draw", drawings, objectives={"draw": Draw(on="drawings")}))
+
+
+def clips() -> Run:
+    task = Questions(32, 3, per_image=1, image="video", frames=FRAMES)
+    return run(
+        "clips", {"clips": Stream(CLIPS, task, 2)}, objectives={"clips": Seq2Seq(on="clips")}
+    )
+
+
+def runs() -> dict[str, Run]:
+    """A run for every stage of the demo."""
+    made = (pretrain(), finetune(), talk(), words(), draw(), clips())
+    return dict(zip((stage.name for stage in STAGES), made, strict=True))
+
+
 @functools.cache
 def demo() -> Path:
     """The folder of a finished demo; tests that change it work on a copy.
@@ -81,7 +133,7 @@ def demo() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (shared / "demo" / "report.html").exists():
             with quick():
-                main(shared / "demo", pretrain(), finetune())
+                main(shared / "demo", runs())
     return shared / "demo"
 
 

@@ -39,14 +39,18 @@ PARAMETERS = (
         "seed_dialogue_pictures": 1_015_648,
         "seed_smollm2": 267_277_854,
         "seed_smollm2_eyes": 137_724_036,
+        "seed_image_tokenizer": 661_604,
+        "seed_draw": 1_763_172,
         "seed_all_pretraining": 4_179_475,
         "seed_all": 4_927_635,
         "seed_all_demo_pretraining": 2_009_683,
         "seed_all_demo": 2_452_147,
-        "seed_image_tokenizer": 661_348,
-        "seed_draw": 1_759_844,
         "tiny_cross_vision": 3_925_419,
         "tiny_early_vision": 3_579_360,
+        "seed_demo_talk": 1_789_632,
+        "seed_demo_words": 200_540,
+        "seed_demo_draw": 860_828,
+        "seed_demo_clips": 973_440,
         "tiny_decoder": 488_064,
         "decoder_25m": 23_994_240,
         # As Meta's reference counts them with tiles of 560 pixels.
@@ -113,6 +117,8 @@ SECOND = [
     ("seed_demo", "seed_vqa"),
     ("seed_full", "seed_full_vqa"),
     ("seed_image_tokenizer", "seed_draw"),
+    ("seed_vqa", "seed_demo_talk"),
+    ("seed_demo_words", "seed_demo_draw"),
 ]
 
 
