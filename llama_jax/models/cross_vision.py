@@ -15,6 +15,7 @@ from llama_jax.errors import UserError, positive
 from llama_jax.layers.cache import Cache
 from llama_jax.layers.inputs import Memory
 from llama_jax.layers.linear import Embed
+from llama_jax.models.around import AroundDecoder
 from llama_jax.models.decoder import Decoder
 from llama_jax.models.language import Language
 from llama_jax.models.tiled_vision import TiledVision
@@ -22,7 +23,7 @@ from llama_jax.models.tokens import Placed, Tokens
 
 
 @checked
-class CrossVision:
+class CrossVision(AroundDecoder):
     """A decoder with cross-attention layers, and the tower whose vectors they read.
 
     Attributes:
@@ -38,15 +39,7 @@ class CrossVision:
 
     def __post_init__(self):
         positive(self, "extra")
-        if self.vision.out != self.decoder.width:
-            raise UserError(
-                f"vision.out={self.vision.out} and decoder.width={self.decoder.width} must be equal"
-            )
-
-    @property
-    def language(self) -> Decoder:
-        """The part that writes text."""
-        return self.decoder
+        self.check_widths()
 
     @property
     def vocab(self) -> int:
@@ -54,23 +47,9 @@ class CrossVision:
         return self.decoder.vocab + self.extra
 
     @property
-    def context(self) -> int | None:
-        """Positions that the decoder was trained for."""
-        return self.decoder.context
-
-    @property
-    def tied(self) -> bool:
-        """Whether the decoder's embedding is its output layer too."""
-        return self.decoder.tied
-
-    @property
     def picture(self) -> int:
         """The id that stands for a picture."""
         return self.decoder.vocab
-
-    def empty_cache(self, batch: int, slots: int, dtype=jnp.float32, apart: bool = False) -> Cache:
-        """A cache of the decoder for `slots` tokens of each of `batch` rows."""
-        return self.decoder.empty_cache(batch, slots, dtype, apart)
 
     def build(self, name: str | None = None) -> "CrossVisionModule":
         """The module."""

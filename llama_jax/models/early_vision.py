@@ -8,14 +8,13 @@ Nothing else is new to the decoder: attention stays causal, and positions go on 
 
 from dataclasses import astuple
 
-import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Int
 
 from llama_jax.checked import checked
 from llama_jax.data.marks import Marks
 from llama_jax.errors import UserError
-from llama_jax.layers.cache import Cache
+from llama_jax.models.around import AroundDecoder
 from llama_jax.models.decoder import Decoder
 from llama_jax.models.language import Language
 from llama_jax.models.shuffled_vision import ShuffledVision
@@ -23,7 +22,7 @@ from llama_jax.models.tokens import Placed
 
 
 @checked
-class EarlyVision:
+class EarlyVision(AroundDecoder):
     """A decoder, and the tower whose vectors stand among those of its words.
 
     Attributes:
@@ -37,10 +36,7 @@ class EarlyVision:
     marks: Marks = Marks()
 
     def __post_init__(self):
-        if self.vision.out != self.decoder.width:
-            raise UserError(
-                f"vision.out={self.vision.out} and decoder.width={self.decoder.width} must be equal"
-            )
+        self.check_widths()
         if max(astuple(self.marks)) >= self.decoder.vocab:
             raise UserError(
                 f"{self.marks} and decoder.vocab={self.decoder.vocab}: ids of the vocabulary were "
@@ -48,33 +44,9 @@ class EarlyVision:
             )
 
     @property
-    def language(self) -> Decoder:
-        """The part that writes text."""
-        return self.decoder
-
-    @property
-    def vocab(self) -> int:
-        """Ids that may be read."""
-        return self.decoder.vocab
-
-    @property
-    def context(self) -> int | None:
-        """Positions that the decoder was trained for."""
-        return self.decoder.context
-
-    @property
-    def tied(self) -> bool:
-        """Whether the decoder's embedding is its output layer too."""
-        return self.decoder.tied
-
-    @property
     def picture(self) -> int:
         """The id that stands for a picture which is still to be laid out."""
         return self.marks.picture
-
-    def empty_cache(self, batch: int, slots: int, dtype=jnp.float32, apart: bool = False) -> Cache:
-        """A cache of the decoder for `slots` tokens of each of `batch` rows."""
-        return self.decoder.empty_cache(batch, slots, dtype, apart)
 
     def build(self, name: str | None = None) -> "EarlyVisionModule":
         """The module."""
