@@ -3,6 +3,7 @@
 What that commit found in them stands in old_runs/2babaf5.json; old_runs/write.py made them.
 """
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -116,7 +117,13 @@ def test_the_run_json_of_a_preset_is_the_preset(place):
         begun = edit(presets.get(path.stem), "optimizer.schedule.begin", 0)  # as it was then
         if hasattr(begun.model, "pairs"):
             begun = edit(begun, "model.pairs", PairHead())
-        assert from_json(path.read_text()) == begun, path.stem
+        # Rows were not split over the devices of the experts; a run keeps the rules it began with.
+        rows = tuple(
+            (letter, tuple(a for a in axes if a != "expert") if letter in "BI" else axes)
+            for letter, axes in begun.rules.activations
+        )
+        had = dataclasses.replace(begun.rules, activations=(*rows, ("E", "expert")))
+        assert from_json(path.read_text()) == dataclasses.replace(begun, rules=had), path.stem
 
 
 def test_every_config_opens_as_what_it_was(place):

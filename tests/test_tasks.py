@@ -70,10 +70,10 @@ def test_a_wrong_task_is_refused(fields, message):
 def test_short_texts_are_in_one_stream_and_articles_in_another():
     streams = mixture(["number_words", "sentiment", "headlines", "topics"], 64)
     assert {name: sorted(s.source.parts()) for name, s in streams.items()} == {
-        "texts": ["number_words", "sentiment"],
-        "articles": ["headlines", "topics"],
+        "texts": ["number_words"],
+        "articles": ["headlines", "sentiment", "topics"],
     }
-    assert [s.task.length for s in streams.values()] == [128, 256]
+    assert [s.task.length for s in streams.values()] == [32, 256]
     assert all(s.task.instruction == "task" for s in streams.values())
     assert list(mixture(["topics"], 8)) == ["articles"]
 
@@ -81,11 +81,11 @@ def test_short_texts_are_in_one_stream_and_articles_in_another():
 def test_a_step_has_as_many_rows_of_each_task_as_it_weighs():
     names = ["number_words", "sentiment", "headlines"]
     streams = mixture(names, 64, {"number_words": 5, "sentiment": 1, "headlines": 2})
-    assert {name: stream.batch for name, stream in streams.items()} == {"texts": 48, "articles": 16}
-    assert streams["texts"].source.weights == {"number_words": 5.0, "sentiment": 1.0}
-    few = mixture(names, 64, {"headlines": 0.01})
+    assert {name: stream.batch for name, stream in streams.items()} == {"texts": 40, "articles": 24}
+    assert streams["articles"].source.weights == {"sentiment": 1.0, "headlines": 2.0}
+    few = mixture(names, 64, {"headlines": 0.01, "sentiment": 0.01})
     assert few["articles"].batch == 4
-    assert few["texts"].source.weights["sentiment"] == tasks.get("sentiment").weight
+    assert few["texts"].source.weights["number_words"] == tasks.get("number_words").weight
 
 
 def test_a_tokenizer_learns_from_the_part_of_training_that_a_task_names():

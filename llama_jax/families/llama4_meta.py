@@ -20,7 +20,7 @@ import numpy as np
 
 from llama_jax.errors import FormatError
 from llama_jax.families.llama4_names import META
-from llama_jax.families.llama4_params import Shapes, model
+from llama_jax.families.llama4_params import Llama4Shapes, model
 from llama_jax.families.llama_meta import LLAMA4, source
 from llama_jax.families.names import Table
 from llama_jax.formats import pth
@@ -111,7 +111,7 @@ class Llama4Meta:
         shards = [apart(shard, params, files[0]) for shard in pth.load(files, pickle)]
         axes = {name: _axis(name) if len(shards) > 1 else None for name in shards[0]}
         whole = {name: pth.whole(name, shards, axis) for name, axis in axes.items()}
-        ours = model(params, Shapes.of(whole, files[0]), place / "params.json")
+        ours = model(params, Llama4Shapes.of(whole, files[0]), place / "params.json")
         unused = tuple(name for name in whole if name.startswith((*VISION, UNUSED)))
         return ours, source(place, files, shards, axes, ours, self.table), unused
 

@@ -33,7 +33,7 @@ LONG, LONGEST = 1_048_576, 10_485_760  # of Maverick, and of Scout, whose rope i
 
 
 @dataclass(frozen=True)
-class Shapes:
+class Llama4Shapes:
     """What the tensors say.
 
     Attributes:
@@ -47,7 +47,7 @@ class Shapes:
     expert: int | None
 
     @classmethod
-    def of(cls, shapes: Mapping[str, tuple[int, ...]], file: Path) -> "Shapes":
+    def of(cls, shapes: Mapping[str, tuple[int, ...]], file: Path) -> "Llama4Shapes":
         """Of all tensors.
 
         Raises:
@@ -63,7 +63,9 @@ class Shapes:
         return cls(shapes[EMBED][0], width(DENSE, 0), width(ROUTED, -1))
 
 
-def model(params: Mapping[str, Any], shapes: Shapes, place: Path | str = "params.json") -> Decoder:
+def model(
+    params: Mapping[str, Any], shapes: Llama4Shapes, place: Path | str = "params.json"
+) -> Decoder:
     """The language model of a params.json.
 
     Raises:

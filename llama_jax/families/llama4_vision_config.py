@@ -11,7 +11,7 @@ from llama_jax.families.fused import parts
 from llama_jax.families.huggingface import Fields
 from llama_jax.families.huggingface_numbers import LARGEST, bad, exactly, positive, size
 from llama_jax.families.llama4_huggingface import WORDS
-from llama_jax.families.llama4_vision_names import HUGGING_FACE, VISION, Names
+from llama_jax.families.llama4_vision_names import HUGGING_FACE, VISION, Llama4VisionNames
 from llama_jax.families.mllama_names import blocks
 from llama_jax.families.names import tensors
 from llama_jax.formats.source import Source
@@ -55,7 +55,7 @@ class Llama4Vision:
 
     model_type: str = "llama4"
     architecture: str = "Llama4ForConditionalGeneration"
-    table: Names = HUGGING_FACE
+    table: Llama4VisionNames = HUGGING_FACE
 
     @property
     def defaults(self) -> Mapping[str, Any]:

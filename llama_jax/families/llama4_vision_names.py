@@ -60,7 +60,7 @@ ROWS = _layer()
 
 
 @dataclass(frozen=True)
-class Names:
+class Llama4VisionNames:
     """The names of a decoder and of its eyes.
 
     Attributes:
@@ -102,6 +102,6 @@ def _within(rows: Rows) -> Rows:
     return tuple((ours, TEXT + theirs, axes) for ours, theirs, axes in rows)
 
 
-HUGGING_FACE = Names(
+HUGGING_FACE = Llama4VisionNames(
     replace(ALONE, **{field.name: _within(getattr(ALONE, field.name)) for field in fields(ALONE)})
 )

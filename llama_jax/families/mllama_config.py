@@ -9,7 +9,7 @@ from llama_jax.errors import FormatError, UserError
 from llama_jax.families.fused import parts
 from llama_jax.families.huggingface import Fields, HuggingFace
 from llama_jax.families.huggingface_numbers import LARGEST, bad, positive, size
-from llama_jax.families.mllama_names import HUGGING_FACE, Names, alone, blocks
+from llama_jax.families.mllama_names import HUGGING_FACE, MllamaNames, alone, blocks
 from llama_jax.families.mllama_parts import EXTRA, MOST_TILES, crossed, grids, tower
 from llama_jax.families.names import tensors
 from llama_jax.formats.source import Source
@@ -40,7 +40,7 @@ class Mllama:
 
     model_type: str = "mllama"
     architecture: str = "MllamaForConditionalGeneration"
-    table: Names = HUGGING_FACE
+    table: MllamaNames = HUGGING_FACE
 
     @property
     def defaults(self) -> Mapping[str, Any]:

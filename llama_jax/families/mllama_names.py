@@ -89,7 +89,7 @@ OUT: Rows = (
 
 
 @dataclass(frozen=True)
-class Names:
+class MllamaNames:
     """The names of a decoder with cross-attention layers and of its tower.
 
     Attributes:
@@ -152,7 +152,7 @@ def alone(decoder: Decoder) -> Decoder:
     return replace(decoder, stack=replace(decoder.stack, pattern=own))
 
 
-HUGGING_FACE = Names(
+HUGGING_FACE = MllamaNames(
     Table(
         embed=_text(NAMES.embed),
         attention=_text(NAMES.attention),

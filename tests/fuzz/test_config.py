@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llama_jax import families, presets
-from llama_jax.families.llama4_params import Shapes as Shapes4
+from llama_jax.families.llama4_params import Llama4Shapes
 from llama_jax.families.llama4_params import model as meta_model4
 from llama_jax.families.llama_params import Shapes
 from llama_jax.families.llama_params import model as meta_model
@@ -94,7 +94,7 @@ SEEN_SHAPES = {
 def read_params4(data: bytes, folder: Path) -> None:
     """The language model of Llama 4's params.json."""
     (folder / "params.json").write_bytes(data)
-    decoder = meta_model4(read_json(folder / "params.json"), Shapes4(62, 104, 56))
+    decoder = meta_model4(read_json(folder / "params.json"), Llama4Shapes(62, 104, 56))
     assert sizes(decoder).letters["V"] == 62 and sizes(decoder).layers == len(layers(decoder))
 
 

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("llama_models")
 
 from llama_jax.families.llama4_names import META  # noqa: E402
-from llama_jax.families.llama4_params import Shapes, model  # noqa: E402
+from llama_jax.families.llama4_params import Llama4Shapes, model  # noqa: E402
 from llama_jax.families.names import tensors  # noqa: E402
 from llama_jax.layers.rope import Llama3Rope  # noqa: E402
 from llama_jax.verify.checks import verify  # noqa: E402
@@ -25,7 +25,7 @@ COMMON = {
     "dim": 32, "n_layers": 4, "n_heads": 4, "n_kv_heads": 2, "vocab_size": V, "multiple_of": 8,
     "ffn_exp": 4.0, "ffn_dim_multiplier": 1.2, "nope_layer_interval": 4, "floor_scale": 4.0,
 }  # fmt: skip
-WIDTHS = Shapes(V, 104, 56)  # what the numbers above make
+WIDTHS = Llama4Shapes(V, 104, 56)  # what the numbers above make
 SCALED = {"use_scaled_rope": True, "rope_theta": 1e6}
 # every n-th layer with experts, a norm of q and k, experts a token, chunk, tuned, what else differs
 KINDS = {
