@@ -50,10 +50,9 @@ def get(name: str) -> "Run":
 
 def _check(name: str) -> None:
     if name not in NAMES:
-        known = ", ".join(NAMES) or "none"
         near = nearest(name, NAMES)
-        there = f"{near} There" if near else "; there"
-        raise UserError(f"no preset {name!r}{there} are {known}")
+        listed = f"`llama-jax presets` lists the {len(NAMES)} that there are"
+        raise UserError(f"no preset {name[:60]!r}{near + ' ' if near else '; '}{listed}")
 
 
 @checked_call

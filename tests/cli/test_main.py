@@ -75,7 +75,7 @@ def test_help_answers_at_once_and_imports_no_jax():
         (["train", "tiny_text"], "required: --run-dir"),
         (
             ["train", "tiny_tex", "--run-dir", "x"],
-            "no preset 'tiny_tex'. Did you mean 'tiny_text'? There are ",
+            "no preset 'tiny_tex'. Did you mean 'tiny_text'? `llama-jax presets` lists the ",
         ),
         (["train", "tiny_text", "--run-dir", "x", "--stepz", "3"], "Did you mean '--steps'?"),
         (["train", "tiny_text", "--run-dir", "x", "--steps", "many"], "invalid int value: 'many'"),
