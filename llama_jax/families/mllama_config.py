@@ -9,7 +9,8 @@ from llama_jax.errors import FormatError, UserError
 from llama_jax.families.fused import parts
 from llama_jax.families.huggingface import Fields, HuggingFace
 from llama_jax.families.huggingface_numbers import LARGEST, bad, positive, size
-from llama_jax.families.mllama_names import HUGGING_FACE, MllamaNames, alone, blocks
+from llama_jax.families.mllama_huggingface_names import HUGGING_FACE
+from llama_jax.families.mllama_names import MllamaNames, alone, blocks
 from llama_jax.families.mllama_parts import EXTRA, MOST_TILES, crossed, grids, tower
 from llama_jax.families.names import tensors
 from llama_jax.formats.source import Source

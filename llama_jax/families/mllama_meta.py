@@ -14,18 +14,16 @@ import numpy as np
 
 from llama_jax.errors import FormatError, UserError
 from llama_jax.families import llama_params
-from llama_jax.families.llama_meta import NAMES, TYPES
-from llama_jax.families.mllama_names import alone, blocks
+from llama_jax.families.llama_meta import TYPES
+from llama_jax.families.mllama_meta_names import META, SEEN, TABLES, TEXT
+from llama_jax.families.mllama_names import MllamaNames
 from llama_jax.families.mllama_parts import EXTRA, MOST_TILES, crossed, grids, tower
-from llama_jax.families.names import Name, Row, Rows, of_layers, of_model, tensors
-from llama_jax.families.sizes import sizes
+from llama_jax.families.names import tensors
 from llama_jax.formats import pth
 from llama_jax.formats.source import Source, Tensor, inside, read_json
-from llama_jax.layers.block import inner
 from llama_jax.models.cross_vision import CrossVision
 from llama_jax.models.tiled_vision import ByShape
 
-TEXT, SEEN = "text_model.", "vision_model.vision_encoder."
 TILE, TILES, LOOKS = (
     "vision_chunk_size",
     "vision_max_num_chunks",
@@ -33,11 +31,6 @@ TILE, TILES, LOOKS = (
 )
 # Of the published towers, which Meta's program has as constants: (llama3/multimodal/model.py).
 HEADS, PATCH, KEPT = 16, 14, (3, 7, 15, 23, 30)
-TABLES = (
-    "gated_positional_embedding",
-    "pre_tile_pos_embed.embedding",
-    "post_tile_pos_embed.embedding",
-)
 AXES = {
     r"(wq|wk|wv|w1|w3)\.weight": 0,
     r"(wo|w2|c_proj)\.weight": 1,
@@ -48,120 +41,11 @@ AXES = {
 SPLIT = [(re.compile(rf"(.*\.)?{pattern}"), axis) for pattern, axis in AXES.items()]
 
 
-def _text(rows: Rows) -> Rows:
-    return tuple((ours, TEXT + theirs, axes) for ours, theirs, axes in rows)
-
-
-LOOK = f"{TEXT}cross_attention_layers.{{layer}}."
-CROSS: Rows = (
-    ("cross_norm/scale", f"{LOOK}attention_norm.weight", "D -> D"),
-    ("cross/q/w", f"{LOOK}attention.wq.weight", "(N H) D -> D N H"),
-    ("cross/k/w", f"{LOOK}attention.wk.weight", "(K H) D -> D K H"),
-    ("cross/v/w", f"{LOOK}attention.wv.weight", "(K H) D -> D K H"),
-    ("cross/q_norm/scale", f"{LOOK}attention.q_norm.weight", "H -> H"),
-    ("cross/k_norm/scale", f"{LOOK}attention.k_norm.weight", "H -> H"),
-    ("cross/o/w", f"{LOOK}attention.wo.weight", "D (N H) -> N H D"),
-    ("gate", f"{LOOK}gate_attn", "1 -> "),
-    ("ffn_norm/scale", f"{LOOK}ffn_norm.weight", "D -> D"),
-    ("ffn/gate/w", f"{LOOK}feed_forward.w1.weight", "F D -> D F"),
-    ("ffn/up/w", f"{LOOK}feed_forward.w3.weight", "F D -> D F"),
-    ("ffn/down/w", f"{LOOK}feed_forward.w2.weight", "D F -> F D"),
-    ("ffn_gate", f"{LOOK}gate_ffwd", "1 -> "),
-)
-TOWER: Rows = (
-    ("patches/w", f"{SEEN}conv1._linear.weight", "D (R X Y) -> (R X Y) D"),
-    ("first", f"{SEEN}class_embedding", "D -> D"),
-    ("place", f"{SEEN}positional_embedding", "P D -> P D"),
-    ("places", f"{SEEN}{TABLES[0]}", "A M P D -> A M P D"),
-    ("places_gate", f"{SEEN}gated_positional_embedding_gate", "1 -> "),
-    ("before_gate", f"{SEEN}pre_tile_pos_embed.gate", "1 -> "),
-    ("after_gate", f"{SEEN}post_tile_pos_embed.gate", "1 -> "),
-    ("pre_norm/scale", f"{SEEN}ln_pre.weight", "D -> D"),
-    ("pre_norm/bias", f"{SEEN}ln_pre.bias", "D -> D"),
-    ("post_norm/scale", f"{SEEN}ln_post.weight", "D -> D"),
-    ("post_norm/bias", f"{SEEN}ln_post.bias", "D -> D"),
-)
-OF_TILES: Rows = (
-    ("before", f"{SEEN}{TABLES[1]}", "A M P D -> A M P D"),
-    ("after", f"{SEEN}{TABLES[2]}", "A M P D -> A M P D"),
-)
-OUT: Rows = (
-    ("out/w", "vision_model.vision_projection.weight", "D A -> A D"),
-    ("out/b", "vision_model.vision_projection.bias", "D -> D"),
-)
-
-
-def _block(where: str, gated: bool) -> Rows:
-    at = f"{SEEN}{where}.resblocks.{{layer}}."
-    rows: list[Row] = [
-        (f"{ours}/{part}", f"{at}{theirs}.{name}", "D -> D")
-        for ours, theirs in (("attn_norm", "ln_1"), ("ffn_norm", "ln_2"))
-        for part, name in (("scale", "weight"), ("bias", "bias"))
-    ]
-    rows += [(f"attn/{n}/w", f"{at}attn.w{n}.weight", "(N H) D -> D N H") for n in "qkv"]
-    rows += [
-        ("attn/o/w", f"{at}attn.wo.weight", "D (N H) -> N H D"),
-        ("ffn/up/w", f"{at}mlp.c_fc.weight", "F D -> D F"),
-        ("ffn/up/b", f"{at}mlp.c_fc.bias", "F -> F"),
-        ("ffn/down/w", f"{at}mlp.c_proj.weight", "D F -> F D"),
-        ("ffn/down/b", f"{at}mlp.c_proj.bias", "D -> D"),
-    ]
-    gates: Rows = (("attn_gate", f"{at}gate_attn", "1 -> "), ("ffn_gate", f"{at}gate_ffn", "1 -> "))
-    return (*rows, *(gates if gated else ()))
-
-
-@dataclass(frozen=True)
-class MetaNames:
-    """Meta's names of a decoder with layers that look, and of its tower; see `names.Notation`."""
-
-    interleaved: bool = True
-
-    @property
-    def ends(self) -> tuple[str, str]:
-        """The names of the embedding and of the output layer."""
-        return f"{TEXT}tok_embeddings.weight", f"{TEXT}output.weight"
-
-    def names(self, model: CrossVision) -> list[Name]:
-        """Every tensor of a model; see `names.tensors`."""
-        decoder, vision = model.decoder, model.vision
-        letters = sizes(alone(decoder)).letters
-        looks = [block.attention is None for block in blocks(decoder.stack)]
-        every = looks * decoder.stack.repeats
-
-        def rows(part: int) -> Rows:
-            return CROSS if looks[part] else _text((*NAMES.attention, *NAMES.ffn))
-
-        found = of_model(_text(NAMES.embed), letters, "decoder")
-        extra: Rows = (("w", f"{TEXT}learnable_embedding.weight", "V D -> V D"),)
-        found += of_model(extra, letters | {"V": model.extra}, "extra")
-        found += of_layers(
-            *(decoder.stack, rows, lambda part: letters, "decoder/stack"),
-            number=lambda i: every[:i].count(every[i]),
-        )
-        found += of_model(_text(NAMES.out), letters, "decoder")
-        rows_of, _ = vision.tables.shape(vision.tiles)
-        seen = {"D": vision.width, "R": 3, "X": vision.patch, "Y": vision.patch, "A": rows_of}
-        seen |= {"M": vision.tiles, "P": vision.tokens}
-        found += of_model(TOWER, seen, "vision")
-        found += of_model(OF_TILES, seen | {"P": 1}, "vision")
-        for name, theirs in (("local", "transformer"), ("across", "global_transformer")):
-            stack = getattr(vision, name)
-            attention, ffn = inner(blocks(stack)[0].attention), inner(blocks(stack)[0].ffn)
-            own = {"D": vision.width, "N": attention.heads, "H": attention.head_dim}
-            own |= {"F": ffn.hidden}
-            layer = _block(theirs, gated=name == "across")
-            found += of_layers(
-                stack, lambda part, r=layer: r, lambda part, o=own: o, f"vision/{name}"
-            )
-        width = vision.width * (len(vision.kept) + 1)
-        return found + of_model(OUT, {"D": vision.out, "A": width}, "vision")
-
-
 @dataclass(frozen=True)
 class MllamaMeta:
     """How Llama 3.2-Vision is written down in Meta's folders; see `base.Meta`."""
 
-    table: MetaNames = MetaNames()
+    table: MllamaNames = META
     assumed: tuple[float, float | None, float] = (500_000.0, None, 4.0)
 
     def claims(self, params: Mapping[str, Any]) -> bool:
@@ -254,7 +138,7 @@ def _source(place, files, shards, axes, shapes, model: CrossVision) -> Source:
         if name in tables and len(shape) == 4:
             shape = (len(every) + 1, model.vision.tiles, *shape[2:])
         found[name] = Tensor(shape, kind, files[0])
-    for name in {one.tensor for one in tensors(model, MetaNames())} & found.keys():
+    for name in {one.tensor for one in tensors(model, META)} & found.keys():
         if found[name].dtype not in TYPES:
             raise FormatError(f"{files[0]}: tensor {name!r} is of type {found[name].dtype}")
 
