@@ -49,7 +49,7 @@ help:  ## Show this list
 setup: $(or $(call with,$(EXTRAS)),$(base))  ## Build .venv; EXTRAS="demo gpu" adds extras of pyproject.toml
 	@echo "Ready: $(BIN)/llama-jax --help"
 
-demo: $(call with,demo)  ## Pre-train, fine-tune, ask about pictures and clips, draw and talk (15 minutes)
+demo: $(call with,demo)  ## Pre-train, fine-tune, ask about pictures and clips, draw and talk (12 minutes)
 	$(BIN)/llama-jax demo
 
 chat: $(smollm2)  ## Talk with SmolLM2-135M on this machine, without an account
