@@ -25,6 +25,9 @@ CASES = [
     for variant in getattr(importlib.import_module(f"experiments.{name}"), "variants", dict)()
 ]
 
+# What makes words of pictures is a model of its own, and has 0.2M parameters.
+LEAST = {"drawing": 100_000}
+
 TRACED: dict[str, int] = {}
 
 
@@ -32,7 +35,7 @@ TRACED: dict[str, int] = {}
 def test_a_variant_gives_a_model_that_can_be_traced(name, variant):
     run = importlib.import_module(f"experiments.{name}").variants()[variant]
     fields = {stream: s.fields(None) for stream, s in run.data.items()}
-    assert parameters(run, fields) > 100_000
+    assert parameters(run, fields) > LEAST.get(name, 1_000_000)
 
 
 def parameters(run, fields):
